@@ -1,0 +1,1 @@
+"""Attention sampling for whole-slide images."""

@@ -1,0 +1,41 @@
+"""Errors that a user can act on.
+
+Every message says what happened, the values that were seen, the rule they break and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class WsiAtsError(Exception):
+    """Base class of every error raised on purpose by this package.
+
+    `remedy` is shown on a line of its own and lands in the `remedy` column of `failures.csv`.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  Remedy: {self.remedy}" if self.remedy else self.message
+
+
+class SlideError(WsiAtsError):
+    """A slide cannot be opened or read; the message names the slide."""
+
+
+class NoTissueError(SlideError):
+    """The tissue mask of a slide is empty; the message names the slide and the settings of the mask."""
+
+
+class MissingMppError(SlideError):
+    """A setting is given in micrometres per pixel and the slide does not say its own."""
+
+
+class ConfigError(WsiAtsError):
+    """A setting, a manifest or an argument is wrong; the message names it, its value and the rule."""
+
+
+class ModelError(WsiAtsError):
+    """A model folder or a weights file cannot be used; the message names it."""

@@ -1,0 +1,1 @@
+"""Array slides, real slides and synthetic ones behind one protocol."""
