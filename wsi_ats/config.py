@@ -1,0 +1,260 @@
+"""Settings of a model and of its training: one schema, read from TOML and written back to it.
+
+Every field says what it means and why its default is what it is; `template()` writes these words as comments, so
+that a configuration file and the schema cannot drift apart. All lengths are in micrometres per pixel (mpp) or in
+level-0 pixels per pixel (downsample); a slide's own levels never appear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsi_ats.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and a name that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Scale(Section):
+    """Pixel size: either physical (`mpp`) or relative to the slide's level 0 (`downsample`)."""
+
+    mpp: float | None = Field(default=None, gt=0)
+    """Micrometres per pixel; needs slides that state their mpp."""
+    downsample: float | None = Field(default=None, ge=1)
+    """Level-0 pixels per pixel; for slides without mpp."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _downsample_replaces_default_mpp(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("downsample") is not None and "mpp" not in values:
+            return {**values, "mpp": None}
+        return values
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Scale:
+        if (self.mpp is None) == (self.downsample is None):
+            raise ValueError(f"give exactly one of mpp (is {self.mpp}) and downsample (is {self.downsample})")
+        return self
+
+
+class ViewSettings(Scale):
+    """The low-resolution view that the attention network sees."""
+
+    mpp: float | None = Field(default=8.0, gt=0)
+    """Micrometres per pixel of the view: 8 shows nuclear density and tissue architecture at 1/256 of the pixels of 20x."""
+
+
+class TissueSettings(Section):
+    """The tissue mask on the view; cells outside it are never drawn."""
+
+    method: Literal["saturation", "optical-density"] = "saturation"
+    """What Otsu's threshold is taken of; optical-density keeps pale, unsaturated stains."""
+    min_object: int = Field(default=64, ge=0)
+    """Specks of tissue smaller than this many view pixels are dropped (dust, pen dots)."""
+    min_hole: int = Field(default=64, ge=0)
+    """Holes in the tissue smaller than this many view pixels are filled (lumina, fat)."""
+    min_fraction: float = Field(default=0.25, gt=0, le=1)
+    """Share of a cell that tissue must cover for the cell to be drawn from."""
+
+
+class TileSettings(Scale):
+    """The full-resolution tiles that the feature network sees."""
+
+    px: int = Field(default=256, ge=16)
+    """Side of a tile in its own pixels."""
+    mpp: float | None = Field(default=0.5, gt=0)
+    """Micrometres per pixel of the tiles: 0.5 is 20x, where nuclei are resolved."""
+
+
+class AttentionSettings(Section):
+    """The attention network: view -> one logit a cell."""
+
+    network: Literal["wide", "paper"] = "wide"
+    """wide: conv3 16, 16, pooling, 1x1; paper: conv3 8, 8, 1 with tanh, as published."""
+    width: int = Field(default=16, ge=1)
+    """Channels of the wide network."""
+    stride: int = Field(default=16, ge=1)
+    """View pixels a cell. 16 at 8 um/px makes cells of 128 um, the size of a 256 px tile at 0.5 um/px."""
+    smoothing: float = Field(default=1e-4, ge=0, lt=1)
+    """a <- (1 - s) a + s / K: every tissue cell keeps a chance, so that attention cannot die."""
+
+
+class SamplingSettings(Section):
+    """How tiles are drawn from the attention and how their features are averaged."""
+
+    sampler: Literal["systematic", "gumbel", "multinomial", "all"] = "systematic"
+    """systematic has the lowest variance; gumbel and multinomial are the paper's."""
+    tiles: int = Field(default=32, ge=1)
+    """Tiles a slide and training step."""
+    refined: bool = True
+    """The full-resolution features re-weight the drawn tiles (attention MIL from a few tiles); false: plain sampling."""
+    centre: bool = True
+    """Subtract the summary from the features in the attention gradient: same value, far lower variance."""
+    uniform: bool = False
+    """Ignore the attention and draw tissue cells uniformly: the baseline, not a method."""
+
+
+class FeatureSettings(Section):
+    """The feature network: tile -> vector of unit length."""
+
+    network: Literal["small-resnet", "paper", "mobilenet-v1"] = "small-resnet"
+    """small-resnet and paper train from scratch; mobilenet-v1 loads ImageNet weights from `weights`."""
+    weights: Path | None = None
+    """npz file of the pretrained weights (mobilenet-v1). Read when training starts; a trained model holds its own."""
+    frozen: bool | None = None
+    """Keep the feature network fixed; by default pretrained networks are frozen and the others are trained."""
+
+    @model_validator(mode="after")
+    def _weights_where_taken(self) -> FeatureSettings:
+        if self.network != "mobilenet-v1" and self.weights is not None:
+            raise ValueError(f"weights is {self.weights}, but network {self.network!r} takes none")
+        return self
+
+
+class HeadSettings(Section):
+    """The classification head."""
+
+    scale: float = Field(default=8.0, gt=0)
+    """The summary of unit vectors is small; scaling it lets the head move at the same rate as the rest."""
+
+
+class TrainSettings(Section):
+    """The training loop."""
+
+    epochs: int = Field(default=40, ge=1)
+    """Passes over the slides, at most; early stopping may end sooner."""
+    patience: int = Field(default=12, ge=1)
+    """Epochs without a better validation AUC before training stops."""
+    batch: int = Field(default=8, ge=1)
+    """Slides a step."""
+    lr: float = Field(default=3e-3, gt=0)
+    """Learning rate of features, score and head (AdamW)."""
+    lr_attention: float = Field(default=1e-2, gt=0)
+    """Learning rate of the attention network; its gradient is sampled and small, so it moves faster."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """AdamW weight decay."""
+    clip: float = Field(default=1.0, gt=0)
+    """Gradient norm is clipped at this, as in the paper."""
+    entropy: float = Field(default=0.0, ge=0)
+    """Strength of the entropy regulariser; more of it keeps attention flat for longer and learning slower."""
+    proposal: float = Field(default=0.1, ge=0)
+    """Strength of the term that pulls attention toward the refined attention (beta in the method)."""
+    augment: bool = True
+    """Flip and turn the tiles at random (not where frozen features are remembered)."""
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of patients kept for validation where the manifest has no `split` column."""
+    val_tiles: int = Field(default=64, ge=1)
+    """Tiles a slide at validation."""
+    cache_mb: int = Field(default=2048, ge=0)
+    """Memory for views, tiles and frozen features that are met again in later epochs."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, slide order, draws and splits."""
+
+
+class Config(Section):
+    """Everything that makes a model and its training."""
+
+    view: ViewSettings = ViewSettings()
+    tissue: TissueSettings = TissueSettings()
+    tile: TileSettings = TileSettings()
+    attention: AttentionSettings = AttentionSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    features: FeatureSettings = FeatureSettings()
+    head: HeadSettings = HeadSettings()
+    train: TrainSettings = TrainSettings()
+
+
+def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Settings from a TOML file and from `section.key=value` overrides, which win.
+
+    Values of overrides are TOML (`train.epochs=5`, `tile.mpp=0.5`); what is not TOML is taken as a string.
+    Raises `ConfigError` naming the setting, its value and the rule.
+    """
+    values = _read_toml(Path(path)) if path is not None else {}
+    for override in overrides:
+        _override(values, override)
+    return parse_config(values, source=str(path) if path is not None else "the settings")
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> Config:
+    """Validate plain nested values; `source` is named in errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in e['loc'])} = {e['input']!r}: {e['msg']}" for e in error.errors()
+        ]
+        raise ConfigError(
+            f"{source}: {len(lines)} wrong setting(s): " + "; ".join(lines),
+            remedy="`wsi-ats config` prints every setting with its meaning",
+        ) from None
+
+
+def to_values(config: Config) -> dict[str, Any]:
+    """Plain nested values for TOML or JSON; settings that are None are left out."""
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the settings as TOML."""
+    path.write_text(tomli_w.dumps(to_values(config)), encoding="utf-8")
+
+
+def template(config: Config | None = None) -> str:
+    """A TOML file with every setting, its value (default) and its meaning as a comment."""
+    return "\n".join(_template_lines(config or Config())) + "\n"
+
+
+def config_hash(*parts: str) -> str:
+    """Short stable hash (16 hex digits) of strings that together determine a result."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _template_lines(config: Config) -> Iterator[str]:
+    yield "# Settings of wsi-ats. Delete what you do not change: the defaults are in the schema."
+    for name, section in config:
+        yield ""
+        yield f"# {(type(section).__doc__ or '').strip().splitlines()[0]}"
+        yield f"[{name}]"
+        for key, field in type(section).model_fields.items():
+            value = section.model_dump(mode="json")[key]
+            yield f"# {' '.join((field.description or '').split())}"
+            yield f"# {key} =" if value is None else tomli_w.dumps({key: value}).strip()
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"configuration file {path} is not TOML: {error}", remedy="`wsi-ats config` writes a correct one"
+        ) from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (separator and dot and section and key):
+        raise ConfigError(
+            f"setting {override!r} is not of the form section.key=value", remedy="for example train.epochs=20"
+        )
+    values[section] = {**values.get(section, {}), key: _toml_value(text.strip())}
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text

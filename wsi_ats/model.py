@@ -1,0 +1,299 @@
+"""The model: attention proposes tiles, only those are read, their features are averaged and classified.
+
+Source: A. Katharopoulos, F. Fleuret, "Processing Megapixel Images with Deep Attention-Sampling Models", ICML 2019;
+the refined summary is attention MIL (M. Ilse et al., ICML 2018) estimated from the drawn tiles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ContextManager
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from wsi_ats.attention import log_attention
+from wsi_ats.config import Config
+from wsi_ats.estimator import expectation, refined_expectation, shares
+from wsi_ats.memory import Memory
+from wsi_ats.prediction import Prediction
+from wsi_ats.sampling import Draws, draw, pool, smooth
+from wsi_ats.scene import Scene, look
+from wsi_ats.slides import open_slide
+from wsi_ats.slides.base import Slide
+from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.tiles import read_tiles
+
+TILES_AT_ONCE = 64
+"""Tiles in one pass of the feature network at prediction: bounds memory with `all`, and is fixed so that a
+prediction never depends on a batch size."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the network says of one slide, with the graph that made it."""
+
+    log_p: Float[Tensor, " K"]
+    """Log-attention over the tissue cells."""
+    draws: Draws
+    shares: Float[Tensor, " N"]
+    """Share of each drawn tile in the summary; detached."""
+    vectors: Float[Tensor, "N D"]
+    logits: Float[Tensor, " C"]
+
+
+class AttentionSampler(nn.Module):
+    """Attention-sampling classifier of slides.
+
+    The networks are passed in ready-made (`wsi_ats.build` has the sizes). `score` is the refining score on a
+    feature, None for plain attention sampling.
+    """
+
+    hash: str = ""
+    """Digest of the model's files, set when it is loaded: part of the provenance of every prediction."""
+
+    def __init__(
+        self,
+        config: Config,
+        classes: Sequence[str],
+        attention: nn.Module,
+        features: nn.Module,
+        score: nn.Module | None,
+        head: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = tuple(classes)
+        self.attention = attention
+        self.features = features
+        self.score = score
+        self.head = head
+
+    def forward(
+        self,
+        scenes: Sequence[Scene],
+        generators: Sequence[torch.Generator],
+        memory: Memory | None = None,
+        turns: torch.Generator | None = None,
+    ) -> list[Estimate]:
+        """Estimates of a batch of slides, with gradients to attention, features, score and head.
+
+        `generators`: one a slide, so that a slide's draw does not depend on its batch. `memory` keeps tiles (or,
+        where the feature network is frozen, vectors) for later epochs. `turns` flips and turns the tiles at random.
+        """
+        log_p = [self.attend(scene) for scene in scenes]
+        draws = [self.draw(p, s, g) for p, s, g in zip(log_p, scenes, generators, strict=True)]
+        vectors = self.describe(scenes, draws, memory, turns)
+        return [self.conclude(p, d, v) for p, d, v in zip(log_p, draws, vectors, strict=True)]
+
+    def attend(self, scene: Scene) -> Float[Tensor, " K"]:
+        """Smoothed log-attention over the tissue cells, from the view."""
+        if self.config.sampling.uniform:
+            k = len(scene.tissue)
+            return torch.full((k,), -float(np.log(k)), device=self._device)
+        logits = self.attention(self._pixels(scene.view.pixels[None]))[0]
+        cells = torch.from_numpy(scene.tissue).to(self._device)
+        return smooth(log_attention(logits, cells), self.config.attention.smoothing)
+
+    def draw(self, log_p: Float[Tensor, " K"], scene: Scene, generator: torch.Generator) -> Draws:
+        """Cells to read, as the training settings have it."""
+        sampling = self.config.sampling
+        order = torch.from_numpy(scene.order).to(log_p.device)
+        return draw(log_p, sampling.tiles, sampling.sampler, generator=generator, order=order)
+
+    def describe(
+        self,
+        scenes: Sequence[Scene],
+        draws: Sequence[Draws],
+        memory: Memory | None = None,
+        turns: torch.Generator | None = None,
+    ) -> list[Float[Tensor, "N D"]]:
+        """Read the drawn tiles and turn each into a vector, all slides in one pass of the feature network."""
+        memory = memory or Memory(0)
+        counts = [len(d.cells) for d in draws]
+        owners = np.repeat(np.arange(len(scenes)), counts)
+        cells = np.concatenate([s.tissue[_numpy(d.cells)] for s, d in zip(scenes, draws, strict=True)])
+        keys = [(scenes[owner].address, int(cell)) for owner, cell in zip(owners, cells, strict=True)]
+
+        def read(positions: list[int]) -> UInt8[np.ndarray, "M h w 3"]:
+            return self._read(scenes, owners[positions], cells[positions])
+
+        if _is_frozen(self.features):
+            made = memory.recall(keys, lambda positions: _numpy(self.features(self._pixels(read(positions)))))
+            vectors = torch.from_numpy(made).to(self._device)
+        else:
+            tiles = self._pixels(memory.recall(keys, read))
+            vectors = self.features(tiles if turns is None else turn(tiles, turns))
+        return list(vectors.split(counts))
+
+    def conclude(
+        self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]
+    ) -> Estimate:
+        """Average the drawn vectors into the slide's summary and classify it."""
+        if self.score is not None:
+            summary, counts_for = refined_expectation(log_p, draws, vectors, self.score(vectors))
+        else:
+            summary = expectation(log_p, draws, vectors, centre=self.config.sampling.centre)
+            counts_for = shares(log_p, draws)
+        return Estimate(log_p, draws, counts_for.detach(), vectors, self.head(summary))
+
+    def predict(
+        self,
+        slide: Slide | Path | str,
+        tiles: int = 64,
+        sampler: str = "systematic",
+        seed: int = 0,
+        repeats: int = 4,
+    ) -> Prediction:
+        """Classify one slide.
+
+        `tiles` are drawn in `repeats` independent rounds, pooled for the answer; the spread of the rounds gives the
+        standard error. `sampler="all"` reads every tissue tile: the exact answer. The draw depends on `seed` and on
+        the slide's name alone, never on batch, order or worker.
+        """
+        watch = Stopwatch()
+        with watch("total"):
+            with watch("open"):
+                opened: ContextManager[Slide] = (
+                    open_slide(slide) if isinstance(slide, str | Path) else nullcontext(slide)
+                )
+            with opened as handle:
+                before = handle.bytes_read
+                with watch("view"):
+                    scene = look(handle, self.config, keep_open=True)
+                prediction = self.predict_scene(scene, tiles, sampler, seed, repeats, watch=watch)
+                bytes_read = handle.bytes_read - before
+        return prediction.measured(bytes_read, watch.seconds)
+
+    @torch.inference_mode()
+    def predict_scene(
+        self,
+        scene: Scene,
+        tiles: int = 64,
+        sampler: str = "systematic",
+        seed: int = 0,
+        repeats: int = 4,
+        *,
+        memory: Memory | None = None,
+        watch: Stopwatch | None = None,
+    ) -> Prediction:
+        """`predict` for a view that is read already; what was read and its time are left to the caller."""
+        was_training = self.training
+        self.eval()
+        watch = watch or Stopwatch()
+        with watch("attention"):
+            log_p = self.attend(scene)
+            rounds = draw_rounds(log_p, tiles, sampler, scene, seed, repeats)
+            pooled = pool(rounds)
+        with watch("tiles"):
+            vectors = self._describe_in_chunks(scene, pooled, memory)
+        with watch("head"):
+            answer = self.conclude(log_p, pooled, vectors)
+            spread = [self.conclude(log_p, r, vectors[_positions(pooled, r)]).logits for r in rounds]
+        self.train(was_training)
+        return self._prediction(scene, answer, spread, exact=len(pooled.cells) == len(log_p))
+
+    def _describe_in_chunks(self, scene: Scene, draws: Draws, memory: Memory | None) -> Float[Tensor, "N D"]:
+        parts = [
+            Draws(draws.cells[i : i + TILES_AT_ONCE], draws.log_weights[i : i + TILES_AT_ONCE])
+            for i in range(0, len(draws.cells), TILES_AT_ONCE)
+        ]
+        return torch.cat([self.describe([scene], [part], memory)[0] for part in parts])
+
+    def _prediction(
+        self, scene: Scene, answer: Estimate, spread: Sequence[Float[Tensor, " C"]], *, exact: bool
+    ) -> Prediction:
+        rounds = torch.stack([logits.double().softmax(-1) for logits in spread])
+        if exact:
+            stderr = torch.zeros(len(self.classes))
+        elif len(rounds) > 1:
+            stderr = rounds.std(0) / len(rounds) ** 0.5
+        else:
+            stderr = torch.full((len(self.classes),), float("nan"))
+        slide_size = scene.slide_size
+        return Prediction(
+            slide=scene.name,
+            classes=self.classes,
+            probabilities=_numpy(answer.logits.double().softmax(-1)),
+            stderr=_numpy(stderr.double()),
+            grid=scene.view.grid,
+            slide_size=slide_size,
+            mpp=scene.mpp,
+            tissue=scene.tissue,
+            attention=_numpy(answer.log_p.exp().float()),
+            cells=scene.tissue[_numpy(answer.draws.cells)],
+            weights=_numpy(answer.draws.log_weights.double().exp()),
+            contributions=_numpy(self.head.contributions(answer.vectors, answer.shares).float()),
+            tile_px=self.config.tile.px,
+            tile_downsample=scene.tile_downsample,
+            tiles_read=len(answer.draws.cells),
+            bytes_read=0,
+            seconds={},
+        )
+
+    def _read(
+        self, scenes: Sequence[Scene], owners: Int64[np.ndarray, " M"], cells: Int64[np.ndarray, " M"]
+    ) -> UInt8[np.ndarray, "M h w 3"]:
+        px = self.config.tile.px
+        out = np.empty((len(cells), px, px, 3), np.uint8)
+        for owner in np.unique(owners):
+            scene, mine = scenes[owner], owners == owner
+            with scene.open() as slide:
+                out[mine] = read_tiles(slide, scene.view.grid, cells[mine], px, scene.tile_downsample)
+        return out
+
+    def _pixels(self, pixels: UInt8[np.ndarray, "B h w 3"]) -> Float[Tensor, "B 3 h w"]:
+        tensor = torch.from_numpy(pixels).to(self._device)
+        return tensor.permute(0, 3, 1, 2).float().div_(255)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def draw_rounds(
+    log_p: Float[Tensor, " K"], tiles: int, sampler: str, scene: Scene, seed: int, repeats: int
+) -> list[Draws]:
+    """`repeats` independent draws that together spend the budget of `tiles`; one where a draw is not random."""
+    rounds = 1 if sampler in ("all", "top") or tiles >= len(log_p) else max(1, min(repeats, tiles))
+    order = torch.from_numpy(scene.order).to(log_p.device)
+    return [
+        draw(log_p, tiles // rounds, sampler, generator=generator_for(seed, scene.name, r), order=order)
+        for r in range(rounds)
+    ]
+
+
+def generator_for(seed: int, *parts: str | int) -> torch.Generator:
+    """A CPU generator that depends on `seed` and `parts` alone, the same on every machine."""
+    digest = hashlib.blake2b("\0".join(map(str, (seed, *parts))).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def turn(tiles: Float[Tensor, "N 3 h h"], generator: torch.Generator) -> Float[Tensor, "N 3 h h"]:
+    """Flip and turn each tile by one of the eight symmetries of the square: tissue has no up."""
+    which = torch.randint(8, (len(tiles),), generator=generator)
+    out = torch.empty_like(tiles)
+    for symmetry in range(8):
+        mine = (which == symmetry).nonzero()[:, 0].to(tiles.device)
+        turned = torch.rot90(tiles[mine], symmetry % 4, (2, 3))
+        out[mine] = turned.flip(3) if symmetry >= 4 else turned
+    return out
+
+
+def _positions(pooled: Draws, part: Draws) -> Tensor:
+    """Where the cells of `part` stand in `pooled`, whose cells are sorted."""
+    return torch.searchsorted(pooled.cells, part.cells)
+
+
+def _is_frozen(features: nn.Module) -> bool:
+    return bool(features.frozen)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

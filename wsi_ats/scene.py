@@ -1,0 +1,70 @@
+"""What the model looks at before it draws: a slide's low-resolution view, its tissue and its attention grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from wsi_ats.config import Config
+from wsi_ats.slides.base import Slide, SlideAddress
+from wsi_ats.tissue import find_tissue
+from wsi_ats.view import View, read_view, resolve_downsample
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A view with its tissue cells, and the way back to the slide's full-resolution pixels.
+
+    A scene holds no file open unless it was made with `slide`, so thousands can be kept while training.
+    """
+
+    address: SlideAddress
+    name: str
+    slide_size: tuple[int, int]
+    """Level-0 px (width, height)."""
+    mpp: tuple[float, float] | None
+    """Micrometres per level-0 px (x, y); None where the slide does not say."""
+    view: View
+    tissue: Int64[np.ndarray, " K"]
+    """Flat grid indices of the tissue cells, ascending; draws index into this."""
+    order: Int64[np.ndarray, " K"]
+    """Permutation of 0..K-1 along a Hilbert curve: neighbours in it are neighbours on the slide."""
+    tile_downsample: tuple[float, float]
+    """Level-0 px per tile px (x, y)."""
+    slide: Slide | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Slide]:
+        """The slide: the one that is open already, or one opened for the length of the block."""
+        if self.slide is not None:
+            yield self.slide
+        else:
+            with self.address.open() as slide:
+                yield slide
+
+
+def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
+    """Read the view of `slide`, find its tissue, lay the attention grid.
+
+    Raises `MissingMppError` where a setting is in mpp and the slide has none, `NoTissueError` on an empty mask and
+    `SlideError` where pixels cannot be read. With `keep_open` the scene reads from this very handle.
+    """
+    tile = resolve_downsample(slide, mpp=config.tile.mpp, downsample=config.tile.downsample, setting="tile")
+    coarse = resolve_downsample(slide, mpp=config.view.mpp, downsample=config.view.downsample, setting="view")
+    view = read_view(slide, coarse, config.attention.stride)
+    tissue = find_tissue(view, name=slide.name, **config.tissue.model_dump())
+    return Scene(
+        address=slide.address,
+        name=slide.name,
+        slide_size=slide.size,
+        mpp=slide.mpp_xy,
+        view=view,
+        tissue=tissue,
+        order=view.grid.hilbert_order(tissue),
+        tile_downsample=tile,
+        slide=slide if keep_open else None,
+    )

@@ -1,0 +1,27 @@
+"""Where the time of a slide goes, stage by stage, and at which stage it failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Adds up wall-clock seconds by stage; an exception is marked with the innermost stage it came from."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time the block as `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            if not hasattr(error, "stage"):
+                error.stage = stage  # type: ignore[attr-defined]
+            raise
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,85 @@
+"""A trained model as a folder: weights, settings and a card. Loading it runs no code from the files."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from wsi_ats.build import build_model
+from wsi_ats.config import parse_config, to_values
+from wsi_ats.errors import ModelError
+from wsi_ats.model import AttentionSampler
+
+WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.toml", "model-card.md"
+FORMAT = 1
+
+
+def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
+    """Write `model.safetensors`, `config.toml` and `model-card.md` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = to_values(model.config)
+    # The weights are in the safetensors file; the path they once came from means nothing elsewhere.
+    values["features"].pop("weights", None)
+    header = {"format": FORMAT, "classes": list(model.classes)}
+    (folder / SETTINGS).write_text(tomli_w.dumps({"model": header, **values}), encoding="utf-8")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def load_model(folder: Path | str, device: str = "cpu") -> AttentionSampler:
+    """The model of a folder written by `save_model`, in evaluation mode on `device`.
+
+    Raises `ModelError` naming the file and what is wrong with it.
+    """
+    folder = Path(folder)
+    values = _settings(folder)
+    header = values.pop("model", {})
+    if header.get("format") != FORMAT or not isinstance(header.get("classes"), list):
+        raise ModelError(
+            f"{folder / SETTINGS}: [model] has format {header.get('format')!r}; this version reads {FORMAT}",
+            remedy="train the model again with this version, or install the version that wrote it",
+        )
+    model = build_model(parse_config(values, str(folder / SETTINGS)), header["classes"], pretrained=False)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder / WEIGHTS} does not hold the weights that {SETTINGS} describes: {error}",
+            remedy="copy the whole model folder again",
+        ) from error
+    model.hash = model_hash(folder)
+    return model.eval().to(device)
+
+
+def model_hash(folder: Path | str) -> str:
+    """Digest (16 hex digits) of the settings and the weights of a model folder."""
+    digest = hashlib.sha256()
+    for name in (SETTINGS, WEIGHTS):
+        try:
+            with (Path(folder) / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise _missing(Path(folder), name, error) from error
+    return digest.hexdigest()[:16]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _missing(folder, SETTINGS, error) from error
+    except ValueError as error:
+        raise ModelError(f"{folder / SETTINGS} is not TOML: {error}") from error
+
+
+def _missing(folder: Path, name: str, error: OSError) -> ModelError:
+    return ModelError(
+        f"{folder} is not a model folder: {name}: {error.strerror}",
+        remedy="give the folder `model/` of a training run; on a cluster it must be on a file system that the workers see",
+    )

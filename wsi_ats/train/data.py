@@ -1,0 +1,90 @@
+"""Slides as training data: each is looked at once, those that cannot be used are set aside and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+
+from wsi_ats.config import Config
+from wsi_ats.errors import WsiAtsError
+from wsi_ats.scene import Scene, look
+from wsi_ats.slides import open_slide
+from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.manifest import Row
+
+
+@dataclass(frozen=True)
+class Example:
+    """A slide to learn from."""
+
+    scene: Scene
+    label: int
+    slide: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A slide that cannot be used, and why: a row of failures.csv."""
+
+    slide: str
+    stage: str
+    error: str
+    remedy: str
+
+
+class Examples(Dataset[Example]):
+    """Labelled slides. Views are kept while they fit into `max_bytes` and read again each epoch where they do not."""
+
+    def __init__(self, rows: Sequence[Row], classes: Sequence[str], config: Config, max_bytes: int) -> None:
+        self.rows = list(rows)
+        self._classes = list(classes)
+        self._config = config
+        self._room = max_bytes
+        self._kept: dict[str, Scene] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        return Example(self.scene(row), self._classes.index(row.label), row.slide)
+
+    def scene(self, row: Row) -> Scene:
+        """The scene of a row, remembered or read."""
+        if row.slide in self._kept:
+            return self._kept[row.slide]
+        scene = look_at(row, self._config)
+        if scene.view.pixels.nbytes <= self._room:
+            self._room -= scene.view.pixels.nbytes
+            self._kept[row.slide] = scene
+        return scene
+
+    def inspect(self, on_slide: Callable[[], object], threads: int = 4) -> list[Failure]:
+        """Look at every slide, drop those that cannot be used from the rows, return why."""
+
+        def attempt(row: Row) -> Failure | None:
+            try:
+                self.scene(row)
+            except WsiAtsError as error:
+                stage = getattr(error, "stage", "open")
+                return Failure(row.slide, stage, error.message, error.remedy)
+            finally:
+                on_slide()
+            return None
+
+        with ThreadPoolExecutor(threads) as pool:
+            outcomes = list(pool.map(attempt, self.rows))
+        self.rows = [row for row, failure in zip(self.rows, outcomes, strict=True) if failure is None]
+        return [failure for failure in outcomes if failure is not None]
+
+
+def look_at(row: Row, config: Config) -> Scene:
+    """Open the slide of a row, look, close."""
+    watch = Stopwatch()
+    with watch("open"):
+        slide = open_slide(row.path, mpp=row.mpp)
+    with slide, watch("view"):
+        return look(slide, config)

@@ -1,0 +1,94 @@
+"""The training loop's body, for Lightning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from wsi_ats.estimator import entropy_penalty, proposal_loss
+from wsi_ats.memory import Memory
+from wsi_ats.metrics import auc
+from wsi_ats.model import AttentionSampler, Estimate, generator_for
+from wsi_ats.train.data import Example
+
+
+class TrainingModule(pl.LightningModule):
+    """Trains an `AttentionSampler` on batches that are lists of `Example`.
+
+    Loss a slide: cross-entropy of the label + proposal * KL-like pull of the attention toward the refined one
+    (refined attention only) + entropy * sum a log a.
+    """
+
+    def __init__(self, model: AttentionSampler) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = model.config.train
+        self.memory = Memory(self.settings.cache_mb << 20)
+        self._answers: list[np.ndarray] = []
+        self._labels: list[int] = []
+
+    def training_step(self, batch: list[Example], batch_idx: int) -> Tensor:
+        """Mean loss of a batch of slides; draws depend on (seed, epoch, slide) alone."""
+        seed, epoch = self.settings.seed, self.current_epoch
+        estimates = self.model(
+            [example.scene for example in batch],
+            [generator_for(seed, epoch, example.slide) for example in batch],
+            self.memory,
+            turns=generator_for(seed, epoch, batch_idx) if self.settings.augment else None,
+        )
+        losses = [self._loss(e, x.label) for e, x in zip(estimates, batch, strict=True)]
+        loss = torch.stack(losses).mean()
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
+        return loss
+
+    def _loss(self, estimate: Estimate, label: int) -> Tensor:
+        loss = cross_entropy(estimate.logits, torch.tensor(label, device=estimate.logits.device))
+        if self.model.score is not None and self.settings.proposal:
+            pull = proposal_loss(estimate.log_p, estimate.draws, estimate.shares)
+            loss = loss + self.settings.proposal * pull
+        if self.settings.entropy:
+            loss = loss + self.settings.entropy * entropy_penalty(estimate.log_p)
+        return loss
+
+    def validation_step(self, batch: list[Example], batch_idx: int) -> None:
+        """Predict as a user would, one pooled draw a slide, always with the same seed."""
+        for example in batch:
+            prediction = self.model.predict_scene(
+                example.scene,
+                tiles=self.settings.val_tiles,
+                sampler="all" if self.model.config.sampling.sampler == "all" else "systematic",
+                seed=self.settings.seed,
+                repeats=1,
+                memory=self.memory,
+            )
+            self._answers.append(prediction.probabilities)
+            self._labels.append(example.label)
+
+    def on_validation_epoch_end(self) -> None:
+        """AUC and log loss over all validation slides."""
+        answers, labels = np.stack(self._answers), np.array(self._labels)
+        self._answers.clear()
+        self._labels.clear()
+        log_loss = float(-np.log(answers[np.arange(len(labels)), labels].clip(1e-7)).mean())
+        value = auc(answers, labels)
+        # Small validation sets reach an AUC of 1 early; the log loss then tells the better epoch.
+        self.log_dict({"val_auc": value, "val_loss": log_loss, "val_score": value - 0.05 * min(log_loss, 2.0)})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; the attention network has a learning rate of its own."""
+        attention = list(self.model.attention.parameters())
+        mine = {id(p) for p in attention}
+        rest = [p for p in self.model.parameters() if id(p) not in mine and p.requires_grad]
+        return torch.optim.AdamW(
+            [{"params": attention, "lr": self.settings.lr_attention}, {"params": rest, "lr": self.settings.lr}],
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Slides stay where they are: the model moves the pixels it reads."""
+        return batch
