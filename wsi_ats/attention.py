@@ -1,0 +1,101 @@
+"""Attention networks: a low-resolution view of the slide -> one logit per grid cell.
+
+The view's border: outside the slide there is white glass, so the view is padded with white by the network's
+whole receptive field (`halo`) and every convolution is a valid one. A logit then depends on the pixels within
+`halo` of its cell and on nothing else: a cell at the border sees what it would see on a larger slide with
+more glass around, and a view worked through in blocks (block + halo) gives the numbers of the view as a
+whole.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+from torch.nn import functional as F
+
+from wsi_ats.errors import ConfigError
+
+_COUPLING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+
+class ConvAttention(nn.Module):
+    """Convolutions on the view, averaged over the `stride` x `stride` px of each cell, then a layer per cell.
+
+    `body` holds 3x3 convolutions without padding, each of which costs one pixel of `halo`; `head` maps the
+    averaged channels to one logit. `background` is the grey value in [0, 1] of what lies outside the view.
+    """
+
+    def __init__(self, body: nn.Sequential, head: nn.Module, stride: int, background: float = 1.0) -> None:
+        super().__init__()
+        if stride < 1:
+            raise ConfigError(f"attention stride of {stride} view px per cell", "use a stride of at least 1")
+        self.stride = stride
+        self.background = background
+        self.body = body
+        self.head = head
+        self.halo = sum(isinstance(layer, nn.Conv2d) for layer in body)
+        require_local(self)
+
+    def forward(self, view: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b rows cols"]:
+        """Logits (B, H / stride, W / stride) of views (B, 3, H, W), RGB in [0, 1]."""
+        h, w = view.shape[-2:]
+        if h % self.stride or w % self.stride or not h * w:
+            raise ConfigError(
+                f"a view of {w} x {h} px does not divide into cells of {self.stride} view px",
+                "read the view with the attention network's stride",
+            )
+        return self.valid(F.pad(view, (self.halo,) * 4, value=self.background))
+
+    def valid(self, block: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b rows cols"]:
+        """Logits of a block that already carries `halo` px of its surroundings, or of glass, all round."""
+        maps = self.body((block - 0.5) / 0.25)
+        logits: torch.Tensor = self.head(F.avg_pool2d(maps, self.stride))
+        return logits.squeeze(1)
+
+
+class PaperAttention(ConvAttention):
+    """The paper's network: 3x3 convolutions with 8, 8 and 1 channels, tanh between them.
+
+    The paper has one cell per view pixel; for `stride` > 1 the logits are averaged over the cell.
+    """
+
+    def __init__(self, stride: int = 1, background: float = 1.0) -> None:
+        last = _flat(nn.Conv2d(8, 1, 3, bias=False))
+        body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), last)
+        super().__init__(body, nn.Identity(), stride, background)
+
+
+class WideAttention(ConvAttention):
+    """The default: two 3x3 convolutions of `width` channels with ReLU, averaged over the cell, then 1x1."""
+
+    def __init__(self, stride: int, width: int = 16, background: float = 1.0) -> None:
+        body = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3), nn.ReLU())
+        super().__init__(body, _flat(nn.Conv2d(width, 1, 1, bias=False)), stride, background)
+
+
+def log_attention(
+    logits: Float[torch.Tensor, "rows cols"], cells: Int[torch.Tensor, " K"]
+) -> Float[torch.Tensor, " K"]:
+    """log a (K,): log-softmax of the logits over tissue cells alone; `cells` are flat, row * cols + col."""
+    return torch.log_softmax(logits.reshape(-1)[cells], 0)
+
+
+def require_local(net: nn.Module) -> None:
+    """Raise `ConfigError` where a layer ties logits to far pixels of the view through shared statistics.
+
+    Batch, instance, group and layer normalisation all do; a view worked through in blocks would change its
+    answer.
+    """
+    for name, layer in net.named_modules():
+        if isinstance(layer, _COUPLING):
+            raise ConfigError(
+                f"attention network layer {name!r} ({type(layer).__name__}) normalises over the whole view",
+                "leave normalisation layers out of attention networks",
+            )
+
+
+def _flat(layer: nn.Conv2d) -> nn.Conv2d:
+    """Zero weights: attention starts uniform. There is no bias, since softmax does not see a constant."""
+    nn.init.zeros_(layer.weight)
+    return layer

@@ -1,0 +1,102 @@
+"""From a few drawn tiles to the slide's summary Phi = sum_i a_i f_i, with gradients right on average.
+
+Phi is linear in the attention `a` and in the features `f`. With detached weights w for which E[w_i 1{i in S}]
+= 1, the sum of w_i a_i f_i over the draws is therefore unbiased for Phi and, through plain autograd, for its
+gradients with respect to both: no custom backward pass is needed. The draws may come from another
+distribution than `a` (an earlier attention, a smoothed one): the weights carry that.
+
+Model: Katharopoulos & Fleuret, "Processing Megapixel Images with Deep Attention-Sampling Models", ICML 2019.
+The attention gradient of its code for sampling without replacement is biased (`tests/test_estimator.py` shows
+it). Unbiased for Phi is not unbiased for the gradient of a non-linear loss of Phi: that gap is of order 1/N.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+
+from wsi_ats.errors import ConfigError
+from wsi_ats.sampling import Draws
+
+
+def shares(log_p: Float[torch.Tensor, " K"], draws: Draws) -> Float[torch.Tensor, " N"]:
+    """sg(w_i) a_i (N,), float64: what each drawn tile counts for in Phi; the gradient flows to `log_p`.
+
+    Multiplied in log space, where a huge weight and a tiny probability meet without overflow.
+    """
+    return _log_shares(log_p, draws).exp()
+
+
+def expectation(
+    log_p: Float[torch.Tensor, " K"],
+    draws: Draws,
+    features: Float[torch.Tensor, "N D"],
+    centre: bool | Float[torch.Tensor, " D"] = True,
+) -> Float[torch.Tensor, " D"]:
+    """Phi_hat (D,) = sum_S sg(w_i) a_i f_i, in the features' dtype.
+
+    `features` (N, D) are those of `draws.cells`, in their order. Centring takes a constant c off every
+    feature before it meets the gradient of `a`. That leaves the mean of the gradient alone (the
+    probabilities' gradients sum to 0) and removes most of its noise where features share a mean:
+
+    - True: c is the estimate itself, detached. The forward value is that of False, whatever the weights.
+    - a tensor (D,): c + sum_S w_i a_i (f_i - c), unbiased for every c that does not depend on the draw.
+    - False: no centring.
+    """
+    _check_rows(draws, features)
+    share = shares(log_p, draws).to(features.dtype)
+    if isinstance(centre, torch.Tensor):
+        c = centre.detach().to(features)
+        return c + share @ (features - c)
+    phi = share @ features
+    if not centre:
+        return phi
+    total = share.sum()
+    c = (phi / total).detach()
+    return phi - c * (total - total.detach())
+
+
+def refined_expectation(
+    log_p: Float[torch.Tensor, " K"],
+    draws: Draws,
+    features: Float[torch.Tensor, "N D"],
+    scores: Float[torch.Tensor, " N"],
+) -> tuple[Float[torch.Tensor, " D"], Float[torch.Tensor, " N"]]:
+    """Phi (D,) under p_i proportional to a_i exp(scores_i), and p (N,) on the drawn cells (it sums to 1).
+
+    The low resolution proposes, the full resolution decides: attention MIL (Ilse 2018) evaluated from a few
+    tiles by self-normalised importance weights, p = softmax over S of log w_i + log a_i + scores_i. Bias
+    O(1/N); with the sampler `all` it is attention MIL over all tiles; with all scores 0 it is the
+    self-normalised plain estimate. The gradient flows to `log_p`, `scores` and `features`.
+    """
+    _check_rows(draws, features)
+    p = torch.softmax(_log_shares(log_p, draws) + scores, 0).to(features.dtype)
+    return p @ features, p
+
+
+def proposal_loss(
+    log_p: Float[torch.Tensor, " K"], draws: Draws, p: Float[torch.Tensor, " N"]
+) -> Float[torch.Tensor, ""]:
+    """Cross-entropy - sum_S sg(p_i) log a_i: the proposal learns where the refined attention `p` (N,) was.
+
+    Least where a is p; only `log_p` gets a gradient.
+    """
+    return -(p.detach() * log_p[draws.cells]).sum()
+
+
+def entropy_penalty(log_p: Float[torch.Tensor, " K"]) -> Float[torch.Tensor, ""]:
+    """sum_i a_i log(a_i + 1e-6): added to the loss with a positive strength, it spreads attention."""
+    a = log_p.exp()
+    return (a * (a + 1e-6).log()).sum()
+
+
+def _log_shares(log_p: torch.Tensor, draws: Draws) -> torch.Tensor:
+    return draws.log_weights.detach() + log_p[draws.cells].to(draws.log_weights.dtype)
+
+
+def _check_rows(draws: Draws, features: torch.Tensor) -> None:
+    if len(features) != len(draws):
+        raise ConfigError(
+            f"{len(features)} features for {len(draws)} drawn cells",
+            "pass one row for each of draws.cells, in that order",
+        )
