@@ -1,0 +1,234 @@
+"""What every slide offers, whatever it is stored in.
+
+A backend opens its format and hands out pixels that lie inside a level (`_pixels`). All else is here, once:
+the coordinates, the background around the slide, threads, checks.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import ClassVar, Self
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from wsi_ats.errors import ConfigError, MissingMppError
+from wsi_ats.geometry import MATCH, Level, Pyramid, Region, Size
+from wsi_ats.slides import resample
+
+Whole = int | np.integer
+Rgb = tuple[int, int, int]
+WHITE: Rgb = (255, 255, 255)
+
+
+class SlideAddress(ABC):
+    """All that is needed to open a slide again, in another process or on another machine.
+
+    Picklable and hashable.
+    """
+
+    name: str
+    """The slide's name in messages and results."""
+
+    @abstractmethod
+    def open(self) -> Slide:
+        """Open the slide; it is a context manager. Raises SlideError where that fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideFacts:
+    """What a backend finds out when it opens a slide."""
+
+    pyramid: Pyramid
+    mpp_xy: tuple[float, float] | None
+    mpp_source: str
+    properties: Mapping[str, str]
+    background: Rgb = WHITE
+    associated_names: tuple[str, ...] = ()
+
+
+class Slide(ABC):
+    """A slide: a pyramid of RGB levels. A context manager, safe to share by threads, pickled as its address.
+
+    Positions (x, y) are in level-0 px, sizes (width, height) in px of the level, as OpenSlide has it. Pixels
+    are RGB uint8. What lies beyond the slide or is transparent has the slide's background colour, else white.
+    """
+
+    backend: ClassVar[str]
+    """Name of the backend."""
+    threads: ClassVar[int] = 1
+    """How many regions `read_many` reads at a time."""
+
+    def __init__(self, address: SlideAddress, facts: SlideFacts) -> None:
+        self.address = address
+        self.name = address.name
+        self.pyramid = facts.pyramid
+        self.mpp_xy = facts.mpp_xy
+        self.mpp_source = facts.mpp_source
+        self.properties: Mapping[str, str] = MappingProxyType(dict(facts.properties))
+        self.background = facts.background
+        self._associated_names = facts.associated_names
+        self._lock = threading.Lock()
+        self._bytes_read = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of level 0 in px."""
+        return self.pyramid.size.width, self.pyramid.size.height
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels, finest first."""
+        return self.pyramid.levels
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per level-0 px, mean of x and y; None where the slide does not say. Never guessed."""
+        return None if self.mpp_xy is None else sum(self.mpp_xy) / 2
+
+    @property
+    def associated_images(self) -> Mapping[str, UInt8[np.ndarray, "h w 3"]]:
+        """Label, macro, thumbnail, ... by name, (h, w, 3) uint8; read when asked for."""
+        return _LazyImages(self._associated_names, self._associated)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of RGB pixels decoded through this object so far: 3 for every pixel inside the slide."""
+        return self._bytes_read
+
+    def read(
+        self, location: tuple[Whole, Whole], size: tuple[Whole, Whole], level: Whole = 0
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of one region, (h, w, 3) uint8.
+
+        location: (x, y) of the corner in level-0 px, also outside the slide. The region starts at the level's
+            pixel nearest to it, so that pixels are copied, never resampled.
+        size: (width, height) in px of the level.
+        Raises SlideError, with the coordinates, where the slide cannot be read.
+        """
+        region = Region(int(location[0]), int(location[1]), _size(size), self._level(level).index)
+        out = np.empty((region.size.height, region.size.width, 3), np.uint8)
+        self._read_into(region, out)
+        return out
+
+    def read_many(
+        self,
+        xy: Int[np.ndarray, "N 2"],
+        size: tuple[Whole, Whole],
+        level: Whole = 0,
+        out: UInt8[np.ndarray, "N h w 3"] | None = None,
+    ) -> UInt8[np.ndarray, "N h w 3"]:
+        """Pixels of N regions of one size, (N, h, w, 3) uint8, in the order of `xy` (level-0 px).
+
+        out: an array to fill instead of a new one; it is returned.
+        """
+        index, shape = self._level(level).index, _size(size)
+        expected = (len(xy), shape.height, shape.width, 3)
+        out = np.empty(expected, np.uint8) if out is None else out
+        if out.shape != expected:
+            raise ConfigError(f"read_many: out has shape {out.shape}, the regions need {expected}")
+        regions = [Region(int(x), int(y), shape, index) for x, y in xy]
+        if self.threads == 1 or len(regions) < 2:
+            for region, target in zip(regions, out, strict=True):
+                self._read_into(region, target)
+        else:
+            # A pool a call: threads do not survive a fork, and starting them costs less than one tile.
+            with ThreadPoolExecutor(min(self.threads, len(regions))) as pool:
+                list(pool.map(self._read_into, regions, out))
+        return out
+
+    def read_at_mpp(
+        self, location: tuple[Whole, Whole], size: tuple[Whole, Whole], mpp: float
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels at `mpp` micrometres per pixel, resampled from the nearest finer level.
+
+        location: (x, y) in level-0 px; size: (width, height) in px of the output.
+        Raises MissingMppError where the slide does not know its mpp, ConfigError where `mpp` is finer.
+        """
+        if self.mpp_xy is None:
+            raise MissingMppError(f"slide {self.name!r} has no mpp", "open it with open_slide(..., mpp=...)")
+        downsample = (mpp / self.mpp_xy[0], mpp / self.mpp_xy[1])
+        if not min(downsample) >= 1 - MATCH:
+            raise ConfigError(
+                f"mpp={mpp} is finer than slide {self.name!r}, which has {self.mpp} um/px",
+                f"ask for an mpp of at least {self.mpp}",
+            )
+        corner = np.asarray([location], np.float64)
+        boxes = resample.read_boxes(self, corner, (int(size[0]), int(size[1])), downsample)
+        return np.asarray(boxes[0])
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files. Reading afterwards is an error; what is known about the slide stays."""
+
+    @abstractmethod
+    def _pixels(self, level: Level, x: int, y: int, size: Size) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a rectangle that lies inside `level`; x, y and size in px of the level."""
+
+    @abstractmethod
+    def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
+        """The associated image of that name."""
+
+    def _level(self, index: Whole) -> Level:
+        if not 0 <= index < len(self.levels):
+            raise ConfigError(f"level={index}: slide {self.name!r} has levels 0 to {len(self.levels) - 1}")
+        return self.levels[int(index)]
+
+    def _read_into(self, region: Region, out: UInt8[np.ndarray, "h w 3"]) -> None:
+        level = self.levels[region.level]
+        x, y = level.pixel_at(region.x, region.y)
+        left, right = max(x, 0), min(x + region.size.width, level.size.width)
+        top, bottom = max(y, 0), min(y + region.size.height, level.size.height)
+        inside = max(right - left, 0) * max(bottom - top, 0)
+        if inside < region.size.width * region.size.height:
+            out[:] = self.background
+        if inside:
+            pixels = self._pixels(level, left, top, Size(right - left, bottom - top))
+            out[top - y : bottom - y, left - x : right - x] = pixels
+            with self._lock:
+                self._bytes_read += 3 * inside
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.address.open, ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        mpp = "mpp unknown" if self.mpp is None else f"{self.mpp:.4g} um/px"
+        return (
+            f"<Slide {self.name!r}: {width} x {height} px, {len(self.levels)} levels, {mpp}, {self.backend}>"
+        )
+
+
+def _size(size: tuple[Whole, Whole]) -> Size:
+    return Size(int(size[0]), int(size[1]))
+
+
+class _LazyImages(Mapping[str, UInt8[np.ndarray, "h w 3"]]):
+    """Images by name, read when asked for."""
+
+    def __init__(self, names: tuple[str, ...], read: Callable[[str], UInt8[np.ndarray, "h w 3"]]) -> None:
+        self._names, self._read = names, read
+
+    def __getitem__(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

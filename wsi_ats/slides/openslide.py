@@ -1,0 +1,205 @@
+"""Every format that OpenSlide knows: SVS, NDPI, MRXS, SCN, BIF, DICOM, CZI, tiled TIFF and more."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import openslide
+from jaxtyping import UInt8
+from PIL import Image
+
+from wsi_ats.errors import SlideError
+from wsi_ats.geometry import Level, Pyramid, Size
+from wsi_ats.slides.base import WHITE, Rgb, Slide, SlideAddress, SlideFacts
+
+CACHE_BYTES = 64 * 2**20
+"""Decoded tiles kept, for all slides of a process together."""
+
+PLAUSIBLE_MPP = (0.05, 20.0)
+"""TIFF resolution tags outside are print resolutions (72 to 1200 dpi) or placeholders, not a microscope's."""
+
+MICROMETRES = {"inch": 25400.0, "centimeter": 10000.0}
+
+_abandoned: list[openslide.OpenSlide] = []
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSlideAddress(SlideAddress):
+    """A file to be opened with OpenSlide."""
+
+    path: str
+    name: str
+    mpp: tuple[float, float] | None = None
+    """Micrometres per level-0 pixel (x, y) given by the user; None: as the slide says."""
+
+    def open(self) -> OpenSlideSlide:
+        """Open the slide. Raises SlideError with the path, the cause and a remedy where that fails."""
+        return OpenSlideSlide(self)
+
+
+class OpenSlideSlide(Slide):
+    """A slide read by OpenSlide.
+
+    One OpenSlide handle serves all threads (the library is thread-safe). It is opened again where it must not
+    be used any more: after pickling, after a fork, and after an error, which OpenSlide makes terminal.
+    """
+
+    backend = "openslide"
+    threads = min(8, 2 * (os.cpu_count() or 1))
+
+    def __init__(self, address: OpenSlideAddress) -> None:
+        handle = _open(address)
+        super().__init__(address, _facts(handle, address))
+        self._downsamples = handle.level_downsamples
+        self._reopen = address
+        self._handle: openslide.OpenSlide | None = handle
+        self._pid = os.getpid()
+        self._closed = False
+
+    def close(self) -> None:
+        """Drop the handle; the file is closed when the last thread that reads from it is done."""
+        self._closed = True
+        self._handle = None
+
+    def _pixels(self, level: Level, x: int, y: int, size: Size) -> UInt8[np.ndarray, "h w 3"]:
+        # OpenSlide divides by its own downsample, the mean of both axes: multiply by it to land on a pixel.
+        downsample = self._downsamples[level.index]
+        location = round(x * downsample), round(y * downsample)
+        handle = self._current()
+        try:
+            image = handle.read_region(location, level.index, (size.width, size.height))
+        except openslide.OpenSlideError as error:
+            self._drop(handle)
+            raise SlideError(
+                f"slide {self.name!r}: level {level.index} cannot be read at x={location[0]}, "
+                f"y={location[1]} (level-0 px), {size.width} x {size.height} px: {error}",
+                "the file is damaged there or was cut short: copy it again from its source",
+            ) from error
+        return _opaque(image, self.background)
+
+    def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
+        handle = self._current()
+        try:
+            return _opaque(handle.associated_images[name], WHITE)
+        except openslide.OpenSlideError as error:
+            self._drop(handle)
+            raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
+
+    def _current(self) -> openslide.OpenSlide:
+        """The handle of this process, opened if need be."""
+        if self._closed:
+            raise SlideError(f"slide {self.name!r} is closed", "read inside the `with` block")
+        if self._pid != os.getpid():
+            self._abandon()
+        with self._lock:
+            if self._handle is None:
+                self._handle = _open(self._reopen)
+            return self._handle
+
+    def _abandon(self) -> None:
+        """Leave handle and lock to the parent: a thread of it may have held their mutexes when it forked."""
+        if self._handle is not None:
+            _abandoned.append(self._handle)
+        self._handle, self._lock, self._pid = None, threading.Lock(), os.getpid()
+
+    def _drop(self, handle: openslide.OpenSlide) -> None:
+        with self._lock:
+            if self._handle is handle:
+                self._handle = None
+
+
+def _open(address: OpenSlideAddress) -> openslide.OpenSlide:
+    path = Path(address.path)
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise SlideError(
+            f"slide {address.name!r} cannot be opened: {error.strerror}: {address.path}",
+            "check the path; relative paths start at the current folder",
+        ) from error
+    if empty:
+        raise SlideError(f"slide {address.name!r} is an empty file: {address.path}", "copy it again")
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise SlideError(
+            f"slide {address.name!r} is in no format that OpenSlide {openslide.__library_version__} knows, "
+            f"or it is cut short: {address.path}",
+            "check that it is a whole slide image and was copied completely",
+        ) from error
+    except openslide.OpenSlideError as error:
+        raise SlideError(
+            f"slide {address.name!r} cannot be opened: {error}: {address.path}",
+            "the file is damaged or was cut short: copy it again from its source",
+        ) from error
+    handle.set_cache(_cache(os.getpid()))
+    return handle
+
+
+@lru_cache(maxsize=1)
+def _cache(pid: int) -> openslide.OpenSlideCache:
+    """The cache of tiles that all slides of a process share: memory does not grow with open slides."""
+    return openslide.OpenSlideCache(CACHE_BYTES)
+
+
+def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts:
+    properties = dict(handle.properties)
+    mpp, source = (address.mpp, "given") if address.mpp else mpp_of(properties)
+    return SlideFacts(
+        pyramid=Pyramid.of_sizes(list(handle.level_dimensions)),
+        mpp_xy=mpp,
+        mpp_source=source,
+        properties=properties,
+        background=_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "")),
+        associated_names=tuple(handle.associated_images),
+    )
+
+
+def mpp_of(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, str]:
+    """Micrometres per pixel (x, y) that OpenSlide properties tell, and the property it comes from, or "none".
+
+    `openslide.mpp-x` and `-y` first; else TIFF resolution tags, where they are plausible for a microscope.
+    """
+    given = tuple(_positive(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    if all(given):
+        return (given[0], given[1]), "openslide.mpp-x"
+    unit = MICROMETRES.get(properties.get("tiff.ResolutionUnit", ""), 0.0)
+    tags = [_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
+    if unit and all(tags) and all(PLAUSIBLE_MPP[0] <= unit / tag <= PLAUSIBLE_MPP[1] for tag in tags):
+        return (unit / tags[0], unit / tags[1]), "tiff.XResolution"
+    return None, "none"
+
+
+def _positive(text: str | None) -> float:
+    """The number, or 0 where there is none: scanners write "", "0" and "N/A" for unknown."""
+    try:
+        value = float(text or 0)
+    except ValueError:
+        return 0.0
+    return value if 0 < value < float("inf") else 0.0
+
+
+def _colour(text: str) -> Rgb:
+    """RRGGBB in hexadecimal, or white."""
+    if not re.fullmatch("[0-9a-fA-F]{6}", text):
+        return WHITE
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue
+
+
+def _opaque(image: Image.Image, background: Rgb) -> UInt8[np.ndarray, "h w 3"]:
+    """RGBA -> RGB on the background: (0, 0, 0, 0), where a slide has no tile, is not black but nothing."""
+    rgba = np.asarray(image.convert("RGBA"))
+    if rgba[..., 3].min() == 255:
+        return rgba[..., :3]
+    canvas = Image.new("RGB", image.size, background)
+    canvas.paste(image, mask=image.getchannel("A"))
+    return np.asarray(canvas)

@@ -1,0 +1,119 @@
+"""Where the tissue is: a mask on the low-resolution view, and the cells of the grid that it fills."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+from skimage.filters import threshold_otsu
+from skimage.measure import label
+
+from wsi_ats.errors import NoTissueError
+from wsi_ats.view import View
+
+Method = Literal["saturation", "optical-density"]
+
+THRESHOLD_RANGE: dict[Method, tuple[float, float]] = {
+    "saturation": (0.05, 0.12),
+    "optical-density": (0.06, 0.15),
+}
+"""Otsu always finds two classes. Within these bounds it separates tissue from glass; on a slide that is all
+tissue it would separate dark from pale tissue (above), on a blank one noise from noise (below)."""
+
+DARK = 40.0
+"""Luma below which a pixel holds no light to judge a stain by: scanner artefacts, black padding, pen."""
+
+GLASS = 60.0
+"""Grey level that all three colours reach in the brightest tenth of a bright-field slide, where light comes through
+glass or pale tissue. Fluorescence glows in one colour on black. White pixels do not count: a view has them beyond
+the slide's edge."""
+
+LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
+
+
+def tissue_mask(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    *,
+    method: Method = "saturation",
+    min_object: int = 0,
+    min_hole: int = 0,
+) -> Bool[np.ndarray, "h w"]:
+    """True where a bright-field view shows stained tissue.
+
+    A threshold (Otsu, within THRESHOLD_RANGE) on saturation, (max - min) / max of RGB, or on the mean optical
+    density, -log10(RGB / 255). Objects smaller than min_object view px go, then holes smaller than min_hole.
+    A view without light anywhere (fluorescence, black) has no tissue.
+    """
+    lit = pixels @ LUMA >= DARK
+    if not _is_bright_field(pixels):
+        return np.zeros(lit.shape, bool)
+    stain = _saturation(pixels) if method == "saturation" else _optical_density(pixels)
+    low, high = THRESHOLD_RANGE[method]
+    mask = lit & (stain > np.clip(threshold_otsu(stain[lit]), low, high))
+    mask = _without_small(mask, min_object)
+    return np.asarray(~_without_small(~mask, min_hole), bool)
+
+
+def tissue_cells(
+    mask: Bool[np.ndarray, "h w"], stride: int, min_fraction: float = 0.25
+) -> Int64[np.ndarray, " K"]:
+    """Flat indices, ascending, of the stride x stride cells with at least `min_fraction` of tissue."""
+    rows, cols = mask.shape[0] // stride, mask.shape[1] // stride
+    fraction = mask.reshape(rows, stride, cols, stride).mean(axis=(1, 3))
+    return np.flatnonzero((fraction >= min_fraction) & (fraction > 0)).astype(np.int64)
+
+
+def find_tissue(
+    view: View,
+    *,
+    name: str,
+    method: Method = "saturation",
+    min_object: int = 0,
+    min_hole: int = 0,
+    min_fraction: float = 0.25,
+) -> Int64[np.ndarray, " K"]:
+    """The grid cells of a view that hold tissue, ascending.
+
+    name: of the slide. Raises NoTissueError, naming the slide and these settings, where there are none.
+    """
+    mask = tissue_mask(view.pixels, method=method, min_object=min_object, min_hole=min_hole)
+    cells = tissue_cells(mask, view.stride, min_fraction)
+    if not len(cells):
+        raise NoTissueError(
+            f"slide {name!r}: no tissue; {mask.mean():.2%} of the view is in the mask (method={method!r}, "
+            f"min_object={min_object} px, min_hole={min_hole} px) and no cell is filled to "
+            f"min_fraction={min_fraction}",
+            "look at the slide: a bright-field stain is needed; else lower min_object or min_fraction",
+        )
+    return cells
+
+
+def _is_bright_field(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
+    through = pixels.min(axis=2)
+    through = through[through < 250]
+    return len(through) > 0 and float(np.percentile(through, 90)) >= GLASS
+
+
+def _saturation(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
+    highest = pixels.max(axis=2).astype(np.float32)
+    return np.asarray((highest - pixels.min(axis=2)) / np.maximum(highest, 1), np.float32)
+
+
+def _optical_density(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
+    table = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+    return np.asarray(table[pixels].mean(axis=2), np.float32)
+
+
+def _without_small(mask: Bool[np.ndarray, "h w"], area: int) -> Bool[np.ndarray, "h w"]:
+    """The mask without its connected parts (4 neighbours) of fewer than `area` pixels.
+
+    Not skimage.morphology.remove_small_objects, whose argument for this changes its name between the releases
+    that are supported here.
+    """
+    if area <= 1:
+        return mask
+    parts = label(mask, connectivity=1)
+    large = np.bincount(parts.ravel()) >= area
+    large[0] = False
+    return np.asarray(large[parts], bool)
