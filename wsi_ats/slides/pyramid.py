@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -60,7 +61,11 @@ def write_pyramid(
         with tifffile.TiffWriter(temporary, bigtiff=3 * width * height > CLASSIC_TIFF_BYTES) as tiff:
             for level, factor in zip(levels, downsamples, strict=True):
                 tiles = _feed(level, bands, size, path.name) if factor == 1 else level.spooled()
-                _write_level(tiff, tiles, level, tile, factor, mpp_xy)
+                # The writer takes the tiles it needs and would close a generator then; what `_feed` does after its
+                # last tile, handing the last rows to the coarser levels, must still run.
+                _write_level(tiff, map(bytes, tiles), level, tile, factor, mpp_xy)
+                if next(tiles, None) is not None:
+                    raise AssertionError(f"{path.name}: more tiles than level {factor} has room for")
         temporary.replace(path)
     finally:
         for level in levels:
@@ -74,7 +79,7 @@ def _ratios(downsamples: tuple[int, ...], tile: int) -> tuple[int, ...]:
         raise ConfigError(f"tile = {tile} px: the TIFF standard asks for a multiple of 16")
     if not downsamples or downsamples[0] != 1:
         raise ConfigError(f"downsamples = {downsamples}: the first must be 1")
-    pairs = list(zip(downsamples[:-1], downsamples[1:], strict=True))
+    pairs = list(pairwise(downsamples))
     for finer, coarser in pairs:
         if coarser <= finer or coarser % finer or tile % (coarser // finer):
             raise ConfigError(
@@ -95,7 +100,8 @@ class _Level:
         self._rows = np.empty((tile, self.width, 3), np.uint8)
         self._filled = 0
         self.rows_seen = 0
-        self._constant: dict[tuple[int, ...], bytes] = {}
+        self._plain = np.full((tile, tile, 3), 255, np.uint8)
+        self._plain_encoded = self._jpeg(self._plain)
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 (see close)
         self._lengths: list[int] = []
 
@@ -146,26 +152,25 @@ class _Level:
             yield self._encode(rows[:, left : left + self._tile])
 
     def _encode(self, pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-        """One JPEG tile; tiles of a single colour (the glass around the tissue) are encoded once."""
-        colour = pixels[0, 0]
-        constant = bool((pixels[::16, ::16] == colour).all()) and bool((pixels == colour).all())
-        key = tuple(int(c) for c in colour)
-        if constant and key in self._constant:
-            return self._constant[key]
+        """One JPEG tile, padded with its border; tiles of one colour (the empty glass) are encoded once."""
         height, width = pixels.shape[:2]
+        if bool((pixels[::32, ::32] == pixels[0, 0]).all()):  # worth a closer look
+            if not np.array_equal(self._plain[0, 0], pixels[0, 0]):
+                self._plain = np.tile(pixels[0, 0], (self._tile, self._tile, 1))
+                self._plain_encoded = self._jpeg(self._plain)
+            if np.array_equal(pixels, self._plain[:height, :width]):
+                return self._plain_encoded
         if (height, width) != (self._tile, self._tile):
             pad = ((0, self._tile - height), (0, self._tile - width), (0, 0))
             pixels = np.pad(pixels, pad, mode="edge")
-        encoded: bytes = imagecodecs.jpeg8_encode(
-            np.ascontiguousarray(pixels),
-            self._quality,
-            colorspace="RGB",
-            outcolorspace="YCbCr",
-            subsampling="420",
+        return self._jpeg(np.ascontiguousarray(pixels))
+
+    def _jpeg(self, pixels: UInt8[np.ndarray, "tile tile 3"]) -> bytes:
+        return bytes(
+            imagecodecs.jpeg8_encode(
+                pixels, self._quality, colorspace="RGB", outcolorspace="YCbCr", subsampling="420"
+            )
         )
-        if constant:
-            self._constant = {key: encoded}
-        return encoded
 
 
 def _reduce(rows: UInt8[np.ndarray, "h w 3"], ratio: int) -> UInt8[np.ndarray, "h2 w2 3"]:
