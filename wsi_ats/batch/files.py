@@ -1,0 +1,49 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+TEMPORARY = ".part"
+"""Suffix of files that are still being written; one that a killed process left is rubbish."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path` in one step: readers see the old file or the new one, also after a power
+    cut."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    make_atomic(path, write)
+
+
+def make_atomic(path: Path, make: Callable[[Path], None]) -> None:
+    """Let `make` write a file of another name in the same folder, flush it to the disk and rename it to
+    `path`."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        make(temporary)
+        _flush(temporary, os.O_RDWR)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename itself is journalled
+        _flush(path.parent, os.O_RDONLY)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed processes left half-written in `folder`."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
