@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -196,7 +196,7 @@ class Slide(ABC):
     def __reduce__(self) -> tuple[object, ...]:
         return self.address.open, ()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Slide:
         return self
 
     def __exit__(
