@@ -1,4 +1,4 @@
-"""Nuclei: a few dozen pre-rendered stamps a kind, scattered over the slide by whole arrays, never one by one."""
+"""Nuclei: a few dozen pre-rendered stamps a kind, scattered by whole arrays, never one by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JITTER = 0.36
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of nucleus: its look (micrometres; darkness as 8-bit amount of haematoxylin) and how close it packs."""
+    """One kind of nucleus: its look (um; darkness as 8-bit amount of haematoxylin) and how close it packs."""
 
     name: str
     length: tuple[float, float]  # long axis, smallest to largest, um
@@ -25,16 +25,17 @@ class Kind:
     spacing: float  # of the lattice they are scattered on, um
 
 
-# Sizes: a lymphocyte's nucleus is 6 to 7 um, a carcinoma's 12 to 16 um, a fibroblast's 10 to 15 um long and thin.
-STROMAL = Kind("stromal", (9.0, 15.0), (0.22, 0.40), (85.0, 130.0), 0.15, 30.0)
-SMALL = Kind("small", (5.8, 7.2), (0.85, 1.0), (125.0, 165.0), 0.10, 7.6)
-LESIONAL = Kind("lesional", (12.0, 16.5), (0.66, 0.95), (105.0, 165.0), 0.34, 15.0)
+# Sizes: a lymphocyte's nucleus is 6 to 7 um, a carcinoma's 12 to 16 um, a fibroblast's 10 to 15 um long and
+# thin.
+STROMAL = Kind("stromal", (9.0, 15.0), (0.22, 0.40), (70.0, 110.0), 0.15, 30.0)
+SMALL = Kind("small", (5.8, 7.2), (0.85, 1.0), (100.0, 140.0), 0.12, 7.6)
+LESIONAL = Kind("lesional", (12.0, 16.5), (0.66, 0.95), (80.0, 140.0), 0.34, 14.0)
 
 
 def stamps(
     kind: Kind, mpp: float, rng: np.random.Generator, variants: int = 64
 ) -> UInt8[np.ndarray, "variants side side"]:
-    """Pre-rendered nuclei, (variants, side, side) amounts of haematoxylin: turned ellipses, rim, chromatin."""
+    """Pre-rendered nuclei as amounts of haematoxylin: turned ellipses with a rim and chromatin."""
     side = max(3, int(np.ceil(kind.length[1] * 1.15 / mpp)) + 2)
     grid = (np.arange(side) - (side - 1) / 2) * mpp
     y, x = np.meshgrid(grid, grid, indexing="ij")
@@ -57,7 +58,7 @@ def stamps(
 
 
 class Scatter:
-    """Nuclei of one kind on a jittered lattice that covers the plane: any part of it can be asked for, in any order."""
+    """Nuclei of one kind on a jittered lattice over the plane; any part can be asked for, in any order."""
 
     def __init__(self, kind: Kind, mpp: float, width: int, seed: tuple[int, ...]) -> None:
         self.kind = kind
@@ -68,12 +69,14 @@ class Scatter:
         self._columns = int(np.ceil(width / self.spacing)) + 2
         self._seed = seed
         # Stamps of one class never overlap: class members are `stride` cells apart in both directions.
-        self.stride = int(np.ceil(self.side / self.spacing + 2 * JITTER)) + 1
+        self.stride = int(np.ceil((self.side + 1) / self.spacing + 2 * JITTER))
 
     def row(
         self, row: int
-    ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], UInt8[np.ndarray, "n"], Int[np.ndarray, "n"]]:
-        """Lattice row `row`: centres x and y (level-0 px), a random byte each for thinning, and the stamp's number."""
+    ) -> tuple[
+        Float[np.ndarray, " n"], Float[np.ndarray, " n"], UInt8[np.ndarray, " n"], Int[np.ndarray, " n"]
+    ]:
+        """Lattice row `row`: centres x and y (level-0 px), a random byte for thinning, the stamp's number."""
         rng = np.random.default_rng((*self._seed, 1, row + (1 << 20)))
         noise = rng.integers(0, 256, (4, self._columns), dtype=np.uint8)
         jitter = (noise[:2].astype(np.float64) / 255 - 0.5) * (2 * JITTER * self.spacing)
@@ -85,13 +88,14 @@ class Scatter:
         self,
         canvas: UInt8[np.ndarray, "rows cols"],
         top: int,
-        density: Callable[[Float[np.ndarray, "n"], Float[np.ndarray, "n"]], UInt8[np.ndarray, "n"]],
+        density: Callable[[Float[np.ndarray, " n"], Float[np.ndarray, " n"]], UInt8[np.ndarray, " n"]],
         margin: int,
     ) -> None:
         """Draw every nucleus that touches `canvas`, whose pixel (margin, margin) is level-0 pixel (0, top).
 
-        `density(x, y)` in [0, 255] is the share of lattice cells that hold a nucleus there. Where two overlap the
-        darker pixel stays; that needs read-modify-write, exact because a class of stamps never overlaps itself.
+        `density(x, y)` in [0, 255] is the share of lattice cells that hold a nucleus there. Where two overlap
+        the darker pixel stays; that needs read-modify-write, exact because a class of stamps never overlaps
+        itself.
         """
         rows, cols = canvas.shape
         reach = self.side / 2 + JITTER * self.spacing

@@ -22,26 +22,27 @@ def irregular(
     roughness: float,
     points: int = 96,
 ) -> Outline:
-    """A star-shaped outline r(t) = r0 (1 + sum_k c_k cos(k t + phase_k)) around `centre`, of exactly `target_area`.
+    """A star-shaped outline r(t) = r0 (1 + sum_k c_k cos(k t + phase_k)) around `centre`.
 
-    `roughness` is the standard deviation of the radius relative to its mean; amplitudes fall as 1 / k.
+    Its area is exactly `target_area`; `roughness` is the standard deviation of the radius over its mean;
+    amplitudes fall as k^-1.4.
     """
     angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
     order = np.arange(2, 10)[:, None]
-    waves = np.cos(order * angles + rng.uniform(0, 2 * np.pi, (len(order), 1))) / order
+    waves = np.cos(order * angles + rng.uniform(0, 2 * np.pi, (len(order), 1))) / order**1.4
     radius = (rng.normal(size=(len(order), 1)) * waves).sum(0)
     radius = np.clip(1 + roughness * radius / max(float(radius.std()), 1e-9), 0.35, None)
     unit = np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
-    return unit * np.sqrt(target_area / area(unit)) + np.array(centre)
+    return np.asarray(unit * np.sqrt(target_area / area(unit)) + np.array(centre))
 
 
 def rasterise(
     outline: Outline, shape: tuple[int, int], step: tuple[float, float]
 ) -> Bool[np.ndarray, "rows cols"]:
-    """True where the centre of a cell of `step` (x, y) lies inside the outline; cell (0, 0) starts at the origin.
+    """True where the centre of a cell of `step` (x, y) lies inside; cell (0, 0) starts at the origin.
 
-    Even-odd rule, by scan lines: every edge flips all cells to the right of where it crosses the line through a
-    row's centres.
+    Even-odd rule, by scan lines: every edge flips all cells to the right of where it crosses the line through
+    a row's centres.
     """
     rows, cols = shape
     x, y = outline[:, 0] / step[0] - 0.5, outline[:, 1] / step[1] - 0.5  # in cells, centres at whole numbers
@@ -64,7 +65,7 @@ def place(
     target_area: float,
     tries: int = 300,
 ) -> Outline | None:
-    """An irregular outline of `target_area` somewhere inside `free` (cells of `step` px), or None where none fits.
+    """An irregular outline of `target_area` inside `free` (cells of `step` px); None where none fits.
 
     Shapes grow rounder as tries are used up, since a round one fits where a ragged one does not.
     """
@@ -74,7 +75,7 @@ def place(
     for attempt in range(tries):
         pick = int(rng.integers(len(rows)))
         centre = ((float(cols[pick]) + 0.5) * step, (float(rows[pick]) + 0.5) * step)
-        outline = irregular(rng, centre, target_area, 0.22 * (1 - attempt / tries))
+        outline = irregular(rng, centre, target_area, 0.17 * (1 - attempt / tries))
         cells = np.floor(outline / step).astype(np.int64)
         if (cells < 0).any() or (cells >= (free.shape[1], free.shape[0])).any():
             continue

@@ -1,8 +1,8 @@
 """Synthetic H&E slides with planted lesions and benign look-alikes, streamed to disk at any size.
 
-Everything is composed as amounts of haematoxylin and eosin (8 bits each) and turned into colour by one table a slide.
-Only full resolution tells a lesion (nuclei of 12 to 16 um) from a decoy (a crowd of nuclei of 6 to 7 um, as in a
-lymphoid aggregate): at low resolution both are bluish patches of the same range of darkness.
+Everything is composed as amounts of haematoxylin and eosin (8 bits each) and turned into colour by one table
+a slide. Only full resolution tells a lesion (nuclei of 12 to 16 um) from a decoy (a crowd of nuclei of 6 to 7
+um, as in a lymphoid aggregate): at low resolution both are bluish patches of the same range of darkness.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
-from skimage.filters import gaussian
+from PIL import Image, ImageFilter
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.slides.nuclei import LESIONAL, SMALL, STROMAL, Scatter
@@ -22,12 +21,12 @@ from wsi_ats.slides.outlines import Outline, area, irregular, place, rasterise
 from wsi_ats.slides.pyramid import write_pyramid
 from wsi_ats.slides.stain import Stain
 from wsi_ats.slides.texture import clouds, fibres, window
-from wsi_ats.slides.truth import SlideTruth
+from wsi_ats.slides.truth import SlideTruth, mask
 
 BAND = 256  # rows made at a time: the height of a row of tiles
 BLOCK = 1024  # columns composed at a time: the amounts of a block stay in the processor's cache
-MARGIN = 64  # px around a band for nuclei that reach into it
 MAP_CELLS = 2048  # the maps of tissue, lesion and decoy have at most this many cells a side
+CLUMP_STEP_UM = 4.0  # cell of the map that thins the decoys' nuclei
 EDGE = 128  # level of the tissue map at the tissue's border
 
 
@@ -35,10 +34,10 @@ EDGE = 128  # level of the tissue map at the tissue's border
 class Phantom:
     """What to make.
 
-    `size`: side of the square slide in px, or (width, height); `lesion`: whether there is one; `lesion_fraction`:
-    area of the lesions over the area of the tissue; `regions`: how many lesions share that area; `decoys`: number of
-    benign look-alikes, each as large as a lesion between 0.5 and 4 % of the tissue; `jitter`: spread of the stain
-    between slides (0: none). The same settings give the same bytes.
+    `size`: side of the square slide in px, or (width, height); `lesion`: whether there is one;
+    `lesion_fraction`: area of the lesions over the area of the tissue; `regions`: how many lesions share that
+    area; `decoys`: number of benign look-alikes, each as large as a lesion between 0.5 and 4 % of the tissue;
+    `jitter`: spread of the stain between slides (0: none). The same settings give the same bytes.
     """
 
     size: int | tuple[int, int] = 8192
@@ -73,7 +72,8 @@ class Phantom:
 def write_phantom(path: Path | str, settings: Phantom) -> SlideTruth:
     """Write the slide as a pyramidal TIFF (levels 1, 4, 16) and return what was planted in it.
 
-    Memory is a few bands of 256 rows, whatever the height. Raises ConfigError where lesions and decoys do not fit.
+    Memory is a few bands of 256 rows, whatever the height. Raises ConfigError where lesions and decoys do not
+    fit.
     """
     rng = np.random.default_rng((settings.seed, 1))
     layout = _Layout(settings, rng)
@@ -83,7 +83,7 @@ def write_phantom(path: Path | str, settings: Phantom) -> SlideTruth:
 
 
 class _Layout:
-    """Where tissue, lesions and decoys lie: outlines, and coarse maps in [0, 255] whose cells have `step` px."""
+    """Where tissue, lesions and decoys lie: outlines, and coarse maps in [0, 255] of `step` px a cell."""
 
     def __init__(self, settings: Phantom, rng: np.random.Generator) -> None:
         width, height = settings.shape
@@ -94,7 +94,7 @@ class _Layout:
         self.lesions: tuple[Outline, ...] = ()
         self.decoys: tuple[Outline, ...] = ()
         # Away from the border and from each other, so that neither is a clue.
-        free = gaussian(tissue.astype(np.float32), max(2.0, 60 / self.step)) > 0.93
+        free = _blurred(tissue, max(2.0, 60 / self.step)) > 237
         if settings.lesion:
             share = settings.lesion_fraction * tissue_px / settings.regions
             self.lesions = self._planted("lesion", [share] * settings.regions, free, rng)
@@ -103,18 +103,13 @@ class _Layout:
         self.truth = SlideTruth(
             (width, height), settings.mpp, float(tissue.mean()), self.lesions, self.decoys
         )
-        self.tissue = self._soft(tissue, 12)
-        self.lesion = self._soft(self._mask(self.lesions), 8)
-        self.decoy = self._soft(self._mask(self.decoys), 8)
-
-    def _mask(self, outlines: tuple[Outline, ...]) -> Bool[np.ndarray, "rows cols"]:
-        inside = np.zeros(self.shape, bool)
-        for outline in outlines:
-            inside |= rasterise(outline, self.shape, (self.step, self.step))
-        return inside
+        self.tissue = _blurred(tissue, 60 / self.step)
+        self.lesion = _blurred(mask(self.lesions, self.shape, (self.step, self.step)), 8 / self.step)
+        self.decoy = _blurred(mask(self.decoys, self.shape, (self.step, self.step)), 8 / self.step)
+        self.cellular = np.maximum(self.lesion, self.decoy)
 
     def _tissue(self, settings: Phantom, rng: np.random.Generator) -> Bool[np.ndarray, "rows cols"]:
-        """One piece, or two beside each other, covering 40 to 55 % of the slide."""
+        """One piece, or two beside each other, covering about 35 to 55 % of the slide."""
         width, height = settings.shape
         pieces = 1 if rng.random() < 0.7 else 2
         inside = np.zeros(self.shape, bool)
@@ -148,11 +143,6 @@ class _Layout:
             )
         return tuple(placed)
 
-    def _soft(self, inside: Bool[np.ndarray, "rows cols"], sigma_px: float) -> UInt8[np.ndarray, "rows cols"]:
-        """0 outside, 255 inside, 128 at the border."""
-        blurred = gaussian(inside.astype(np.float32), sigma_px / self.step)
-        return np.asarray(np.rint(255 * np.clip(blurred, 0, 1)).astype(np.uint8))
-
 
 class _Renderer:
     """Composes bands of pixels from the layout."""
@@ -161,12 +151,13 @@ class _Renderer:
         self._settings, self._layout = settings, layout
         stain = Stain.jittered(rng, settings.jitter)
         self._colours = stain.table()
-        self._empty = np.tile(stain.background(), (BAND, settings.shape[0], 1))
+        self._glass = np.tile(stain.background(), (BAND, BLOCK, 1))
         um = 1 / settings.mpp
         self._fine, self._coarse = fibres(1024, 1.6 * um, 11), fibres(832, 2.6 * um, 12).T
         self._slow = clouds(512, 10.0, 13)  # in cells of `_slow_step` px
         self._slow_step = 16
-        self._offsets = rng.integers(0, 1 << 20, (3, 2))
+        self._clumps = clouds(512, 5.0, 14)  # in cells of CLUMP_STEP_UM
+        self._offsets = rng.integers(0, 1 << 20, (4, 2))
         width = settings.shape[0]
         self._scatters = [
             (Scatter(kind, settings.mpp, width, (settings.seed, 2, k)), density)
@@ -174,7 +165,7 @@ class _Renderer:
                 ((STROMAL, self._stromal), (SMALL, self._small), (LESIONAL, self._lesional))
             )
         ]
-        self._crowding = rng.uniform(0.80, 1.0, 2)  # lesion, decoy: how full their lattices are on this slide
+        self._crowding = rng.uniform(0.82, 1.0, 2)  # lesion, decoy: how full their lattices are on this slide
 
     def bands(self) -> Iterator[UInt8[np.ndarray, "rows width 3"]]:
         """The slide from top to bottom, 256 rows at a time."""
@@ -184,44 +175,46 @@ class _Renderer:
 
     def _band(self, top: int, rows: int) -> UInt8[np.ndarray, "rows width 3"]:
         width = self._settings.shape[0]
-        band = self._empty[:rows].copy()
+        band = np.empty((rows, width, 3), np.uint8)
         near = self._layout.tissue[top // self._layout.step : -(-(top + rows) // self._layout.step)]
-        if not near.any():
-            return band
-        nuclei = np.zeros((rows + 2 * MARGIN, width + 2 * MARGIN), np.uint8)
-        for scatter, density in self._scatters:
-            scatter.stamp(nuclei, top, density, MARGIN)
-        nuclei = nuclei[MARGIN : MARGIN + rows, MARGIN : MARGIN + width]
+        margin = max(scatter.side for scatter, _ in self._scatters)
+        nuclei = np.zeros((rows + 2 * margin, width + 2 * margin), np.uint8)
+        if near.any():
+            for scatter, density in self._scatters:
+                scatter.stamp(nuclei, top, density, margin)
+        nuclei = nuclei[margin : margin + rows, margin : margin + width]
         for left in range(0, width, BLOCK):
             columns = slice(left // self._layout.step, -(-(left + BLOCK) // self._layout.step))
+            part = (slice(None), slice(left, left + BLOCK))
             if near[:, columns].any():
-                part = (slice(None), slice(left, left + BLOCK))
                 band[part] = self._block(top, left, nuclei[part])
+            else:
+                band[part] = self._glass[:rows, : min(BLOCK, width - left)]
         return band
 
     def _block(
         self, top: int, left: int, nuclei: UInt8[np.ndarray, "rows cols"]
     ) -> UInt8[np.ndarray, "rows cols 3"]:
-        """Colour of a block: eosin from fibres and clouds, haematoxylin from haze and nuclei, glass elsewhere."""
+        """Colour of a block: eosin from fibres and clouds, haematoxylin from haze and nuclei."""
         shape = nuclei.shape
         grain = [
             window(texture, top + int(dy), left + int(dx), shape).astype(np.int16)
             for texture, (dy, dx) in zip((self._fine, self._coarse), self._offsets[:2], strict=True)
         ]
-        fibre = (grain[0] + grain[1]) >> 1
-        slow = self._clouds(top, left, shape).astype(np.int16)
-        tissue = self._upsampled(self._layout.tissue, top, left, shape)
-        lesion = self._upsampled(self._layout.lesion, top, left, shape)
-        decoy = self._upsampled(self._layout.decoy, top, left, shape)
-        cellular = lesion.astype(np.int16) + decoy
-        eosin = 78 + ((fibre - 128) >> 1) + ((slow - 128) >> 2)
-        eosin -= cellular >> 4
-        haze = 6 + (cellular >> 3) + ((fibre - 128) >> 4)
-        inside = (tissue.astype(np.int16) + (fibre >> 2) + (slow >> 2)) > EDGE + 64
-        inside &= (slow * 2 + fibre) > 175  # clefts between bundles
-        amounts = np.zeros((*shape, 2), np.uint8)
-        amounts[..., 0] = np.where(inside, np.clip(eosin, 0, 255), 0)
-        amounts[..., 1] = np.where(inside, np.maximum(np.clip(haze, 0, 255), nuclei), 0)
+        # Patches of either texture, not their sum: fibres run one way in one place.
+        slow, mix = (self._clouds(top, left, shape, k).astype(np.int16) for k in (2, 3))
+        fibre = grain[1] + (((grain[0] - grain[1]) * np.clip((mix - 96) * 2, 0, 127)) >> 7)
+        tissue = self._upsampled(self._layout.tissue, top, left, shape).astype(np.int16)
+        cellular = self._upsampled(self._layout.cellular, top, left, shape).astype(np.int16)
+        # Solid where positive, glass where negative: the border and the clefts follow the fibres.
+        border = tissue - EDGE + ((slow - 128) >> 1)
+        cleft = ((slow + fibre + (cellular >> 1)) >> 1) - 64
+        solid = np.clip((np.minimum(border, cleft) + ((fibre - 128) >> 2)) * 16, 0, 255)
+        eosin = np.clip(30 + (((fibre - 128) * 90) >> 8) + ((slow - 128) >> 3) - (cellular >> 5), 4, 255)
+        haze = np.clip(5 + (cellular >> 3) + ((slow - 128) >> 5), 0, 255)
+        amounts = np.empty((*shape, 2), np.uint8)
+        amounts[..., 0] = (eosin * solid) >> 8
+        amounts[..., 1] = np.maximum((haze * solid) >> 8, nuclei)  # no cleft cuts a nucleus
         return np.asarray(np.take(self._colours, amounts.view("<u2")[..., 0], axis=0))
 
     def _upsampled(
@@ -236,37 +229,44 @@ class _Renderer:
             return np.full(shape, near[0, 0], np.uint8)
         return _magnified(near, top / step - rows.start, left / step - cols.start, step, shape)
 
-    def _clouds(self, top: int, left: int, shape: tuple[int, int]) -> UInt8[np.ndarray, "rows cols"]:
+    def _clouds(self, top: int, left: int, shape: tuple[int, int], k: int) -> UInt8[np.ndarray, "rows cols"]:
+        """Slow variation over the slide; `k` picks one of two that differ in where they begin."""
         step = self._slow_step
         y, x = top // step - 2, left // step - 2
         near = window(
             self._slow,
-            y + int(self._offsets[2, 0]),
-            x + int(self._offsets[2, 1]),
+            y + int(self._offsets[k, 0]),
+            x + int(self._offsets[k, 1]),
             (-(-shape[0] // step) + 5, -(-shape[1] // step) + 5),
         )
         return _magnified(near, top / step - y, left / step - x, step, shape)
 
     def _at(
-        self, coarse: UInt8[np.ndarray, "y x"], x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
-    ) -> UInt8[np.ndarray, "n"]:
+        self, coarse: UInt8[np.ndarray, "y x"], x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
+    ) -> UInt8[np.ndarray, " n"]:
         rows = np.clip(y // self._layout.step, 0, self._layout.shape[0] - 1).astype(np.int64)
         cols = np.clip(x // self._layout.step, 0, self._layout.shape[1] - 1).astype(np.int64)
-        return coarse[rows, cols]
+        return np.asarray(coarse[rows, cols])
 
-    def _stromal(self, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
-        crowded = np.maximum(self._at(self._layout.lesion, x, y), self._at(self._layout.decoy, x, y))
-        return np.where(self._at(self._layout.tissue, x, y) > EDGE, 200 - np.minimum(crowded, 200), 0).astype(
-            np.uint8
+    def _stromal(self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
+        sparse = 200 - np.minimum(self._at(self._layout.cellular, x, y), 200)
+        return np.asarray(
+            np.where(self._at(self._layout.tissue, x, y) > EDGE + 20, sparse, 0).astype(np.uint8)
         )
 
-    def _small(self, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
-        """Dense in decoys, and here and there in the stroma."""
-        sparse = np.where(self._at(self._layout.tissue, x, y) > EDGE, 4, 0)
-        return np.maximum(sparse, self._crowding[1] * self._at(self._layout.decoy, x, y)).astype(np.uint8)
+    def _small(self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
+        """Dense in decoys, and here and there in the stroma.
 
-    def _lesional(self, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
-        return (self._crowding[0] * self._at(self._layout.lesion, x, y)).astype(np.uint8)
+        Clumps of about a lesional nucleus's size make a decoy as grainy as a lesion at low resolution.
+        """
+        sparse = np.where(self._at(self._layout.tissue, x, y) > EDGE + 20, 4, 0)
+        cells = (np.stack([y, x]) * self._settings.mpp / CLUMP_STEP_UM).astype(np.int64)
+        clump = self._clumps[cells[0] % len(self._clumps), cells[1] % len(self._clumps)]
+        full = np.clip(self._crowding[1] + (clump / 255.0 - 0.47) * 2.6, 0, 1)
+        return np.asarray(np.maximum(sparse, full * self._at(self._layout.decoy, x, y)).astype(np.uint8))
+
+    def _lesional(self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
+        return np.asarray((self._crowding[0] * self._at(self._layout.lesion, x, y)).astype(np.uint8))
 
 
 def _magnified(
@@ -279,3 +279,8 @@ def _magnified(
     if pad_x or pad_y:
         image = Image.fromarray(np.pad(near, ((0, pad_y), (0, pad_x)), mode="edge"))
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box=box))
+
+
+def _blurred(inside: Bool[np.ndarray, "rows cols"], sigma: float) -> UInt8[np.ndarray, "rows cols"]:
+    """255 inside, 0 outside, 128 at the border: blurred by about a Gaussian of `sigma` cells."""
+    return np.asarray(Image.fromarray(inside.view(np.uint8) * 255).filter(ImageFilter.GaussianBlur(sigma)))

@@ -1,7 +1,7 @@
 """Write a tiled JPEG pyramid, streamed: rows go in once, every level comes out, memory stays at a few bands.
 
-The file is a plain TIFF (BigTIFF when it could pass 4 GB) that OpenSlide opens as `generic-tiff`: one page a level,
-level 0 first, `NewSubfileType = 1` on the reduced ones, the resolution in the TIFF tags.
+The file is a plain TIFF (BigTIFF when it could pass 4 GB) that OpenSlide opens as `generic-tiff`: one page a
+level, level 0 first, `NewSubfileType = 1` on the reduced ones, the resolution in the TIFF tags.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from PIL import Image
 
 from wsi_ats.errors import ConfigError
 
-# Encoded tiles of the reduced levels (1/15 of the data) wait in memory up to this size, then in a temporary file.
+# Encoded tiles of the reduced levels (1/15 of the data) wait in memory up to this size, then in a temporary
+# file.
 SPOOL_BYTES = 64 << 20
-# Offsets of a classic TIFF have 32 bits; JPEG does not make raw pixels larger, the rest is for tags and headers.
+# Offsets of a classic TIFF have 32 bits; JPEG does not make raw pixels larger, the rest is for tags and
+# headers.
 CLASSIC_TIFF_BYTES = (1 << 32) - (1 << 26)
 
 
@@ -39,10 +41,10 @@ def write_pyramid(
 ) -> None:
     """Write `bands`, stacked from top to bottom, as a tiled JPEG pyramid.
 
-    `bands` yields full-width strips of any height, (h, width, 3) uint8 RGB; a multiple of `tile` rows copies least.
-    `size` is (width, height) of level 0 in px, `mpp` micrometres per px, or (x, y). Level l has
-    ceil(size / downsamples[l]) px and each of its pixels is the mean of the pixels below it (level 0's border is
-    repeated where the last one overhangs). Nothing is left at `path` unless the whole file was written.
+    `bands` yields full-width strips of any height, (h, width, 3) uint8 RGB; a multiple of `tile` rows copies
+    least. `size` is (width, height) of level 0 in px, `mpp` micrometres per px, or (x, y). Level l has
+    ceil(size / downsamples[l]) px and each of its pixels is the mean of the pixels below it (level 0's border
+    is repeated where the last one overhangs). Nothing is left at `path` unless the whole file was written.
 
     Raises ConfigError where the bands do not add up to `size` or the settings contradict each other.
     """
@@ -61,8 +63,8 @@ def write_pyramid(
         with tifffile.TiffWriter(temporary, bigtiff=3 * width * height > CLASSIC_TIFF_BYTES) as tiff:
             for level, factor in zip(levels, downsamples, strict=True):
                 tiles = _feed(level, bands, size, path.name) if factor == 1 else level.spooled()
-                # The writer takes the tiles it needs and would close a generator then; what `_feed` does after its
-                # last tile, handing the last rows to the coarser levels, must still run.
+                # The writer takes the tiles it needs and would close a generator then; what `_feed` does
+                # after its last tile, handing the last rows to the coarser levels, must still run.
                 _write_level(tiff, map(bytes, tiles), level, tile, factor, mpp_xy)
                 if next(tiles, None) is not None:
                     raise AssertionError(f"{path.name}: more tiles than level {factor} has room for")
@@ -74,7 +76,7 @@ def write_pyramid(
 
 
 def _ratios(downsamples: tuple[int, ...], tile: int) -> tuple[int, ...]:
-    """Ratios between neighbouring levels; they must be whole and divide the tile, so that bands reduce exactly."""
+    """Ratios between neighbouring levels; whole and dividing the tile, so that bands reduce exactly."""
     if tile < 16 or tile % 16:
         raise ConfigError(f"tile = {tile} px: the TIFF standard asks for a multiple of 16")
     if not downsamples or downsamples[0] != 1:
@@ -102,7 +104,8 @@ class _Level:
         self.rows_seen = 0
         self._plain = np.full((tile, tile, 3), 255, np.uint8)
         self._plain_encoded = self._jpeg(self._plain)
-        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 (see close)
+        # Closed by `close`.
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
         self._lengths: list[int] = []
 
     def push(self, rows: UInt8[np.ndarray, "h width 3"]) -> Iterator[bytes]:
@@ -186,7 +189,7 @@ def _feed(
     for band in bands:
         if band.ndim != 3 or band.shape[1:] != (width, 3) or band.dtype != np.uint8:
             raise ConfigError(
-                f"{name}: a band of shape {band.shape} and type {band.dtype}; it must be (rows, {width}, 3) uint8"
+                f"{name}: a band is {band.dtype} of shape {band.shape}; it must be uint8 (rows, {width}, 3)"
             )
         if level.rows_seen + len(band) > height:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Haematoxylin and eosin as light sees them: Beer-Lambert, one 3 x 3 matrix, and its jitter from slide to slide."""
+"""Haematoxylin and eosin as light sees them: Beer-Lambert, and how it differs from slide to slide."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-# Optical density of R, G, B for one unit of each stain: the reference H&E basis of Macenko et al., "A method for
-# normalizing histology slides for quantitative analysis", ISBI 2009, as their published code has it.
+# Optical density of R, G, B for one unit of each stain: the reference H&E basis of Macenko et al., "A method
+# for normalizing histology slides for quantitative analysis", ISBI 2009, as their published code has it.
 HAEMATOXYLIN = (0.5626, 0.7201, 0.4062)
 EOSIN = (0.2159, 0.8012, 0.5581)
 # An amount of 255 in the 8-bit amount maps means this many units of stain.
@@ -19,8 +19,8 @@ UNITS_AT_255 = 2.0
 class Stain:
     """How one slide was stained and scanned.
 
-    `vectors` (2, 3): optical density of R, G, B for one unit of haematoxylin and of eosin; `strengths`: factors on
-    the amounts of the two; `white`: R, G, B of the empty glass, in [0, 255].
+    `vectors` (2, 3): optical density of R, G, B for one unit of haematoxylin and of eosin; `strengths`:
+    factors on the amounts of the two; `white`: R, G, B of the empty glass, in [0, 255].
     """
 
     vectors: tuple[tuple[float, float, float], tuple[float, float, float]] = (HAEMATOXYLIN, EOSIN)
@@ -44,9 +44,9 @@ class Stain:
             (float(white[0]), float(white[1]), float(white[2])),
         )
 
-    def background(self) -> UInt8[np.ndarray, "3"]:
+    def background(self) -> UInt8[np.ndarray, " 3"]:
         """R, G, B of the empty glass."""
-        return np.rint(np.array(self.white)).astype(np.uint8)
+        return np.asarray(np.rint(np.array(self.white)).astype(np.uint8))
 
     def table(self) -> UInt8[np.ndarray, "65536 3"]:
         """RGB for every pair of 8-bit amounts; the row is 256 * haematoxylin + eosin.
@@ -59,7 +59,7 @@ class Stain:
             for strength, vector in zip(self.strengths, self.vectors, strict=True)
         )
         light = np.array(self.white) * haematoxylin[:, None, :] * eosin[None, :, :]
-        return np.rint(light).astype(np.uint8).reshape(65536, 3)
+        return np.asarray(np.rint(light).astype(np.uint8).reshape(65536, 3))
 
 
 def densities(pixels: UInt8[np.ndarray, "... 3"], white: float = 255.0) -> Float[np.ndarray, "... 3"]:

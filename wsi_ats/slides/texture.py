@@ -1,4 +1,4 @@
-"""Periodic textures: collagen fibres and clouds. Two whose periods differ, added, do not repeat to the eye."""
+"""Periodic textures: collagen fibres and clouds. Two whose periods differ do not repeat to the eye."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 def _filtered(
     rng: np.random.Generator, period: int, response: Float[np.ndarray, "y x"]
 ) -> Float[np.ndarray, "y x"]:
-    """White noise through a filter in the Fourier domain (hence periodic), mean 0 and standard deviation 1."""
+    """White noise filtered in the Fourier domain (hence periodic), mean 0 and standard deviation 1."""
     spectrum = np.fft.rfft2(rng.standard_normal((period, period), dtype=np.float32)) * response
     spectrum[0, 0] = 0
     noise = np.fft.irfft2(spectrum, (period, period))
@@ -26,7 +26,7 @@ def _frequencies(period: int) -> tuple[Float[np.ndarray, "y 1"], Float[np.ndarra
 
 @lru_cache(maxsize=16)
 def clouds(period: int, scale: float, seed: int) -> UInt8[np.ndarray, "period period"]:
-    """Smooth blotches about `scale` px wide, uint8, mean 128, standard deviation 40; do not write to it."""
+    """Smooth blotches about `scale` px wide, uint8, mean 128, standard deviation 40; read-only."""
     fy, fx = _frequencies(period)
     noise = _filtered(
         np.random.default_rng(seed), period, np.exp(-2 * (np.pi * scale / 3) ** 2 * (fy**2 + fx**2))
@@ -36,7 +36,7 @@ def clouds(period: int, scale: float, seed: int) -> UInt8[np.ndarray, "period pe
 
 @lru_cache(maxsize=16)
 def fibres(period: int, thickness: float, seed: int) -> UInt8[np.ndarray, "period period"]:
-    """Wavy bundles of fibres about `thickness` px thick, uint8, mean 128, standard deviation 40; do not write to it.
+    """Wavy bundles of fibres about `thickness` px thick, uint8, mean 128, standard deviation 40; read-only.
 
     Noise stretched along one direction, then bent by a smooth displacement of up to a few thicknesses.
     """
@@ -46,13 +46,13 @@ def fibres(period: int, thickness: float, seed: int) -> UInt8[np.ndarray, "perio
         -2 * (np.pi * thickness * 2.5) ** 2 * (fy**2 + fx**2)
     )
     bundle = _filtered(rng, period, np.clip(stretched, 0, None))
-    bend = [
-        _filtered(rng, period, np.exp(-2 * (np.pi * thickness * 9) ** 2 * (fy**2 + fx**2))) for _ in range(2)
-    ]
+    grain = _filtered(rng, period, np.exp(-2 * (np.pi * thickness / 4) ** 2 * (fy**2 + fx**2)))
+    smooth = np.exp(-2 * (np.pi * thickness * 14) ** 2 * (fy**2 + fx**2))
+    bend = [_filtered(rng, period, smooth) for _ in range(2)]
     index = np.arange(period)
-    y = np.rint(index[:, None] + 14 * thickness * bend[0]).astype(np.int64) % period
-    x = np.rint(index[None, :] + 14 * thickness * bend[1]).astype(np.int64) % period
-    return _frozen(128 + 40 * bundle[y, x])
+    y = np.rint(index[:, None] + 10 * thickness * bend[0]).astype(np.int64) % period
+    x = np.rint(index[None, :] + 10 * thickness * bend[1]).astype(np.int64) % period
+    return _frozen(128 + 34 * bundle[y, x] + 20 * grain)
 
 
 def window(
@@ -77,6 +77,6 @@ def _pieces(start: int, length: int, period: int) -> Iterator[tuple[slice, slice
 
 
 def _frozen(values: Float[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x"]:
-    texture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    texture: np.ndarray = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     texture.flags.writeable = False
     return texture

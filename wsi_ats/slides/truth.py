@@ -25,8 +25,8 @@ COLOURS = {"lesion": (200, 30, 30), "decoy": (30, 120, 200)}
 class SlideTruth:
     """What a synthetic slide holds. Outlines are (points, 2) float64 (x, y) in level-0 px, closed implicitly.
 
-    `size` is (width, height) in level-0 px, `mpp` micrometres per level-0 px, `tissue_fraction` the share of the
-    slide's area that is tissue. Lesions do not overlap each other.
+    `size` is (width, height) in level-0 px, `mpp` micrometres per level-0 px, `tissue_fraction` the share of
+    the slide's area that is tissue. Lesions do not overlap each other.
     """
 
     size: tuple[int, int]
@@ -42,7 +42,7 @@ class SlideTruth:
         return sum(area(outline) for outline in self.lesions) / tissue if tissue else 0.0
 
     def save(self, path: Path | str) -> None:
-        """Write as GeoJSON that QuPath shows as annotations; the slide's own figures are in the member `slide`."""
+        """Write as GeoJSON: annotations for QuPath, and the slide's own figures in the member `slide`."""
         features = [
             _feature(kind, number, outline)
             for kind, outlines in (("lesion", self.lesions), ("decoy", self.decoys))
@@ -96,14 +96,14 @@ def _feature(kind: str, number: int, outline: Outline) -> dict[str, Any]:
 def mask(
     outlines: tuple[Outline, ...], shape: tuple[int, int], step: tuple[float, float]
 ) -> Bool[np.ndarray, "rows cols"]:
-    """True where the centre of a cell of `step` (x, y) level-0 px lies in any of the outlines; (rows, cols) = shape."""
+    """True where the centre of a cell of `step` (x, y) level-0 px lies in any of the outlines."""
     inside = np.zeros(shape, bool)
     for outline in outlines:
         inside |= rasterise(outline, shape, step)
     return inside
 
 
-def fraction_in_cells(outlines: tuple[Outline, ...], grid: Grid) -> Float[np.ndarray, "cells"]:
+def fraction_in_cells(outlines: tuple[Outline, ...], grid: Grid) -> Float[np.ndarray, " cells"]:
     """Share of each cell's area inside any of the outlines, (rows * cols,) float64 in [0, 1], row by row.
 
     Measured on 16 x 16 points a cell. A cell that overhangs the slide counts with its full area.
@@ -119,7 +119,7 @@ def fraction_in_cells(outlines: tuple[Outline, ...], grid: Grid) -> Float[np.nda
     return shares.ravel()
 
 
-def lesion_fraction_in_cells(truth: SlideTruth, grid: Grid) -> Float[np.ndarray, "cells"]:
+def lesion_fraction_in_cells(truth: SlideTruth, grid: Grid) -> Float[np.ndarray, " cells"]:
     """Share of each cell's area inside a lesion, (rows * cols,) float64; see `fraction_in_cells`."""
     return fraction_in_cells(truth.lesions, grid)
 
