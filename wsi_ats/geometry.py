@@ -15,6 +15,9 @@ from jaxtyping import Float64, Int, Int64, Num
 
 from wsi_ats.errors import WsiAtsError
 
+Pair = tuple[float | int, float | int]
+"""A number each for x and y."""
+
 MATCH = 0.01
 """Two downsamples within 1 % count as the same: a slide of 0.499 um/px is read as it is at 0.5 um/px."""
 
@@ -27,8 +30,6 @@ class Size:
     height: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width", int(self.width))
-        object.__setattr__(self, "height", int(self.height))
         if self.width < 1 or self.height < 1:
             raise WsiAtsError(f"size {self.width} x {self.height} px is not positive in both directions")
 
@@ -39,7 +40,7 @@ class Level:
 
     index: int
     size: Size
-    downsample: tuple[float, float]
+    downsample: Pair
 
     def pixel_at(self, x: int, y: int) -> tuple[int, int]:
         """The pixel of this level whose corner is nearest to the level-0 position (x, y); halves go up."""
@@ -67,7 +68,7 @@ class Pyramid:
         """Size of level 0."""
         return self.levels[0].size
 
-    def nearest_finer(self, downsample: tuple[float, float], tolerance: float = MATCH) -> Level:
+    def nearest_finer(self, downsample: Pair, tolerance: float = MATCH) -> Level:
         """The coarsest level that is at least as fine as `downsample` in both axes; level 0 if none is."""
         limit_x, limit_y = (d * (1 + tolerance) for d in downsample)
         fine = [lv for lv in self.levels if lv.downsample[0] <= limit_x and lv.downsample[1] <= limit_y]
@@ -99,20 +100,18 @@ class Grid:
 
     rows: int
     cols: int
-    cell: tuple[float, float]
+    cell: Pair
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", int(self.rows))
-        object.__setattr__(self, "cols", int(self.cols))
         object.__setattr__(self, "cell", (float(self.cell[0]), float(self.cell[1])))
-        if self.rows < 1 or self.cols < 1 or not min(self.cell) >= 1:
+        if self.rows < 1 or self.cols < 1 or not all(1 <= side < math.inf for side in self.cell):
             raise WsiAtsError(f"{self}: a grid needs at least one cell, of at least one level-0 pixel")
 
     def __len__(self) -> int:
         return self.rows * self.cols
 
     @classmethod
-    def covering(cls, size: Size, cell: tuple[float, float]) -> Grid:
+    def covering(cls, size: Size, cell: Pair) -> Grid:
         """The smallest grid of such cells that covers a slide of `size` level-0 px."""
         # Less a millionth of a cell: a width that is a whole number of cells stays so in floating point.
         rows, cols = (math.ceil(n / c - 1e-6) for n, c in ((size.height, cell[1]), (size.width, cell[0])))
@@ -126,9 +125,7 @@ class Grid:
         """Top-left pixels (x, y) of cells, in level-0 px."""
         return self._corner(self._col_row(cells))
 
-    def tile_corners(
-        self, cells: Int[np.ndarray, " K"], tile: tuple[float, float]
-    ) -> Int64[np.ndarray, "K 2"]:
+    def tile_corners(self, cells: Int[np.ndarray, " K"], tile: Pair) -> Int64[np.ndarray, "K 2"]:
         """Top-left pixels (x, y) of tiles centred on the cells; `tile` is (width, height) in level-0 px."""
         return _rounded(self.centres(cells) - np.asarray(tile) / 2)
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from wsi_ats.geometry import Grid
+from wsi_ats.geometry import Grid, Pair
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.resample import read_boxes
 
@@ -56,7 +56,7 @@ def read_tiles(
     grid: Grid,
     cells: Int[np.ndarray, " N"],
     tile_px: int,
-    downsample: tuple[float, float],
+    downsample: Pair,
     cache: TileCache | None = None,
 ) -> UInt8[np.ndarray, "N tile_px tile_px 3"]:
     """Tiles centred on `cells` of the grid, (N, tile_px, tile_px, 3) uint8, in their order.

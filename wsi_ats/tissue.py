@@ -25,9 +25,9 @@ DARK = 40.0
 """Luma below which a pixel holds no light to judge a stain by: scanner artefacts, black padding, pen."""
 
 GLASS = 60.0
-"""Grey level that all three colours reach in the brightest tenth of a bright-field slide, where light comes through
-glass or pale tissue. Fluorescence glows in one colour on black. White pixels do not count: a view has them beyond
-the slide's edge."""
+"""Grey level that all three colours reach in the brightest tenth of a bright-field slide, where light comes
+through glass or pale tissue. Fluorescence glows in one colour on black. White pixels do not count: a view has
+them beyond the slide's edge."""
 
 LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wsi_ats.errors import ConfigError, MissingMppError, SlideError
-from wsi_ats.geometry import MATCH, Grid
+from wsi_ats.geometry import MATCH, Grid, Pair
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.resample import matching_level, read_boxes
 
@@ -29,7 +29,7 @@ class View:
     pixels: UInt8[np.ndarray, "h w 3"]
     grid: Grid
     stride: int
-    downsample: tuple[float, float]
+    downsample: Pair
 
 
 def resolve_downsample(
@@ -63,7 +63,7 @@ def resolve_downsample(
     return max(wanted[0], 1.0), max(wanted[1], 1.0)
 
 
-def read_view(slide: Slide, downsample: tuple[float, float], stride: int) -> View:
+def read_view(slide: Slide, downsample: Pair, stride: int) -> View:
     """Read the view of a slide at `downsample` level-0 px per pixel (x, y), for cells of stride x stride px.
 
     Where a level matches within 1 %, the view takes that level's pixels and its exact downsample. Otherwise

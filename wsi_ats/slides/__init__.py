@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.geometry import Pair
 from wsi_ats.slides.base import Slide, SlideAddress
 from wsi_ats.slides.memory import MemoryAddress
 from wsi_ats.slides.openslide import OpenSlideAddress
@@ -22,7 +23,7 @@ BACKENDS = {"openslide": OpenSlideAddress}
 def open_slide(
     source: str | Path | np.ndarray | Sequence[np.ndarray],
     backend: str | None = None,
-    mpp: float | int | tuple[float | int, float | int] | None = None,
+    mpp: float | int | Pair | None = None,
     name: str | None = None,
 ) -> Slide:
     """Open a slide.
@@ -46,7 +47,7 @@ def open_slide(
     return BACKENDS[chosen](str(path), name or path.name, scale).open()
 
 
-def _check_mpp(mpp: float | int | tuple[float | int, float | int]) -> tuple[float, float]:
+def _check_mpp(mpp: float | int | Pair) -> tuple[float, float]:
     x, y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
     if not (0 < x < math.inf and 0 < y < math.inf):
         raise ConfigError(f"mpp={mpp} is not a positive number of micrometres per pixel")

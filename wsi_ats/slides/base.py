@@ -143,7 +143,7 @@ class Slide(ABC):
         return out
 
     def read_at_mpp(
-        self, location: tuple[Whole, Whole], size: tuple[Whole, Whole], mpp: float
+        self, location: tuple[Whole, Whole], size: tuple[Whole, Whole], mpp: float | int
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Pixels at `mpp` micrometres per pixel, resampled from the nearest finer level.
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Num, UInt8
 from PIL import Image
 
-from wsi_ats.geometry import MATCH, Level, Pyramid
+from wsi_ats.geometry import MATCH, Level, Pair, Pyramid
 
 CHUNK_BYTES = 64 * 2**20
 """Pixels held at a time while boxes are resampled; a single larger box is still read whole."""
@@ -31,7 +31,7 @@ class Reader(Protocol):
         """Regions of one size at level-0 positions `xy`."""
 
 
-def matching_level(pyramid: Pyramid, downsample: tuple[float, float]) -> Level | None:
+def matching_level(pyramid: Pyramid, downsample: Pair) -> Level | None:
     """The level whose downsample is within 1 % of `downsample` in both axes, if there is one."""
     level = pyramid.nearest_finer(downsample)
     same = all(abs(want / have - 1) <= MATCH for want, have in zip(downsample, level.downsample, strict=True))
@@ -42,7 +42,7 @@ def read_boxes(
     slide: Reader,
     corners: Num[np.ndarray, "N 2"],
     out_size: tuple[int, int],
-    downsample: tuple[float, float],
+    downsample: Pair,
 ) -> UInt8[np.ndarray, "N h w 3"]:
     """N boxes of `out_size` (width, height) px, each pixel spanning `downsample` (x, y) level-0 px.
 

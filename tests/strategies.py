@@ -1,0 +1,34 @@
+"""Hypothesis strategies for slides and grids."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from wsi_ats.geometry import Grid, Size
+from wsi_ats.slides import Slide, open_slide
+
+
+@st.composite
+def grids(draw: st.DrawFn, longest: int = 40) -> Grid:
+    """Grids with cells from 1 to 200 level-0 px, mostly not whole numbers."""
+    side = st.floats(1, 200) | st.integers(1, 200).map(float) | st.integers(3, 600).map(lambda n: n / 3)
+    count = st.integers(1, longest)
+    return Grid(draw(count), draw(count), (draw(side), draw(side)))
+
+
+def sizes(longest: int) -> st.SearchStrategy[Size]:
+    side = st.integers(1, longest)
+    return st.builds(Size, side, side)
+
+
+@st.composite
+def memory_slides(draw: st.DrawFn, longest: int = 60) -> Slide:
+    """Slides of noise with one to three levels; downsamples are whole or not and differ between axes."""
+    width, height = draw(st.integers(4, longest)), draw(st.integers(4, longest))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shapes = [(height, width)]
+    for _ in range(draw(st.integers(0, 2))):
+        factor = draw(st.sampled_from([2, 3, 4]))
+        shapes.append((max(1, shapes[-1][0] // factor), max(1, shapes[-1][1] // factor)))
+    return open_slide([rng.integers(0, 255, (*shape, 3), np.uint8) for shape in shapes])
