@@ -23,7 +23,7 @@ from wsi_ats.errors import ConfigError, ModelError
 # (output channels, stride) of the depthwise separable blocks conv_dw_1 + conv_pw_1 .. conv_dw_12 + conv_pw_12
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2))
 _EPSILON = 1e-3  # of Keras's batch normalisation in this network
-_CHUNK = 32  # tiles per pass of a frozen network: activations stay in the processor's caches
+_CHUNK = 16  # tiles per pass of a frozen network: activations stay in the processor's caches
 
 
 class MobileNetV1(nn.Module):

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.enumeration import SIZES, UNBIASED, ordered_samples, outcomes, some_log_p
+from wsi_ats.errors import ConfigError
+from wsi_ats.estimator import entropy_penalty, expectation, proposal_loss, refined_expectation, shares
+from wsi_ats.sampling import SAMPLERS, Draws, draw
+
+DIM = 3
+CENTRES = [False, torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64)]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=seeded(seed))
+
+
+class Problem:
+    """Logits and features with a graph, and what is exact: Phi and the gradients of v . Phi."""
+
+    def __init__(self, k: int, spread: float, seed: int) -> None:
+        self.logits = (spread * normal(k, seed=seed)).requires_grad_()
+        self.features = normal(k, DIM, seed=seed + 1).requires_grad_()
+        self.v = normal(DIM, seed=seed + 2)
+        self.log_p = torch.log_softmax(self.logits, 0)
+        phi = self.log_p.exp() @ self.features
+        self.exact = (phi.detach(), *self.gradients(phi))
+
+    def gradients(self, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, features = torch.autograd.grad(
+            self.v @ phi, (self.logits, self.features), retain_graph=True, allow_unused=True
+        )
+        return logits, features
+
+    def mean(
+        self, drawn: list[tuple[float, Draws]], centre: bool | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The estimate and its two gradients, averaged over all outcomes."""
+        phi = sum(
+            (p * expectation(self.log_p, d, self.features[d.cells], centre) for p, d in drawn),
+            start=torch.zeros(DIM, dtype=torch.float64),
+        )
+        return (phi.detach(), *self.gradients(phi))
+
+
+def assert_equal(found: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...]) -> None:
+    for a, b in zip(found, exact, strict=True):
+        assert float((a - b).abs().max()) < 1e-9
+
+
+# -- unbiased, over every outcome
+
+
+@pytest.mark.parametrize("centre", CENTRES, ids=["plain", "centred"])
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+@pytest.mark.parametrize(("k", "n"), SIZES)
+@pytest.mark.parametrize("sampler", UNBIASED)
+def test_value_and_both_gradients_are_unbiased(
+    sampler: str, k: int, n: int, spread: float, centre: bool | torch.Tensor
+) -> None:
+    problem = Problem(k, spread, 100 * k + n)
+    order = np.random.default_rng(k).permutation(k)
+    assert_equal(problem.mean(outcomes(sampler, problem.log_p, n, order), centre), problem.exact)
+
+
+@pytest.mark.parametrize("centre", CENTRES, ids=["plain", "centred"])
+@pytest.mark.parametrize("sampler", UNBIASED)
+def test_draws_of_another_distribution_stay_unbiased(sampler: str, centre: bool | torch.Tensor) -> None:
+    problem = Problem(6, 1.5, 7)
+    proposal = some_log_p(6, 99, 2.0)
+    assert_equal(problem.mean(outcomes(sampler, proposal, 3), centre), problem.exact)
+
+
+def test_centring_on_the_estimate_keeps_the_value_of_such_draws_unbiased() -> None:
+    problem = Problem(6, 1.5, 7)
+    found = problem.mean(outcomes("gumbel", some_log_p(6, 99, 2.0), 3), True)
+    assert_equal(found[:1], problem.exact[:1])
+
+
+def published_gradient(a: torch.Tensor, f: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """d(v . Phi_hat)/da of an ordered sample as the code published with the paper has it.
+
+    With m_k = 1 - sum_{j<k} a_j and E_k = sum_{j<k} a_j f_j + m_k f_k, k = 1 .. N:
+    (1/N) v . [ E_k m_k / a_k + sum_{j<k} f_j - (k - 1) f_k ].
+    """
+    before = torch.arange(len(a), dtype=a.dtype)[:, None]
+    m = (1 - a.cumsum(0) + a)[:, None]
+    part = (a[:, None] * f).cumsum(0) - a[:, None] * f + m * f
+    return (part * m / a[:, None] + f.cumsum(0) - f - before * f) @ v / len(a)
+
+
+@pytest.mark.parametrize(("k", "n"), SIZES)
+def test_the_published_gradient_without_replacement_is_biased(k: int, n: int) -> None:
+    """Why this package has its own estimator: same forward value, wrong attention gradient."""
+    problem = Problem(k, 1.5, 100 * k + n)
+    a, f = problem.log_p.exp().detach(), problem.features.detach()
+    mean = torch.zeros(k, dtype=torch.float64)
+    for probability, sample in ordered_samples(a.numpy(), n):
+        cells = torch.tensor(sample)
+        mean[cells] += probability * published_gradient(a[cells], f[cells], problem.v)
+    to_logits = a * (mean - a @ mean)
+    relative = (to_logits - problem.exact[1]).norm() / problem.exact[1].norm()
+    assert float(relative) > 0.2
+
+
+# -- centring
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_centring_does_not_change_the_value(sampler: str) -> None:
+    problem = Problem(40, 2.0, 3)
+    d = draw(problem.log_p, 8, sampler, generator=seeded())
+    f = problem.features[d.cells]
+    plain = expectation(problem.log_p, d, f, centre=False)
+    assert torch.equal(expectation(problem.log_p, d, f, centre=True), plain)
+    shifted = expectation(problem.log_p, d, f, centre=torch.full((DIM,), 7.0))
+    assert shifted.tolist() == pytest.approx(plain.tolist(), abs=1e-9)
+
+
+def test_centring_removes_the_noise_of_a_shared_mean() -> None:
+    log_p = some_log_p(100, 0, 1.0)
+    features = 10.0 + 0.1 * normal(100, DIM)
+    noise = {}
+    for centre in (False, True):
+        gradients = []
+        for seed in range(50):
+            leaf = log_p.clone().requires_grad_()
+            d = draw(log_p, 10, generator=seeded(seed))
+            expectation(torch.log_softmax(leaf, 0), d, features[d.cells], centre).sum().backward()
+            gradients.append(leaf.grad)
+        noise[centre] = float(torch.stack(gradients).var(0).sum())
+    assert noise[True] < noise[False] / 100
+
+
+# -- all: the whole slide
+
+
+def test_reading_every_tile_is_exact() -> None:
+    problem = Problem(9, 2.0, 1)
+    assert_equal(problem.mean(outcomes("all", problem.log_p, 9), True), problem.exact)
+
+
+def test_shares_meet_in_log_space() -> None:
+    log_p = torch.tensor([-2000.0, 0.0], dtype=torch.float64)
+    d = Draws(torch.tensor([0, 1]), torch.tensor([1999.0, 0.0], dtype=torch.float64))
+    assert shares(log_p, d).tolist() == pytest.approx([np.exp(-1.0), 1.0])
+
+
+def test_float32_features_give_a_float32_summary() -> None:
+    log_p = torch.log_softmax(torch.arange(5.0), 0)
+    d = draw(log_p, 2, generator=seeded())
+    assert expectation(log_p, d, torch.ones(2, DIM)).dtype == torch.float32
+    phi, p = refined_expectation(log_p, d, torch.ones(2, DIM), torch.zeros(2))
+    assert (phi.dtype, p.dtype) == (torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_features_that_do_not_match_the_draws_are_refused(rows: int) -> None:
+    log_p = some_log_p(5, 0, 1.0)
+    d = draw(log_p, 2, generator=seeded())
+    with pytest.raises(ConfigError, match=f"{rows} features for 2 drawn cells"):
+        expectation(log_p, d, normal(rows, DIM))
+    with pytest.raises(ConfigError, match=f"{rows} features for 2 drawn cells"):
+        refined_expectation(log_p, d, normal(rows, DIM), normal(rows))
+
+
+# -- refined attention
+
+
+def attention_mil(a: np.ndarray, features: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Attention MIL over all tiles, written out."""
+    phi, total = np.zeros(features.shape[1]), 0.0
+    for a_i, f_i, u_i in zip(a, features, scores, strict=True):
+        phi += a_i * np.exp(u_i) * f_i
+        total += a_i * np.exp(u_i)
+    return phi / total
+
+
+def test_refined_with_every_tile_is_attention_mil() -> None:
+    log_p, features, scores = some_log_p(20, 0, 2.0), normal(20, DIM, seed=1), normal(20, seed=2)
+    d = draw(log_p, 20, "all", generator=seeded())
+    phi, p = refined_expectation(log_p, d, features, scores)
+    oracle = attention_mil(log_p.exp().numpy(), features.numpy(), scores.numpy())
+    assert phi.numpy() == pytest.approx(oracle, abs=1e-12)
+    assert float(p.sum()) == pytest.approx(1.0)
+
+
+@given(seed=st.integers(0, 1000), sampler=st.sampled_from(sorted(SAMPLERS)))
+@settings(deadline=None, max_examples=30)
+def test_refined_without_scores_is_the_self_normalised_estimate(seed: int, sampler: str) -> None:
+    log_p, proposal = some_log_p(30, seed, 2.0), some_log_p(30, seed + 1, 1.0)
+    d = draw(proposal, 7, sampler, generator=seeded(seed))
+    features = normal(len(d), DIM, seed=seed)
+    phi, p = refined_expectation(log_p, d, features, torch.zeros(len(d), dtype=torch.float64))
+    share = shares(log_p, d)
+    assert p.tolist() == pytest.approx((share / share.sum()).tolist())
+    plain = expectation(log_p, d, features, centre=False)
+    assert phi.tolist() == pytest.approx((plain / share.sum()).tolist())
+
+
+def test_refined_gradients_reach_attention_scores_and_features() -> None:
+    logits = normal(12).requires_grad_()
+    scores, features = normal(5, seed=2).requires_grad_(), normal(5, DIM, seed=3).requires_grad_()
+    d = draw(torch.log_softmax(logits, 0), 5, generator=seeded())
+
+    def phi(*inputs: torch.Tensor) -> torch.Tensor:
+        return refined_expectation(torch.log_softmax(inputs[0], 0), d, inputs[2], inputs[1])[0]
+
+    assert torch.autograd.gradcheck(phi, (logits, scores, features))
+    phi(logits, scores, features).sum().backward()
+    assert all(float(t.grad.abs().max()) > 1e-3 for t in (logits, scores, features))
+
+
+@pytest.mark.parametrize("sampler", ["systematic", "gumbel", "multinomial"])
+def test_refined_error_falls_with_the_number_of_tiles(sampler: str) -> None:
+    k = 400
+    log_p, features, scores = some_log_p(k, 0, 1.0), normal(k, DIM, seed=1), normal(k, seed=2)
+    exact = torch.from_numpy(attention_mil(log_p.exp().numpy(), features.numpy(), scores.numpy()))
+
+    def error(n: int) -> float:
+        total = 0.0
+        for seed in range(40):
+            d = draw(log_p, n, sampler, generator=seeded(seed))
+            phi, _ = refined_expectation(log_p, d, features[d.cells], scores[d.cells])
+            total += float(((phi - exact) ** 2).sum()) / 40
+        return total
+
+    few, some, many = error(10), error(50), error(250)
+    assert few > 2 * some > 4 * many
+
+
+# -- regularisers
+
+
+def test_proposal_loss_is_least_where_the_proposal_is_the_target() -> None:
+    p = torch.softmax(normal(6), 0).requires_grad_()
+    d = Draws(torch.arange(6), torch.zeros(6, dtype=torch.float64))
+    logits = p.detach().log().requires_grad_()
+    loss = proposal_loss(torch.log_softmax(logits, 0), d, p)
+    loss.backward()
+    assert p.grad is None
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) < 1e-12
+    assert float(loss) == pytest.approx(float(-(p * p.log()).sum()))
+    assert float(proposal_loss(torch.log_softmax(normal(6, seed=5), 0), d, p)) > float(loss)
+
+
+def test_proposal_loss_counts_the_drawn_cells_alone() -> None:
+    log_p = some_log_p(5, 0, 1.0)
+    d = Draws(torch.tensor([3, 1]), torch.zeros(2, dtype=torch.float64))
+    loss = proposal_loss(log_p, d, torch.tensor([0.25, 0.75], dtype=torch.float64))
+    assert float(loss) == pytest.approx(-0.25 * float(log_p[3]) - 0.75 * float(log_p[1]))
+
+
+def test_entropy_penalty() -> None:
+    log_p = some_log_p(8, 0, 1.0)
+    oracle = sum(a * np.log(a + 1e-6) for a in log_p.exp().tolist())
+    assert float(entropy_penalty(log_p)) == pytest.approx(oracle)
+    flat = torch.full((8,), -np.log(8), dtype=torch.float64)
+    assert float(entropy_penalty(flat)) < float(entropy_penalty(log_p))
+    collapsed = torch.tensor([0.0, -2000.0], requires_grad=True)
+    entropy_penalty(collapsed).backward()
+    assert collapsed.grad is not None
+    assert bool(torch.isfinite(collapsed.grad).all())
