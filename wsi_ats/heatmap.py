@@ -126,7 +126,7 @@ class Heatmap:
         x, y = self._px_centres()
         column_cells = grid.cells_at(_along(x, 0)) % grid.cols
         row_cells = grid.cells_at(_along(y, 1)) // grid.cols
-        out = flat[row_cells[:, None] * grid.cols + column_cells[None, :]]
+        out: np.ndarray = flat[row_cells[:, None] * grid.cols + column_cells[None, :]]
         if min(grid.cell) < 2 * max(self.downsample):
             height, width = out.shape
             px = (grid.centres(tissue) / self.downsample).astype(np.int64)

@@ -1,0 +1,125 @@
+"""attention.h5: where the tissue cells are and what the model makes of them, laid out as TRIDENT lays out
+coordinates.
+
+    /coords         int64 (K, 2)    top-left corner (x, y) of each tissue cell's tile, level-0 px; a tile is
+    centred on its cell and may begin a little outside the slide /attention      float32 (K,)    sums to 1
+    /drawn          bool (K,)       the tile was read /weight         float64 (K,)    importance weight; 0
+    where not drawn /contribution   float32 (K,)    what the tile adds to the logit of the predicted class
+    (attribute `class`); 0 where not drawn /cell           int64 (K,)      flat index (row * cols + col) into
+    the attention grid /contributions  float32 (N, C)  the drawn tiles' contributions to every class
+    (attribute `classes`)
+
+Attributes of the file are TRIDENT's: name, patch_size (px), patch_size_level0, level0_width, level0_height,
+target_magnification, level0_magnification, overlap (px of the patch that the next one covers too; negative
+where there are gaps); and grid_rows, grid_cols, cell_width, cell_height (level-0 px)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from wsi_ats.errors import WsiAtsError
+from wsi_ats.geometry import Grid
+from wsi_ats.prediction import Prediction
+
+MPP_AT_1X = 10.0
+"""Micrometres per pixel at magnification 1: 20x is 0.5, 40x is 0.25, as the field counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellTable:
+    """The arrays of an attention.h5."""
+
+    grid: Grid
+    tissue: Int64[np.ndarray, " K"]
+    attention: Float32[np.ndarray, " K"]
+    drawn: Bool[np.ndarray, " K"]
+    weight: Float64[np.ndarray, " K"]
+    contributions: Float32[np.ndarray, "N C"]
+
+
+def write_attention(path: Path, prediction: Prediction) -> None:
+    """Write the cells of `prediction` to `path`."""
+    tissue, positions = prediction.tissue, prediction.drawn()
+    order = np.argsort(positions)
+    drawn = np.zeros(len(tissue), bool)
+    drawn[positions] = True
+    weight = np.zeros(len(tissue))
+    weight[positions] = prediction.weights
+    contribution = np.zeros(len(tissue), np.float32)
+    contribution[positions] = prediction.contributions[:, prediction.top]
+    with h5py.File(path, "w") as file:
+        file.attrs.update(_attributes(prediction))
+        coords = prediction.grid.tile_corners(tissue, prediction.tile_size)
+        for name, values in (
+            ("coords", coords),
+            ("attention", prediction.attention),
+            ("drawn", drawn),
+            ("weight", weight),
+            ("contribution", contribution),
+            ("cell", tissue),
+        ):
+            file.create_dataset(name, data=values, compression="gzip", compression_opts=1, shuffle=True)
+        file["contribution"].attrs["class"] = prediction.label
+        file.create_dataset("contributions", data=prediction.contributions[order])
+        file["contributions"].attrs["classes"] = list(prediction.classes)
+
+
+def read_attention(path: Path) -> CellTable:
+    """The arrays that `write_attention` wrote. Raises `WsiAtsError` naming the file where it is not such a
+    file."""
+    try:
+        with h5py.File(path, "r") as file:
+            attrs = file.attrs
+            grid = Grid(
+                int(attrs["grid_rows"]),
+                int(attrs["grid_cols"]),
+                (float(attrs["cell_width"]), float(attrs["cell_height"])),
+            )
+            return CellTable(
+                grid,
+                file["cell"][:],
+                file["attention"][:],
+                file["drawn"][:],
+                file["weight"][:],
+                file["contributions"][:],
+            )
+    except (OSError, KeyError) as error:
+        raise WsiAtsError(
+            f"{path} is not an attention file of this version: {error}", remedy="predict the slide again"
+        ) from error
+
+
+def _attributes(prediction: Prediction) -> Mapping[str, Any]:
+    width, height = prediction.slide_size
+    mpp = prediction.mpp
+    tile_mpp = None if mpp is None else mpp[0] * prediction.tile_downsample[0]
+    return {
+        "name": Path(prediction.slide).stem,
+        "patch_size": prediction.tile_px,
+        "patch_size_level0": round(prediction.tile_size[0]),
+        "level0_width": width,
+        "level0_height": height,
+        "target_magnification": _magnification(tile_mpp),
+        "level0_magnification": _magnification(None if mpp is None else mpp[0]),
+        "overlap": round(prediction.tile_px - prediction.grid.cell[0] / prediction.tile_downsample[0]),
+        "grid_rows": prediction.grid.rows,
+        "grid_cols": prediction.grid.cols,
+        "cell_width": prediction.grid.cell[0],
+        "cell_height": prediction.grid.cell[1],
+    }
+
+
+def _magnification(mpp: float | None) -> float:
+    """Nominal magnification, whole where it is within 5 % of a whole number; nan where the mpp is unknown."""
+    if mpp is None:
+        return float("nan")
+    exact = MPP_AT_1X / mpp
+    whole = round(exact)
+    return float(whole) if whole and abs(exact - whole) <= 0.05 * whole else exact

@@ -1,0 +1,125 @@
+"""Where jobs are done: in this process one after the other, or by the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import queue
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from distributed import CancelledError, Client, Future
+
+from wsi_ats.batch.job import Job, Outcome
+from wsi_ats.errors import WsiAtsError
+
+Work = Callable[[Job], Outcome]
+Finished = tuple[Job, Outcome | BaseException]
+
+
+class Executor(Protocol):
+    """Takes jobs and gives them back finished, in any order."""
+
+    def capacity(self) -> int:
+        """How many jobs may be under way."""
+
+    def submit(self, job: Job) -> None:
+        """Start a job."""
+
+    def next(self, timeout: float) -> Finished | None:
+        """A finished job and its outcome or what it raised; None where none ends within `timeout` seconds."""
+
+    def cancel(self) -> None:
+        """Give up the jobs under way."""
+
+
+class Serial:
+    """Does each job in this process when its outcome is asked for."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._jobs: deque[Job] = deque()
+
+    def capacity(self) -> int:
+        """One at a time."""
+        return 1
+
+    def submit(self, job: Job) -> None:
+        """Keep the job for `next`."""
+        self._jobs.append(job)
+
+    def next(self, timeout: float) -> Finished | None:
+        """Do the oldest job; what it raises is raised."""
+        if not self._jobs:
+            time.sleep(timeout)
+            return None
+        job = self._jobs.popleft()
+        return job, self._work(job)
+
+    def cancel(self) -> None:
+        """Forget the jobs."""
+        self._jobs.clear()
+
+
+class OnCluster:
+    """Sends jobs to the workers of a Dask client and forgets their futures as they finish.
+
+    A few more jobs than threads are under way, so that workers do not wait for the driver and ten thousand
+    slides do not burden the scheduler."""
+
+    AHEAD = 2
+    """Jobs a worker thread."""
+    LOOK_EVERY = 5.0
+    """Seconds between two looks at how many workers there are: they come and go."""
+
+    def __init__(self, client: Client, work: Work) -> None:
+        self._client, self._work = client, work
+        self._finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._jobs: dict[str, tuple[Job, Future]] = {}
+        self._threads, self._looked = 1, float("-inf")
+
+    def capacity(self) -> int:
+        """A small multiple of the cluster's threads."""
+        if time.monotonic() - self._looked > self.LOOK_EVERY:
+            self._threads = max(1, sum(self._client.nthreads().values()))
+            self._looked = time.monotonic()
+        return self.AHEAD * self._threads
+
+    def submit(self, job: Job) -> None:
+        """Send the job to the scheduler."""
+        future = self._client.submit(self._work, job, key=f"slide-{uuid.uuid4().hex}", pure=False)
+        self._jobs[future.key] = (job, future)
+        future.add_done_callback(self._finished.put)
+
+    def next(self, timeout: float) -> Finished | None:
+        """The next job to end. Raises `WsiAtsError` where the scheduler was lost."""
+        try:
+            future = self._finished.get(timeout=timeout)
+        except queue.Empty:
+            self._check_connection()
+            return None
+        job, _ = self._jobs.pop(future.key)
+        if future.cancelled():
+            raise self._lost()
+        error = future.exception()
+        if isinstance(error, CancelledError):
+            raise self._lost()
+        result = future.result() if error is None else error
+        future.release()
+        return job, result
+
+    def cancel(self) -> None:
+        """Give up the jobs under way; a worker that is at one finishes it."""
+        self._client.cancel([future for _, future in self._jobs.values()])
+        self._jobs.clear()
+
+    def _check_connection(self) -> None:
+        if self._client.status not in ("running", "connecting", "newly-created"):
+            raise self._lost()
+
+    def _lost(self) -> WsiAtsError:
+        return WsiAtsError(
+            "the connection to the Dask scheduler was lost",
+            remedy="start it again and run the same command: what was done is kept",
+        )

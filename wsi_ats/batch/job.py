@@ -1,0 +1,290 @@
+"""One slide's task: small and picklable (paths, hashes, settings; never pixels), done by whatever process
+gets it."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, Protocol
+
+from PIL import Image
+
+from wsi_ats.batch.claim import acquire
+from wsi_ats.batch.inputs import SlideItem
+from wsi_ats.batch.settings import PredictSettings
+from wsi_ats.batch.store import Failure, Record, SlideStore
+from wsi_ats.errors import ConfigError, ModelError, NoTissueError, SlideError, WsiAtsError
+from wsi_ats.prediction import Prediction
+from wsi_ats.slides import open_slide
+from wsi_ats.slides.base import Slide
+from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.view import read_view
+
+SHARED = "on a cluster the model, the slides and the output folder must lie on a file system that every worker sees"
+MODELS_KEPT = 2
+PICTURE_PX = 1024
+
+
+class Predictor(Protocol):
+    """What a batch needs of a model."""
+
+    hash: str
+    classes: tuple[str, ...]
+
+    def predict(self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int) -> Prediction:
+        """Classify an open slide."""
+
+
+Load = Callable[[Path, str], Predictor]
+"""Makes a model of its folder, on a device. Pickled by name: a function of an importable module."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `run_batch`: which claims are its own, and what counts as made by it or after its start."""
+
+    id: str
+    started: float
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to predict one slide."""
+
+    item: SlideItem
+    out: Path
+    model: Path
+    model_hash: str
+    config_hash: str
+    settings: PredictSettings
+    run: Run
+    load: Load
+    device: str = "cpu"
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel given for this slide."""
+        return self.item.mpp if self.item.mpp is not None else self.settings.mpp
+
+    @property
+    def store(self) -> SlideStore:
+        """The slide's folder."""
+        return SlideStore(self.out, self.item.id)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job; goes back to the driver."""
+
+    slide: str
+    status: Literal["done", "known", "failed", "busy"]
+    """known: done by an earlier run or another process; busy: another process is at it."""
+    tiles: int = 0
+    bytes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+def predict_slide(job: Job) -> Outcome:
+    """Predict one slide and write its folder, unless that is done already or another process is at it.
+
+    What goes wrong with the slide becomes a failure; what would go wrong with every slide is raised:
+    `ModelError`, `ConfigError` for an output folder that this machine does not see, `OSError` where
+    failure.json cannot be written."""
+    known = settled(job)
+    if known is not None:
+        return known
+    if not job.out.is_dir():
+        raise ConfigError(f"output folder {job.out} is not there on {socket.gethostname()}", remedy=SHARED)
+    job.store.folder.mkdir(parents=True, exist_ok=True)
+    claim = acquire(job.store.claim, job.run.id)
+    if claim is None:
+        return Outcome(job.item.id, "busy")
+    with claim:
+        # Looked at again under the claim: another process may have finished the slide since.
+        return settled(job) or _attempt(job)
+
+
+def settled(job: Job) -> Outcome | None:
+    """What is known of the slide without predicting it; None where it has to be predicted.
+
+    A result counts where it is of this configuration and of the slide as it is now (size and time of change);
+    with `overwrite` only if made since this run began. A failure counts only if made since this run began, by
+    another process that shares the output folder: the next run tries again."""
+    result = job.store.result()
+    if result is not None and _is_of(job, result) and _is_new(job, result, job.run.overwrite):
+        return Outcome(job.item.id, "known", result["tiles_read"], result["bytes_read"], result["seconds"])
+    failure = job.store.failure()
+    if failure is not None and failure.get("config_hash") == job.config_hash and _is_new(job, failure, True):
+        fields = {name: str(failure.get(name, "")) for name in ("stage", "error", "remedy")}
+        return Outcome(job.item.id, "failed", failure=Failure(job.item.id, **fields))
+    return None
+
+
+def fail(job: Job, stage: str, error: BaseException, remedy: str = "") -> Outcome:
+    """Write failure.json, with the traceback of an error that was not raised on purpose."""
+    if isinstance(error, WsiAtsError):
+        message, remedy = error.message, error.remedy or remedy
+    else:
+        message = f"{type(error).__name__}: {error}"
+        remedy = remedy or f"see the traceback in {job.store.folder.name}/failure.json"
+    failure = Failure(job.item.id, stage, " ".join(message.split()), " ".join(remedy.split()))
+    trace = "".join(traceback.format_exception(error))
+    job.store.write_failure(failure, provenance(job, None), trace)
+    return Outcome(job.item.id, "failed", failure=failure)
+
+
+def provenance(job: Job, stamp: Mapping[str, int] | None) -> Record:
+    """Which slide, configuration and software a result or failure is of."""
+    return {
+        "slide": job.item.id,
+        "path": str(job.item.path),
+        **(stamp or {}),
+        "patient": job.item.patient,
+        "extra": dict(job.item.extra),
+        "config_hash": job.config_hash,
+        "model": {"folder": str(job.model), "hash": job.model_hash},
+        "settings": asdict(job.settings),
+        "mpp_given": job.mpp,
+        "versions": versions(),
+        "host": socket.gethostname(),
+        "finished": time.time(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("wsi-ats", "numpy", "torch", "openslide-python", "openslide-bin", "scikit-image")
+    return {name: _version(name) for name in names}
+
+
+def remember_model(model: Predictor, folder: Path, device: str) -> None:
+    """Keep a loaded model for the jobs of this process."""
+    with _models_lock:
+        _models[folder, model.hash, device] = model
+        _models.move_to_end((folder, model.hash, device))
+        while len(_models) > MODELS_KEPT:
+            _models.popitem(last=False)
+
+
+_models: OrderedDict[tuple[Path, str, str], Predictor] = OrderedDict()
+_models_lock = threading.RLock()
+
+
+def _model_of(job: Job) -> Predictor:
+    """The job's model, loaded once a process."""
+    with _models_lock:
+        kept = _models.get((job.model, job.model_hash, job.device))
+        if kept is not None:
+            return kept
+        if not job.model.is_dir():
+            raise ModelError(
+                f"model folder {job.model} is not there on {socket.gethostname()}", remedy=SHARED
+            )
+        model = job.load(job.model, job.device)
+        if model.hash != job.model_hash:
+            raise ModelError(
+                f"model folder {job.model} changed during the batch: its hash is {model.hash}, "
+                f"at the start it was {job.model_hash}",
+                remedy="leave the model alone while slides are predicted; start the batch again",
+            )
+        remember_model(model, job.model, job.device)
+        return model
+
+
+def _attempt(job: Job) -> Outcome:
+    job.store.clear()
+    model = _model_of(job)
+    watch = Stopwatch()
+    try:
+        with watch("total"):
+            prediction, stamp = _predict(job, model, watch)
+        prediction = prediction.measured(prediction.bytes_read, {**prediction.seconds, **watch.seconds})
+        with watch("write"):
+            job.store.write_result(prediction, provenance(job, stamp))
+    except ModelError:
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
+        return fail(job, _stage_of(error), error)
+    return Outcome(
+        job.item.id, "done", prediction.tiles_read, prediction.bytes_read, dict(prediction.seconds)
+    )
+
+
+def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, dict[str, int]]:
+    """Predict and write all but result.json."""
+    with watch("open"):
+        stamp = _stamp(job)
+        slide = open_slide(job.item.path, mpp=job.mpp)
+    settings = job.settings
+    with slide:
+        try:
+            prediction = model.predict(
+                slide, settings.tiles, settings.sampler, settings.seed, settings.repeats
+            )
+        except NoTissueError:
+            job.store.write_picture("no-tissue.png", _thumbnail(slide))
+            raise
+        with watch("write"):
+            job.store.write_attention(prediction)
+            if settings.heatmap:
+                job.store.write_picture("heatmap.png", prediction.heatmap(slide).encode())
+    return prediction, stamp
+
+
+def _stamp(job: Job) -> dict[str, int]:
+    """Size and time of change of the slide's file: a slide that changed is predicted again."""
+    try:
+        status = job.item.path.stat()
+    except OSError as error:
+        raise SlideError(
+            f"slide {job.item.path} cannot be found on {socket.gethostname()}: {error.strerror}",
+            remedy=f"check the path; {SHARED}",
+        ) from error
+    return {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _is_of(job: Job, result: Record) -> bool:
+    """Whether a result is of this job's slide, as it is now, and configuration."""
+    try:
+        stamp = _stamp(job)
+    except SlideError:
+        return False
+    wanted = {"slide": job.item.id, "config_hash": job.config_hash, "mpp_given": job.mpp, **stamp}
+    return all(result.get(key) == value for key, value in wanted.items())
+
+
+def _is_new(job: Job, record: Record, must_be: bool) -> bool:
+    return not must_be or float(record.get("finished", 0)) >= job.run.started
+
+
+def _stage_of(error: Exception) -> str:
+    """Where a slide failed, as the stopwatch marked it."""
+    if isinstance(error, NoTissueError):
+        return "tissue"
+    stage = str(getattr(error, "stage", "predict"))
+    return "predict" if stage == "total" else stage
+
+
+def _thumbnail(slide: Slide) -> bytes:
+    """A small PNG of the slide."""
+    step = max(1.0, max(slide.size) / PICTURE_PX)
+    buffer = io.BytesIO()
+    Image.fromarray(read_view(slide, (step, step), 1).pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,162 @@
+"""The folder of one slide: its files are written whole, and result.json last, which is what marks the slide
+done.
+
+    OUT/slides/<stem>-<hash8 of the id>/
+        result.json    the prediction and its provenance
+        attention.h5   see attention_file.py
+        heatmap.png
+        failure.json   instead of the others: stage, error, remedy, traceback
+        no-tissue.png  beside failure.json where no tissue was found: what the slide looks like
+        .claim         while a process works on the slide
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_ats.batch.attention_file import read_attention, write_attention
+from wsi_ats.batch.files import make_atomic, remove_temporaries, write_atomic
+from wsi_ats.errors import WsiAtsError
+from wsi_ats.prediction import Prediction
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a slide has no result; a row of failures.csv."""
+
+    slide: str
+    stage: str
+    """open, view, tissue, attention, tiles, head, predict, write or worker."""
+    error: str
+    """One line."""
+    remedy: str
+
+
+def folder_name(id: str) -> str:
+    """Name of a slide's folder: readable, safe on every file system, and different for different ids."""
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", id.rsplit("/", 1)[-1])
+    stem = (stem.rsplit(".", 1)[0] or stem)[:80]
+    return f"{stem}-{hashlib.sha256(id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+class SlideStore:
+    """Reads and writes the folder of one slide."""
+
+    def __init__(self, out: Path, id: str) -> None:
+        self.id = id
+        self.folder = out / "slides" / folder_name(id)
+        self.claim = self.folder / ".claim"
+
+    def result(self) -> Record | None:
+        """The content of result.json; None where there is none."""
+        return read_record(self.folder / "result.json")
+
+    def failure(self) -> Record | None:
+        """The content of failure.json; None where there is none."""
+        return read_record(self.folder / "failure.json")
+
+    def clear(self) -> None:
+        """Make room for a new attempt: result.json goes first, so that nothing half-made is taken for
+        done."""
+        for name in ("result.json", "failure.json", "attention.h5", "heatmap.png", "no-tissue.png"):
+            (self.folder / name).unlink(missing_ok=True)
+        for leftover in self.folder.glob(f"{self.claim.name}.*"):
+            leftover.unlink(missing_ok=True)
+        remove_temporaries(self.folder)
+
+    def write_attention(self, prediction: Prediction) -> None:
+        """Write attention.h5."""
+        make_atomic(self.folder / "attention.h5", lambda path: write_attention(path, prediction))
+
+    def write_picture(self, name: str, content: bytes) -> None:
+        """Write a picture."""
+        write_atomic(self.folder / name, content)
+
+    def write_result(self, prediction: Prediction, provenance: Mapping[str, Any]) -> None:
+        """Write result.json: from then on the slide is done."""
+        write_record(self.folder / "result.json", {**provenance, **describe(prediction)})
+
+    def write_failure(self, failure: Failure, provenance: Mapping[str, Any], trace: str = "") -> None:
+        """Write failure.json."""
+        content = {**provenance, **asdict(failure), "traceback": trace}
+        write_record(self.folder / "failure.json", content)
+
+
+def describe(prediction: Prediction) -> Record:
+    """A prediction as plain JSON values, without its per-cell arrays (they are in attention.h5)."""
+    grid = prediction.grid
+    return {
+        "name": prediction.slide,
+        "classes": list(prediction.classes),
+        "prediction": prediction.label,
+        "probabilities": [float(p) for p in prediction.probabilities],
+        "stderr": [float(s) if np.isfinite(s) else None for s in prediction.stderr],
+        "slide_size": [int(side) for side in prediction.slide_size],
+        "mpp": None if prediction.mpp is None else [float(m) for m in prediction.mpp],
+        "grid": {"rows": grid.rows, "cols": grid.cols, "cell": list(grid.cell)},
+        "tissue_cells": len(prediction.tissue),
+        "tile_px": int(prediction.tile_px),
+        "tile_downsample": [float(d) for d in prediction.tile_downsample],
+        "tiles_read": int(prediction.tiles_read),
+        "bytes_read": int(prediction.bytes_read),
+        "seconds": {stage: round(float(s), 6) for stage, s in prediction.seconds.items()},
+    }
+
+
+def read_prediction(folder: Path | str) -> Prediction:
+    """The prediction in a slide's folder, for heatmaps and reports without running the model again.
+
+    Raises `WsiAtsError` where the folder holds no finished slide.
+    """
+    folder = Path(folder)
+    record = read_record(folder / "result.json")
+    if record is None:
+        raise WsiAtsError(
+            f"{folder} holds no finished slide (no readable result.json)", remedy="predict the slide first"
+        )
+    cells = read_attention(folder / "attention.h5")
+    return Prediction(
+        slide=record["name"],
+        classes=tuple(record["classes"]),
+        probabilities=np.array(record["probabilities"], np.float64),
+        stderr=np.array([np.nan if s is None else s for s in record["stderr"]], np.float64),
+        grid=cells.grid,
+        slide_size=tuple(record["slide_size"]),
+        mpp=None if record["mpp"] is None else tuple(record["mpp"]),
+        tissue=cells.tissue,
+        attention=cells.attention,
+        cells=cells.tissue[cells.drawn],
+        weights=cells.weight[cells.drawn],
+        contributions=cells.contributions,
+        tile_px=record["tile_px"],
+        tile_downsample=tuple(record["tile_downsample"]),
+        tiles_read=record["tiles_read"],
+        bytes_read=record["bytes_read"],
+        seconds=record["seconds"],
+    )
+
+
+def read_record(path: Path) -> Record | None:
+    """A JSON object; None where there is no such file, or one that is no JSON object (it is then made
+    again)."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object in one step, readable by people."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text.encode("utf-8", "surrogateescape") + b"\n")

@@ -1,0 +1,136 @@
+"""predictions.csv and failures.csv: always made anew from the slides' folders, so that they cannot disagree
+with them.
+
+predictions.csv has one row a slide of the run, in the order given, so that it can be joined with the manifest
+row by row: `status` is done, failed (why: failures.csv) or pending (interrupted before its turn), and only
+done slides have numbers. Slides that other runs of the same model and settings left in the output folder (the
+tasks of an array job, each with its share of the slides) follow, ordered by id: whoever ends last writes the
+table of all.
+
+Numbers are rounded to 6 digits: the same batch gives the same bytes, `seconds` aside, however often it was
+interrupted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsi_ats.batch.claim import acquire
+from wsi_ats.batch.files import write_atomic
+from wsi_ats.batch.inputs import SlideItem
+from wsi_ats.batch.store import Failure, Record, SlideStore, folder_name, read_record
+
+MEASURED = ("tiles_read", "bytes_read", "seconds", "status")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One slide, with what its folder says of it."""
+
+    item: SlideItem
+    status: str
+    record: Record
+
+
+def write_tables(
+    out: Path,
+    items: Sequence[SlideItem],
+    config_hash: str,
+    classes: Sequence[str],
+    settled: Collection[str],
+) -> None:
+    """Write both tables; `settled` are the ids of the items that this run found or made done or failed.
+
+    One process at a time: of two that end together the later one must also be the one that has seen more.
+    """
+    while (claim := acquire(out / ".tables")) is None:
+        time.sleep(0.05)
+    with claim:
+        rows = [*_own_rows(out, items, config_hash, settled), *_other_rows(out, items, config_hash)]
+        write_atomic(out / "predictions.csv", _predictions(rows, classes))
+        write_atomic(out / "failures.csv", _failures(rows))
+
+
+def _own_rows(
+    out: Path, items: Iterable[SlideItem], config_hash: str, settled: Collection[str]
+) -> Iterator[Row]:
+    for item in items:
+        store = SlideStore(out, item.id)
+        yield _row(item, store.folder, config_hash) if item.id in settled else Row(item, "pending", {})
+
+
+def _other_rows(out: Path, items: Iterable[SlideItem], config_hash: str) -> list[Row]:
+    own = {folder_name(item.id) for item in items}
+    rows = []
+    for folder in (out / "slides").glob("*"):
+        if folder.name not in own:
+            row = _row(None, folder, config_hash)
+            if row.status != "pending":
+                rows.append(row)
+    return sorted(rows, key=lambda row: row.item.id)
+
+
+def _row(item: SlideItem | None, folder: Path, config_hash: str) -> Row:
+    """A slide as its folder has it; an item's own patient and extra columns win over those it was stored
+    with."""
+    for name, status in (("result.json", "done"), ("failure.json", "failed")):
+        record = read_record(folder / name)
+        if record is not None and record.get("config_hash") == config_hash:
+            stored = SlideItem(
+                record["slide"], Path(record["path"]), None, record["patient"], record["extra"]
+            )
+            return Row(item or stored, status, record)
+    return Row(item or SlideItem("", folder), "pending", {})
+
+
+def _predictions(rows: Sequence[Row], classes: Sequence[str]) -> bytes:
+    probabilities = [f"prob_{name}" for name in classes]
+    errors = [f"stderr_{name}" for name in classes]
+    own = ["slide", "patient", "prediction", *probabilities, *errors, *MEASURED]
+    # Extra columns in the order they are first met; one that has the name of ours is told apart.
+    extra = {key: f"manifest_{key}" if key in own else key for row in rows for key in row.item.extra}
+
+    def cells() -> Iterator[Mapping[str, Any]]:
+        for row in rows:
+            yield {
+                "slide": row.item.id,
+                "patient": row.item.patient,
+                **{extra[key]: value for key, value in row.item.extra.items()},
+                **(_answer(row.record, probabilities, errors) if row.status == "done" else {}),
+                "status": row.status,
+            }
+
+    return _csv([*own, *extra.values()], cells())
+
+
+def _answer(record: Record, probabilities: Sequence[str], errors: Sequence[str]) -> Record:
+    return {
+        "prediction": record["prediction"],
+        **{name: _number(p) for name, p in zip(probabilities, record["probabilities"], strict=True)},
+        **{name: _number(s) for name, s in zip(errors, record["stderr"], strict=True)},
+        "tiles_read": record["tiles_read"],
+        "bytes_read": record["bytes_read"],
+        "seconds": f"{record['seconds'].get('total', 0):.3f}",
+    }
+
+
+def _failures(rows: Iterable[Row]) -> bytes:
+    columns = list(Failure.__dataclass_fields__)
+    return _csv(columns, ({c: row.record[c] for c in columns} for row in rows if row.status == "failed"))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
