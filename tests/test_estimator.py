@@ -249,8 +249,8 @@ def test_proposal_loss_is_least_where_the_proposal_is_the_target() -> None:
     assert p.grad is None
     assert logits.grad is not None
     assert float(logits.grad.abs().max()) < 1e-12
-    assert float(loss) == pytest.approx(float(-(p * p.log()).sum()))
-    assert float(proposal_loss(torch.log_softmax(normal(6, seed=5), 0), d, p)) > float(loss)
+    assert float(loss.detach()) == pytest.approx(float(-(p * p.log()).sum().detach()))
+    assert float(proposal_loss(torch.log_softmax(normal(6, seed=5), 0), d, p)) > float(loss.detach())
 
 
 def test_proposal_loss_counts_the_drawn_cells_alone() -> None:
