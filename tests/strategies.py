@@ -6,7 +6,6 @@ import numpy as np
 from hypothesis import strategies as st
 
 from wsi_ats.geometry import Grid, Size
-from wsi_ats.slides import Slide, open_slide
 
 
 @st.composite
@@ -23,12 +22,12 @@ def sizes(longest: int) -> st.SearchStrategy[Size]:
 
 
 @st.composite
-def memory_slides(draw: st.DrawFn, longest: int = 60) -> Slide:
-    """Slides of noise with one to three levels; downsamples are whole or not and differ between axes."""
+def pyramids(draw: st.DrawFn, longest: int = 60) -> list[np.ndarray]:
+    """One to three levels of noise; downsamples are whole or not and differ between axes."""
     width, height = draw(st.integers(4, longest)), draw(st.integers(4, longest))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shapes = [(height, width)]
     for _ in range(draw(st.integers(0, 2))):
         factor = draw(st.sampled_from([2, 3, 4]))
         shapes.append((max(1, shapes[-1][0] // factor), max(1, shapes[-1][1] // factor)))
-    return open_slide([rng.integers(0, 255, (*shape, 3), np.uint8) for shape in shapes])
+    return [rng.integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]

@@ -16,7 +16,7 @@ from wsi_ats.slides.base import Slide, SlideAddress, SlideFacts
 class MemoryAddress(SlideAddress):
     """RGB arrays (h, w, 3) uint8, finest level first. Pickling it carries the pixels along."""
 
-    levels: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
+    levels: tuple[np.ndarray, ...]
     name: str = "array"
     mpp: tuple[float, float] | None = None
     """Micrometres per level-0 pixel (x, y), where known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,25 +72,39 @@ class OpenSlideSlide(Slide):
         # OpenSlide divides by its own downsample, the mean of both axes: multiply by it to land on a pixel.
         downsample = self._downsamples[level.index]
         location = round(x * downsample), round(y * downsample)
-        handle = self._current()
         try:
-            image = handle.read_region(location, level.index, (size.width, size.height))
+            image = self._use(
+                lambda handle: handle.read_region(location, level.index, (size.width, size.height))
+            )
         except openslide.OpenSlideError as error:
-            self._drop(handle)
             raise SlideError(
                 f"slide {self.name!r}: level {level.index} cannot be read at x={location[0]}, "
                 f"y={location[1]} (level-0 px), {size.width} x {size.height} px: {error}",
                 "the file is damaged there or was cut short: copy it again from its source",
             ) from error
-        return _opaque(image, self.background)
+        return opaque(image, self.background)
 
     def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
+        try:
+            return opaque(self._use(lambda handle: handle.associated_images[name]), WHITE)
+        except openslide.OpenSlideError as error:
+            raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
+
+    def _use(self, read: Callable[[openslide.OpenSlide], Image.Image]) -> Image.Image:
+        """Read with the shared handle; where that fails, once more with one that nobody else uses.
+
+        An error is final for a handle and hits every thread that reads with it at the time. Only the second
+        error is sure to be about these very pixels.
+        """
         handle = self._current()
         try:
-            return _opaque(handle.associated_images[name], WHITE)
-        except openslide.OpenSlideError as error:
-            self._drop(handle)
-            raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
+            return read(handle)
+        except openslide.OpenSlideError:
+            with self._lock:
+                if self._handle is handle:
+                    self._handle = None
+        with _open(self._reopen) as own:
+            return read(own)
 
     def _current(self) -> openslide.OpenSlide:
         """The handle of this process, opened if need be."""
@@ -108,11 +122,6 @@ class OpenSlideSlide(Slide):
         if self._handle is not None:
             _abandoned.append(self._handle)
         self._handle, self._lock, self._pid = None, threading.Lock(), os.getpid()
-
-    def _drop(self, handle: openslide.OpenSlide) -> None:
-        with self._lock:
-            if self._handle is handle:
-                self._handle = None
 
 
 def _open(address: OpenSlideAddress) -> openslide.OpenSlide:
@@ -158,7 +167,7 @@ def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts
         mpp_xy=mpp,
         mpp_source=source,
         properties=properties,
-        background=_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "")),
+        background=colour_of(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "")),
         associated_names=tuple(handle.associated_images),
     )
 
@@ -187,7 +196,7 @@ def _positive(text: str | None) -> float:
     return value if 0 < value < float("inf") else 0.0
 
 
-def _colour(text: str) -> Rgb:
+def colour_of(text: str) -> Rgb:
     """RRGGBB in hexadecimal, or white."""
     if not re.fullmatch("[0-9a-fA-F]{6}", text):
         return WHITE
@@ -195,7 +204,7 @@ def _colour(text: str) -> Rgb:
     return red, green, blue
 
 
-def _opaque(image: Image.Image, background: Rgb) -> UInt8[np.ndarray, "h w 3"]:
+def opaque(image: Image.Image, background: Rgb) -> UInt8[np.ndarray, "h w 3"]:
     """RGBA -> RGB on the background: (0, 0, 0, 0), where a slide has no tile, is not black but nothing."""
     rgba = np.asarray(image.convert("RGBA"))
     if rgba[..., 3].min() == 255:
