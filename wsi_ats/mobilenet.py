@@ -105,10 +105,13 @@ def _block_number(layer: str) -> int:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     remedy = "give the .npz file of MobileNet v1 weights with Keras layer names"
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
+        # opened here, since numpy forgets to close a file that turns out to be no archive
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
                 raise ModelError(f"weights file {path} holds one bare array", remedy)
-            return {name: stored[name] for name in stored.files}
+            with stored:
+                return {name: stored[name] for name in stored.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ModelError(f"cannot read weights file {path}: {error}", remedy) from error
 

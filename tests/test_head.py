@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.enumeration import some_log_p
+from wsi_ats.errors import ConfigError
+from wsi_ats.estimator import expectation, refined_expectation, shares
+from wsi_ats.head import ClassHead
+from wsi_ats.sampling import draw
+
+
+def head(dim: int, classes: int, scale: float = 8.0) -> ClassHead:
+    torch.manual_seed(0)
+    return ClassHead(dim, classes, scale).double()
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])
+def test_logits_written_out(shape: tuple[int, ...]) -> None:
+    net, phi = head(5, 3, scale=2.5), torch.rand(shape, dtype=torch.float64)
+    oracle = 2.5 * (phi[..., None, :] * net.linear.weight).sum(-1) + net.linear.bias
+    assert torch.allclose(net(phi), oracle, atol=1e-12)
+
+
+@given(
+    n=st.integers(1, 20), seed=st.integers(0, 1000), sampler=st.sampled_from(["systematic", "gumbel", "top"])
+)
+@settings(deadline=None, max_examples=25)
+def test_contributions_add_up_to_the_logits(n: int, seed: int, sampler: str) -> None:
+    net, generator = head(6, 3), torch.Generator().manual_seed(seed)
+    log_p = some_log_p(30, seed, 1.0)
+    d = draw(log_p, n, sampler, generator=generator)
+    features = torch.randn(n, 6, dtype=torch.float64, generator=generator)
+    scores = torch.randn(n, dtype=torch.float64, generator=generator)
+    plain = net.contributions(features, shares(log_p, d))
+    assert plain.shape == (n, 3)
+    total = plain.sum(0) + net.linear.bias
+    assert torch.allclose(total, net(expectation(log_p, d, features)), atol=1e-12)
+    phi, p = refined_expectation(log_p, d, features, scores)
+    assert torch.allclose(net.contributions(features, p).sum(0) + net.linear.bias, net(phi), atol=1e-12)
+
+
+def test_contribution_of_a_tile_depends_on_that_tile_alone() -> None:
+    net = head(4, 2)
+    features, weights = torch.rand(3, 4, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
+    alone = net.contributions(features[1:2], weights[1:2])
+    assert torch.allclose(net.contributions(features, weights)[1:2], alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("arguments", [(0, 2, 8.0), (4, 1, 8.0), (4, 2, 0.0), (4, 2, float("nan"))])
+def test_impossible_sizes_are_refused(arguments: tuple[int, int, float]) -> None:
+    with pytest.raises(ConfigError, match=f"dim={arguments[0]}, classes={arguments[1]}"):
+        ClassHead(*arguments)
