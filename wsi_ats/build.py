@@ -45,7 +45,9 @@ def build_attention(settings: AttentionSettings) -> nn.Module:
     return WideAttention(settings.stride, settings.width)
 
 
-def build_features(settings: FeatureSettings, *, pretrained: bool) -> PaperFeatures | SmallResNet | MobileNetV1:
+def build_features(
+    settings: FeatureSettings, *, pretrained: bool
+) -> PaperFeatures | SmallResNet | MobileNetV1:
     """The feature network: tile -> unit vector."""
     features: PaperFeatures | SmallResNet | MobileNetV1
     if settings.network == "mobilenet-v1":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,9 @@ def read_manifest(path: Path | str, target: str = "label") -> list[Row]:
                 slide=str(name),
                 path=path.parent / str(name),
                 label=_label(value),
-                patient=str(name) if patient is None or _is_missing(record[patient]) else str(record[patient]),
+                patient=str(name)
+                if patient is None or _is_missing(record[patient])
+                else str(record[patient]),
                 split=_split(record.get("split"), line),
                 mpp=parse_mpp(record.get("mpp"), line),
             )
@@ -70,10 +72,12 @@ def read_table(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise ConfigError(f"manifest {path} does not exist") from None
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"manifest {path} cannot be read: {error}", remedy="write it as CSV or Parquet") from error
+        raise ConfigError(
+            f"manifest {path} cannot be read: {error}", remedy="write it as CSV or Parquet"
+        ) from error
     if table.empty:
         raise ConfigError(f"manifest {path} has no rows")
-    return cast(pd.DataFrame, table)
+    return table
 
 
 def column(table: pd.DataFrame, name: str, path: Path, *, required: bool = True) -> str | None:
@@ -116,7 +120,9 @@ def with_splits(rows: Sequence[Row], val_fraction: float, seed: int) -> list[Row
     if all(row.split is not None for row in rows):
         return list(rows)
     if any(row.split is not None for row in rows):
-        raise ConfigError("the manifest gives some slides a split and others none; fill the column or drop it")
+        raise ConfigError(
+            "the manifest gives some slides a split and others none; fill the column or drop it"
+        )
     held_out = _held_out_patients(rows, val_fraction, np.random.default_rng(seed))
     return [replace(row, split="val" if row.patient in held_out else "train") for row in rows]
 
@@ -159,7 +165,7 @@ def _split(value: object, line: str) -> Split | None:
         return None
     if value not in ("train", "val", "test"):
         raise ConfigError(f"{line}: split is {value!r}; it must be train, val or test")
-    return cast(Split, value)
+    return value
 
 
 def _label(value: object) -> str:

@@ -51,7 +51,9 @@ def bootstrap_auc(
     """
     value = auc(probabilities, labels)
     if np.isnan(value):
-        raise ConfigError(f"an AUC needs slides of every class; the labels present are {np.unique(labels).tolist()}")
+        raise ConfigError(
+            f"an AUC needs slides of every class; the labels present are {np.unique(labels).tolist()}"
+        )
     groups = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     values = []
     for _ in range(rounds):

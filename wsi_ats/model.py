@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wsi_ats.attention import log_attention
 from wsi_ats.config import Config
 from wsi_ats.estimator import expectation, refined_expectation, shares
+from wsi_ats.head import ClassHead
 from wsi_ats.memory import Memory
 from wsi_ats.prediction import Prediction
 from wsi_ats.sampling import Draws, draw, pool, smooth
@@ -65,7 +66,7 @@ class AttentionSampler(nn.Module):
         attention: nn.Module,
         features: nn.Module,
         score: nn.Module | None,
-        head: nn.Module,
+        head: ClassHead,
     ) -> None:
         super().__init__()
         self.config = config
@@ -130,11 +131,9 @@ class AttentionSampler(nn.Module):
         else:
             tiles = self._pixels(memory.recall(keys, read))
             vectors = self.features(tiles if turns is None else turn(tiles, turns))
-        return list(vectors.split(counts))
+        return list(torch.split(vectors, counts))
 
-    def conclude(
-        self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]
-    ) -> Estimate:
+    def conclude(self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]) -> Estimate:
         """Average the drawn vectors into the slide's summary and classify it."""
         if self.score is not None:
             summary, counts_for = refined_expectation(log_p, draws, vectors, self.score(vectors))
@@ -242,7 +241,7 @@ class AttentionSampler(nn.Module):
     ) -> UInt8[np.ndarray, "M h w 3"]:
         px = self.config.tile.px
         out = np.empty((len(cells), px, px, 3), np.uint8)
-        for owner in np.unique(owners):
+        for owner in np.unique(owners).tolist():
             scene, mine = scenes[owner], owners == owner
             with scene.open() as slide:
                 out[mine] = read_tiles(slide, scene.view.grid, cells[mine], px, scene.tile_downsample)

@@ -81,5 +81,5 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _missing(folder: Path, name: str, error: OSError) -> ModelError:
     return ModelError(
         f"{folder} is not a model folder: {name}: {error.strerror}",
-        remedy="give the folder `model/` of a training run; on a cluster it must be on a file system that the workers see",
+        remedy="give the folder `model/` of a training run; on a cluster, on a file system that all workers see",
     )

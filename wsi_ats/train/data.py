@@ -10,10 +10,10 @@ from torch.utils.data import Dataset
 
 from wsi_ats.config import Config
 from wsi_ats.errors import WsiAtsError
+from wsi_ats.manifest import Row
 from wsi_ats.scene import Scene, look
 from wsi_ats.slides import open_slide
 from wsi_ats.stopwatch import Stopwatch
-from wsi_ats.manifest import Row
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ class TrainingModule(pl.LightningModule):
         log_loss = float(-np.log(answers[np.arange(len(labels)), labels].clip(1e-7)).mean())
         value = auc(answers, labels)
         # Small validation sets reach an AUC of 1 early; the log loss then tells the better epoch.
-        self.log_dict({"val_auc": value, "val_loss": log_loss, "val_score": value - 0.05 * min(log_loss, 2.0)})
+        self.log_dict(
+            {"val_auc": value, "val_loss": log_loss, "val_score": value - 0.05 * min(log_loss, 2.0)}
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; the attention network has a learning rate of its own."""
@@ -85,7 +87,10 @@ class TrainingModule(pl.LightningModule):
         mine = {id(p) for p in attention}
         rest = [p for p in self.model.parameters() if id(p) not in mine and p.requires_grad]
         return torch.optim.AdamW(
-            [{"params": attention, "lr": self.settings.lr_attention}, {"params": rest, "lr": self.settings.lr}],
+            [
+                {"params": attention, "lr": self.settings.lr_attention},
+                {"params": rest, "lr": self.settings.lr},
+            ],
             weight_decay=self.settings.weight_decay,
         )
 

@@ -25,18 +25,20 @@ from wsi_ats import __version__
 from wsi_ats.build import build_model
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError
+from wsi_ats.manifest import Row, classes_of, with_splits
 from wsi_ats.metrics import Interval, balanced_accuracy, bootstrap_auc
 from wsi_ats.model import AttentionSampler
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.checkpoint import save_model
 from wsi_ats.train.data import Example, Examples, Failure
-from wsi_ats.manifest import Row, classes_of, with_splits
 from wsi_ats.train.module import TrainingModule
 
 Say = Callable[[str], object]
 
 
-def train(rows: Sequence[Row], config: Config, out: Path, *, say: Say = print, overwrite: bool = False) -> Trained:
+def train(
+    rows: Sequence[Row], config: Config, out: Path, *, say: Say = print, overwrite: bool = False
+) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
     Slides that cannot be used are listed in `out/failures.csv` and left out. A run that was interrupted goes on
@@ -114,11 +116,21 @@ def _inspect(
 
 
 def _fit(
-    module: TrainingModule, train_set: Examples, val_set: Examples, config: Config, out: Path, history: Callback
+    module: TrainingModule,
+    train_set: Examples,
+    val_set: Examples,
+    config: Config,
+    out: Path,
+    history: Callback,
 ) -> None:
     settings = config.train
     best = ModelCheckpoint(
-        out / "checkpoints", "best", monitor="val_score", mode="max", save_last=True, enable_version_counter=False
+        out / "checkpoints",
+        "best",
+        monitor="val_score",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
     )
     trainer = pl.Trainer(
         accelerator="auto",
@@ -159,7 +171,9 @@ def _validate(
     examples = [val_set[i] for i in range(len(val_set))]
     answers = np.stack(
         [
-            model.predict_scene(x.scene, config.train.val_tiles, seed=config.train.seed, repeats=1).probabilities
+            model.predict_scene(
+                x.scene, config.train.val_tiles, seed=config.train.seed, repeats=1
+            ).probabilities
             for x in examples
         ]
     )
@@ -214,6 +228,3 @@ class _History(Callback):
             f"val AUC {metrics['val_auc']:.3f}  val loss {metrics['val_loss']:.3f}  "
             f"{time.monotonic() - self._start:.1f} s"
         )
-
-
-

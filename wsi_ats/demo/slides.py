@@ -1,0 +1,68 @@
+"""The demo's slides: synthetic, labelled, half of them with a planted lesion, look-alikes in all."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from wsi_ats.slides.phantom import Phantom, write_phantom
+
+CLASSES = ("normal", "tumour")
+COUNTS = {"train": 72, "val": 24, "test": 32}
+SIZE = 6144
+"""Level-0 px a side: 3 mm at 0.5 um/px."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One slide to make."""
+
+    path: Path
+    split: str
+    label: str
+    phantom: Phantom
+
+
+def plan_slides(folder: Path, seed: int) -> Iterator[Plan]:
+    """Half of every split with a lesion of 0.8 to 4 % of the tissue; decoys in all of them."""
+    rng = np.random.default_rng(seed)
+    number = 0
+    for split, count in COUNTS.items():
+        for i in range(count):
+            label = CLASSES[i % 2]
+            phantom = Phantom(
+                size=SIZE,
+                lesion=label == "tumour",
+                lesion_fraction=float(np.exp(rng.uniform(np.log(0.008), np.log(0.04)))),
+                decoys=int(rng.integers(1, 4)),
+                seed=seed * 10_000 + number,
+            )
+            yield Plan(folder / f"{split}_{i:03d}.tif", split, label, phantom)
+            number += 1
+
+
+def make_slides(folder: Path, seed: int, processes: int, say: Callable[[str], object]) -> Path:
+    """Write the slides, the outlines of their lesions as GeoJSON and `manifest.csv`; returns the manifest's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plans = list(plan_slides(folder, seed))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for done, _ in enumerate(pool.map(make_slide, plans), 1):
+            if done % 32 == 0 or done == len(plans):
+                say(f"made {done} of {len(plans)} slides of {SIZE} x {SIZE} px")
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["slide", "label", "split"])
+        writer.writerows([plan.path.name, plan.label, plan.split] for plan in plans)
+    return manifest
+
+
+def make_slide(plan: Plan) -> None:
+    """Write one slide and its truth."""
+    write_phantom(plan.path, plan.phantom).save(plan.path.with_suffix(".geojson"))
