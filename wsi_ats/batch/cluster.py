@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import dask
@@ -17,22 +17,15 @@ from wsi_ats.errors import ConfigError
 CONNECT_SECONDS = 20
 
 
-class Share(WorkerPlugin):  # type: ignore[misc]
-    """Sets up a worker process of this machine, a restarted one too: its share of the cores, Ctrl-C left
-    alone."""
+class LeaveInterrupts(WorkerPlugin):  # type: ignore[misc]
+    """Makes a worker process ignore Ctrl-C: a terminal sends it to the whole group of processes, and the one
+    in front decides what to stop."""
 
-    name = "wsi-ats-share"
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    name = "wsi-ats-leave-interrupts"
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask in the new process."""
-        import torch  # the process that starts the workers needs no torch
-
-        torch.set_num_threads(self.threads)
         if threading.current_thread() is threading.main_thread():
-            # A terminal sends Ctrl-C to the whole group of processes; the one in front decides what to stop.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -44,20 +37,46 @@ def local_cluster(workers: int) -> Iterator[Client]:
     once more and then given up. Each worker gets an equal share of the cores for its arithmetic."""
     if workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1")
-    share = Share(max(1, (os.cpu_count() or 1) // workers))
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        _environment_kept() as restore,
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            # Any free port: a second cluster on the machine would warn about a fixed one.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            # Set in the workers alone, before they import torch.
+            env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.register_plugin(share)
+        restore()
+        client.register_plugin(LeaveInterrupts())
         yield client
+
+
+@contextmanager
+def _environment_kept() -> Iterator[Callable[[], None]]:
+    """Undo, when called and at the end of the block, the variables that Dask sets in this process for its
+    workers."""
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
+    before = {name: os.environ.get(name) for name in names}
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 @contextmanager

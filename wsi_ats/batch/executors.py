@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from distributed import CancelledError, Client, Future
 
@@ -18,6 +18,7 @@ Work = Callable[[Job], Outcome]
 Finished = tuple[Job, Outcome | BaseException]
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Takes jobs and gives them back finished, in any order."""
 

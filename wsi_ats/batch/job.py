@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -28,11 +28,15 @@ from wsi_ats.slides.base import Slide
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.view import read_view
 
-SHARED = "on a cluster the model, the slides and the output folder must lie on a file system that every worker sees"
+SHARED = "on a cluster, model, slides and output folder must lie on a file system that every worker sees"
+"""What to do where a worker misses a file that the driver sees."""
 MODELS_KEPT = 2
+"""Models that a process keeps loaded."""
 PICTURE_PX = 1024
+"""Longest side of the picture of a slide without tissue."""
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """What a batch needs of a model."""
 
@@ -122,7 +126,9 @@ def settled(job: Job) -> Outcome | None:
     another process that shares the output folder: the next run tries again."""
     result = job.store.result()
     if result is not None and _is_of(job, result) and _is_new(job, result, job.run.overwrite):
-        return Outcome(job.item.id, "known", result["tiles_read"], result["bytes_read"], result["seconds"])
+        # Of this very run where the worker died before it could say that it was done.
+        status: Literal["done", "known"] = "done" if result["run"] == job.run.id else "known"
+        return Outcome(job.item.id, status, result["tiles_read"], result["bytes_read"], result["seconds"])
     failure = job.store.failure()
     if failure is not None and failure.get("config_hash") == job.config_hash and _is_new(job, failure, True):
         fields = {name: str(failure.get(name, "")) for name in ("stage", "error", "remedy")}
@@ -157,6 +163,7 @@ def provenance(job: Job, stamp: Mapping[str, int] | None) -> Record:
         "mpp_given": job.mpp,
         "versions": versions(),
         "host": socket.gethostname(),
+        "run": job.run.id,
         "finished": time.time(),
     }
 
