@@ -15,19 +15,18 @@ from wsi_ats.view import View
 Method = Literal["saturation", "optical-density"]
 
 THRESHOLD_RANGE: dict[Method, tuple[float, float]] = {
-    "saturation": (0.05, 0.12),
-    "optical-density": (0.06, 0.15),
+    "saturation": (0.05, 0.1),
+    "optical-density": (0.025, 0.04),
 }
-"""Otsu always finds two classes. Within these bounds it separates tissue from glass; on a slide that is all
-tissue it would separate dark from pale tissue (above), on a blank one noise from noise (below)."""
+"""Otsu always finds two classes. Within these bounds it separates tissue from glass; on a blank slide it would
+separate noise from noise (below), on one that is mostly tissue dark from pale tissue (above)."""
 
-DARK = 40.0
-"""Luma below which a pixel holds no light to judge a stain by: scanner artefacts, black padding, pen."""
+DARK = 25.0
+"""Luma below which a pixel holds too little light to judge a stain by: black padding, scanner artefacts."""
 
 GLASS = 60.0
 """Grey level that all three colours reach in the brightest tenth of a bright-field slide, where light comes
-through glass or pale tissue. Fluorescence glows in one colour on black. White pixels do not count: a view has
-them beyond the slide's edge."""
+through glass or pale tissue. Fluorescence glows in one colour on black."""
 
 LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
 
@@ -41,22 +40,25 @@ def tissue_mask(
 ) -> Bool[np.ndarray, "h w"]:
     """True where a bright-field view shows stained tissue.
 
-    A threshold (Otsu, within THRESHOLD_RANGE) on saturation, (max - min) / max of RGB, or on the mean optical
-    density, -log10(RGB / 255). Objects smaller than min_object view px go, then holes smaller than min_hole.
-    A view without light anywhere (fluorescence, black) has no tissue.
+    A threshold (Otsu, within THRESHOLD_RANGE) on saturation, (max - min) / max of RGB, or on optical density,
+    log10(light through glass / light through the pixel), mean of RGB. Objects smaller than min_object view px
+    go, then holes smaller than min_hole. A view that lets no light through (fluorescence, black) has no tissue.
     """
-    lit = pixels @ LUMA >= DARK
-    if not _is_bright_field(pixels):
-        return np.zeros(lit.shape, bool)
-    stain = _saturation(pixels) if method == "saturation" else _optical_density(pixels)
+    luma = pixels @ LUMA
+    # White is left out of what tells of the slide: a view has it beyond the slide's edge.
+    inside = luma < 250
+    through = pixels.min(axis=2)[inside]
+    if not len(through) or np.percentile(through, 90) < GLASS:
+        return np.zeros(luma.shape, bool)
+    lit = luma >= DARK
+    stain = _saturation(pixels) if method == "saturation" else _optical_density(pixels, luma[inside])
     low, high = THRESHOLD_RANGE[method]
-    mask = lit & (stain > np.clip(threshold_otsu(stain[lit]), low, high))
-    mask = _without_small(mask, min_object)
+    mask = _without_small(lit & (stain > np.clip(threshold_otsu(stain[lit]), low, high)), min_object)
     return np.asarray(~_without_small(~mask, min_hole), bool)
 
 
 def tissue_cells(
-    mask: Bool[np.ndarray, "h w"], stride: int, min_fraction: float = 0.25
+    mask: Bool[np.ndarray, "h w"], stride: int, min_fraction: float | int = 0.25
 ) -> Int64[np.ndarray, " K"]:
     """Flat indices, ascending, of the stride x stride cells with at least `min_fraction` of tissue."""
     rows, cols = mask.shape[0] // stride, mask.shape[1] // stride
@@ -71,7 +73,7 @@ def find_tissue(
     method: Method = "saturation",
     min_object: int = 0,
     min_hole: int = 0,
-    min_fraction: float = 0.25,
+    min_fraction: float | int = 0.25,
 ) -> Int64[np.ndarray, " K"]:
     """The grid cells of a view that hold tissue, ascending.
 
@@ -89,20 +91,19 @@ def find_tissue(
     return cells
 
 
-def _is_bright_field(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
-    through = pixels.min(axis=2)
-    through = through[through < 250]
-    return len(through) > 0 and float(np.percentile(through, 90)) >= GLASS
-
-
 def _saturation(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
     highest = pixels.max(axis=2).astype(np.float32)
     return np.asarray((highest - pixels.min(axis=2)) / np.maximum(highest, 1), np.float32)
 
 
-def _optical_density(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
-    table = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
-    return np.asarray(table[pixels].mean(axis=2), np.float32)
+def _optical_density(
+    pixels: UInt8[np.ndarray, "h w 3"], luma: Float32[np.ndarray, " n"]
+) -> Float32[np.ndarray, "h w"]:
+    # The brightest hundredth of the slide is glass, as bright as the lamp was set; on a slide that is all
+    # tissue it would be tissue, so glass is taken to be no darker than 220.
+    glass = max(220.0, float(np.percentile(luma, 99)))
+    density = np.log10(glass / np.maximum(np.arange(256), 1)).astype(np.float32)
+    return np.asarray(density[pixels].mean(axis=2), np.float32)
 
 
 def _without_small(mask: Bool[np.ndarray, "h w"], area: int) -> Bool[np.ndarray, "h w"]:
