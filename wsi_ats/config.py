@@ -51,7 +51,7 @@ class ViewSettings(Scale):
     """The low-resolution view that the attention network sees."""
 
     mpp: float | None = Field(default=8.0, gt=0)
-    """Micrometres per pixel of the view: 8 shows nuclear density and tissue architecture at 1/256 of the pixels of 20x."""
+    """Micrometres per pixel of the view: 8 shows nuclear density and architecture at 1/256 of 20x."""
 
 
 class TissueSettings(Section):
@@ -97,7 +97,7 @@ class SamplingSettings(Section):
     tiles: int = Field(default=32, ge=1)
     """Tiles a slide and training step."""
     refined: bool = True
-    """The full-resolution features re-weight the drawn tiles (attention MIL from a few tiles); false: plain sampling."""
+    """The full-resolution features re-weight the drawn tiles (attention MIL from a few); false: plain sampling."""
     centre: bool = True
     """Subtract the summary from the features in the attention gradient: same value, far lower variance."""
     uniform: bool = False

@@ -25,7 +25,7 @@ class Interval:
 
 
 def auc(probabilities: Float[np.ndarray, "N C"], labels: Int64[np.ndarray, " N"]) -> float:
-    """Area under the ROC curve; with more than two classes the mean of one-against-rest. NaN where a class is absent."""
+    """Area under the ROC curve; of several classes, the mean one-against-rest. NaN where one is absent."""
     if len(np.unique(labels)) < probabilities.shape[1]:
         return float("nan")
     scores, truth = torch.from_numpy(probabilities), torch.from_numpy(labels)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ContextManager
 
 import numpy as np
 import torch
@@ -28,12 +27,17 @@ from wsi_ats.sampling import Draws, draw, pool, smooth
 from wsi_ats.scene import Scene, look
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
+from wsi_ats.standardise import Standardise
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tiles import read_tiles
 
 TILES_AT_ONCE = 64
 """Tiles in one pass of the feature network at prediction: bounds memory with `all`, and is fixed so that a
 prediction never depends on a batch size."""
+
+
+CALIBRATION_TILES = 16
+"""Tiles a slide from which the common part of the features is taken."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class AttentionSampler(nn.Module):
         self.classes = tuple(classes)
         self.attention = attention
         self.features = features
+        self.standardise = Standardise(head.dim)
         self.score = score
         self.head = head
 
@@ -115,12 +120,21 @@ class AttentionSampler(nn.Module):
         memory: Memory | None = None,
         turns: torch.Generator | None = None,
     ) -> list[Float[Tensor, "N D"]]:
-        """Read the drawn tiles and turn each into a vector, all slides in one pass of the feature network."""
+        """Read the drawn tiles and turn each into a unit vector, all slides in one pass of the feature network."""
+        return [self.standardise(v) for v in self._vectors(scenes, draws, memory, turns)]
+
+    def _vectors(
+        self,
+        scenes: Sequence[Scene],
+        draws: Sequence[Draws],
+        memory: Memory | None = None,
+        turns: torch.Generator | None = None,
+    ) -> list[Float[Tensor, "N D"]]:
         memory = memory or Memory(0)
         counts = [len(d.cells) for d in draws]
         owners = np.repeat(np.arange(len(scenes)), counts)
         cells = np.concatenate([s.tissue[_numpy(d.cells)] for s, d in zip(scenes, draws, strict=True)])
-        keys = [(scenes[owner].address, int(cell)) for owner, cell in zip(owners, cells, strict=True)]
+        keys = [(scenes[int(owner)].address, int(cell)) for owner, cell in zip(owners, cells, strict=True)]
 
         def read(positions: list[int]) -> UInt8[np.ndarray, "M h w 3"]:
             return self._read(scenes, owners[positions], cells[positions])
@@ -132,6 +146,19 @@ class AttentionSampler(nn.Module):
             tiles = self._pixels(memory.recall(keys, read))
             vectors = self.features(tiles if turns is None else turn(tiles, turns))
         return list(torch.split(vectors, counts))
+
+    @torch.no_grad()
+    def calibrate(self, scenes: Sequence[Scene], seed: int, memory: Memory | None = None) -> None:
+        """Set what features have in common from tiles drawn evenly from the tissue of `scenes`."""
+        draws = []
+        for scene in scenes:
+            k = len(scene.tissue)
+            even = torch.full((k,), -float(np.log(k)))
+            draws.append(
+                draw(even, CALIBRATION_TILES, "multinomial", generator=generator_for(seed, scene.name))
+            )
+        vectors = torch.cat([self._vectors([s], [d], memory)[0] for s, d in zip(scenes, draws, strict=True)])
+        self.standardise.calibrate(vectors)
 
     def conclude(self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]) -> Estimate:
         """Average the drawn vectors into the slide's summary and classify it."""
@@ -159,7 +186,7 @@ class AttentionSampler(nn.Module):
         watch = Stopwatch()
         with watch("total"):
             with watch("open"):
-                opened: ContextManager[Slide] = (
+                opened: AbstractContextManager[Slide] = (
                     open_slide(slide) if isinstance(slide, str | Path) else nullcontext(slide)
                 )
             with opened as handle:
@@ -241,7 +268,7 @@ class AttentionSampler(nn.Module):
     ) -> UInt8[np.ndarray, "M h w 3"]:
         px = self.config.tile.px
         out = np.empty((len(cells), px, px, 3), np.uint8)
-        for owner in np.unique(owners).tolist():
+        for owner in set(owners.tolist()):
             scene, mine = scenes[owner], owners == owner
             with scene.open() as slide:
                 out[mine] = read_tiles(slide, scene.view.grid, cells[mine], px, scene.tile_downsample)

@@ -34,6 +34,8 @@ from wsi_ats.train.data import Example, Examples, Failure
 from wsi_ats.train.module import TrainingModule
 
 Say = Callable[[str], object]
+CALIBRATION_SLIDES = 32
+"""Slides from which the features are calibrated."""
 
 
 def train(
@@ -51,6 +53,8 @@ def train(
     classes = classes_of(rows)
     train_set, val_set, failures = _inspect(rows, classes, config, out, say)
     module = TrainingModule(build_model(config, classes))
+    some = [train_set[i].scene for i in range(min(len(train_set), CALIBRATION_SLIDES))]
+    module.model.calibrate(some, config.train.seed, module.memory)
     history = _History(say)
     with warnings.catch_warnings():
         # Lightning advises loader processes; tiles are chosen inside the step and read by threads there.
