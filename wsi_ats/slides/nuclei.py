@@ -48,8 +48,11 @@ def stamps(
     wobble = 1 + 0.07 * np.cos(
         rng.integers(2, 5, (variants, 1, 1)) * np.arctan2(across, along) + 6.3 * rng.random((variants, 1, 1))
     )
-    radius = np.hypot(2 * along / long, 2 * (across - bend) / (long * thin)) / wobble
-    edge = np.clip((1 - radius) * long * thin / 2 / mpp / 1.3 + 0.5, 0, 1)
+    across, short = across - bend, long * thin
+    radius = np.maximum(np.hypot(2 * along / long, 2 * across / short), 1e-9)
+    slope = np.hypot(4 * along / long**2, 4 * across / short**2) / radius  # of the radius, per um
+    radius /= wobble
+    edge = np.clip((1 - radius) / (slope * mpp * 1.3 + 1e-9) + 0.5, 0, 1)  # 1.3 px wide
     chromatin = gaussian(rng.normal(size=(variants, side, side)), (0, 0.9 / mpp, 0.9 / mpp))
     chromatin /= max(float(chromatin.std()), 1e-9)
     rim = np.exp(-(((radius - 0.86) / 0.14) ** 2))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float
+from skimage.measure import label
 
-Outline = Float[np.ndarray, "points 2"]
+from wsi_ats.errors import ConfigError
+
+Outline = Float[np.ndarray, "_ 2"]
 """Vertices (x, y) of a closed polygon; the last joins the first."""
 
 
@@ -18,8 +21,8 @@ def area(outline: Outline) -> float:
 def irregular(
     rng: np.random.Generator,
     centre: tuple[float, float],
-    target_area: float,
-    roughness: float,
+    target_area: float | int,
+    roughness: float | int,
     points: int = 96,
 ) -> Outline:
     """A star-shaped outline r(t) = r0 (1 + sum_k c_k cos(k t + phase_k)) around `centre`.
@@ -37,7 +40,7 @@ def irregular(
 
 
 def rasterise(
-    outline: Outline, shape: tuple[int, int], step: tuple[float, float]
+    outline: Outline, shape: tuple[int, int], step: tuple[float, float] | tuple[int, int]
 ) -> Bool[np.ndarray, "rows cols"]:
     """True where the centre of a cell of `step` (x, y) lies inside; cell (0, 0) starts at the origin.
 
@@ -61,8 +64,8 @@ def rasterise(
 def place(
     rng: np.random.Generator,
     free: Bool[np.ndarray, "rows cols"],
-    step: float,
-    target_area: float,
+    step: float | int,
+    target_area: float | int,
     tries: int = 300,
 ) -> Outline | None:
     """An irregular outline of `target_area` inside `free` (cells of `step` px); None where none fits.
@@ -82,3 +85,63 @@ def place(
         if free[cells[:, 1], cells[:, 0]].all() and free[rasterise(outline, free.shape, (step, step))].all():
             return outline
     return None
+
+
+def grow_patch(
+    rng: np.random.Generator, free: Bool[np.ndarray, "rows cols"], count: int
+) -> Bool[np.ndarray, "rows cols"]:
+    """A compact patch of `count` cells of `free`, connected by their sides and without holes.
+
+    Grown a cell at a time: of the cells beside it, one with most neighbours inside, ties and near-ties by
+    chance. Raises ConfigError where `free` has no such patch.
+    """
+    for _ in range(100):
+        patch = np.zeros(free.shape, bool)
+        candidates = np.flatnonzero(free)
+        if len(candidates) < count:
+            break
+        patch.flat[int(rng.choice(candidates))] = True
+        while patch.sum() < count:
+            around = np.pad(patch, 1).astype(np.int64)
+            neighbours = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]
+            score = np.where(free & ~patch & (neighbours > 0), neighbours + 1.5 * rng.random(free.shape), 0.0)
+            if not score.any():
+                break
+            patch.flat[int(score.argmax())] = True
+        if patch.sum() == count and not _has_hole(patch):
+            return patch
+    raise ConfigError(
+        f"no room for a patch of {count} cells among {int(free.sum())} free ones",
+        remedy="a larger slide, fewer patches, or a smaller fraction",
+    )
+
+
+def _has_hole(patch: Bool[np.ndarray, "rows cols"]) -> bool:
+    """Whether some cell outside is cut off from the border (cells that touch at a corner are connected)."""
+    return bool(label(~np.pad(patch, 1), connectivity=2).max() > 1)
+
+
+def around_cells(patch: Bool[np.ndarray, "rows cols"]) -> Outline:
+    """The outline (x, y) of a patch as `grow_patch` makes it, in cells; cell (row, col) spans [col, col + 1).
+
+    Walks the patch's border edges with the patch on the right. Where two cells touch at a corner only, two
+    edges leave that corner: the walk stays with its cell.
+    """
+    padded = np.pad(patch, 1)
+    edges: dict[tuple[int, int], list[tuple[tuple[int, int], tuple[int, int]]]] = {}
+    for row, col in np.argwhere(patch).tolist():
+        corners = [(col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1)]
+        beyond = [(row, col + 1), (row + 1, col + 2), (row + 2, col + 1), (row + 1, col)]
+        for side in range(4):
+            if not padded[beyond[side]]:
+                edges.setdefault(corners[side], []).append((corners[(side + 1) % 4], (row, col)))
+    start = min(edges)
+    at, cell = edges[start].pop()
+    outline = [start]
+    while at != start:
+        outline.append(at)
+        leaving = edges[at]
+        following = next((edge for edge in leaving if edge[1] == cell), leaving[0])
+        leaving.remove(following)
+        at, cell = following
+    return np.array(outline, np.float64)

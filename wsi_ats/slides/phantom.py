@@ -41,12 +41,12 @@ class Phantom:
     """
 
     size: int | tuple[int, int] = 8192
-    mpp: float = 0.5
+    mpp: float | int = 0.5
     lesion: bool = True
     lesion_fraction: float = 0.02
     regions: int = 1
     decoys: int = 2
-    jitter: float = 1.0
+    jitter: float | int = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,7 +94,8 @@ class _Layout:
         self.lesions: tuple[Outline, ...] = ()
         self.decoys: tuple[Outline, ...] = ()
         # Away from the border and from each other, so that neither is a clue.
-        free = _blurred(tissue, max(2.0, 60 / self.step)) > 237
+        clearance = min(60, min(width, height) / 40)
+        free = _blurred(tissue, clearance / self.step) > 237
         if settings.lesion:
             share = settings.lesion_fraction * tissue_px / settings.regions
             self.lesions = self._planted("lesion", [share] * settings.regions, free, rng)

@@ -33,7 +33,7 @@ def write_pyramid(
     path: Path | str,
     bands: Iterable[UInt8[np.ndarray, "_ width 3"]],
     size: tuple[int, int],
-    mpp: float | tuple[float, float],
+    mpp: float | int | tuple[float | int, float | int],
     *,
     tile: int = 256,
     quality: int = 80,

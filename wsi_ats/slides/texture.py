@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 
 def _filtered(
-    rng: np.random.Generator, period: int, response: Float[np.ndarray, "y x"]
+    rng: np.random.Generator, period: int, response: Float[np.ndarray, "y half"]
 ) -> Float[np.ndarray, "y x"]:
     """White noise filtered in the Fourier domain (hence periodic), mean 0 and standard deviation 1."""
     spectrum = np.fft.rfft2(rng.standard_normal((period, period), dtype=np.float32)) * response

@@ -30,8 +30,8 @@ class SlideTruth:
     """
 
     size: tuple[int, int]
-    mpp: float
-    tissue_fraction: float
+    mpp: float | int
+    tissue_fraction: float | int
     lesions: tuple[Outline, ...] = ()
     decoys: tuple[Outline, ...] = ()
 
@@ -94,7 +94,7 @@ def _feature(kind: str, number: int, outline: Outline) -> dict[str, Any]:
 
 
 def mask(
-    outlines: tuple[Outline, ...], shape: tuple[int, int], step: tuple[float, float]
+    outlines: tuple[Outline, ...], shape: tuple[int, int], step: tuple[float, float] | tuple[int, int]
 ) -> Bool[np.ndarray, "rows cols"]:
     """True where the centre of a cell of `step` (x, y) level-0 px lies in any of the outlines."""
     inside = np.zeros(shape, bool)
