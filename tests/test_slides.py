@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -376,6 +377,17 @@ def test_a_slide_survives_pickling(tiff: tuple[Path, list[np.ndarray]]) -> None:
             assert np.array_equal(other.read((9, 9), (50, 50)), slide.read((9, 9), (50, 50)))
 
 
+def test_an_address_holds_in_other_folders(
+    tiff: tuple[Path, list[np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiff[0].parent)
+    with open_slide(tiff[0].name) as slide:
+        blob = pickle.dumps(slide)
+    monkeypatch.chdir(tmp_path)
+    with pickle.loads(blob) as other:  # noqa: S301
+        assert other.name == tiff[0].name
+
+
 def _corner(slide: Slide) -> np.ndarray:
     return slide.read_many(np.asarray([[9, 9], [100, 80]]), (50, 50))
 
@@ -386,20 +398,19 @@ def test_a_slide_survives_a_fork(tiff: tuple[Path, list[np.ndarray]]) -> None:
     with open_slide(tiff[0]) as slide:
         expected = _corner(slide)
         reader, writer = multiprocessing.Pipe(duplex=False)
-        slide._lock.acquire()  # as if another thread were in the middle of a read
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                writer.send_bytes(_corner(slide).tobytes())
-                status = 0
-            finally:
-                os._exit(status)
-        slide._lock.release()
-        writer.close()
-        assert reader.poll(30), "the child hangs"
-        assert reader.recv_bytes() == expected.tobytes()
-        assert os.waitpid(child, 0)[1] == 0
+        with slide._lock:  # as if another thread were in the middle of a read
+            child = os.fork()
+            if child == 0:
+                try:
+                    writer.send_bytes(_corner(slide).tobytes())
+                finally:
+                    os._exit(0)
+        try:
+            assert reader.poll(30), "the child hangs"
+            assert reader.recv_bytes() == expected.tobytes()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         assert np.array_equal(_corner(slide), expected)
 
 

@@ -47,7 +47,7 @@ def tissue_mask(
     luma = pixels @ LUMA
     # White is left out of what tells of the slide: a view has it beyond the slide's edge.
     inside = luma < 250
-    through = pixels.min(axis=2)[inside]
+    through = _over_channels(np.minimum, pixels)[inside]
     if not len(through) or np.percentile(through, 90) < GLASS:
         return np.zeros(luma.shape, bool)
     lit = luma >= DARK
@@ -92,8 +92,8 @@ def find_tissue(
 
 
 def _saturation(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
-    highest = pixels.max(axis=2).astype(np.float32)
-    return np.asarray((highest - pixels.min(axis=2)) / np.maximum(highest, 1), np.float32)
+    highest, lowest = _over_channels(np.maximum, pixels), _over_channels(np.minimum, pixels)
+    return np.asarray((highest - lowest) / np.maximum(highest, 1, dtype=np.float32), np.float32)
 
 
 def _optical_density(
@@ -102,8 +102,16 @@ def _optical_density(
     # The brightest hundredth of the slide is glass, as bright as the lamp was set; on a slide that is all
     # tissue it would be tissue, so glass is taken to be no darker than 220.
     glass = max(220.0, float(np.percentile(luma, 99)))
-    density = np.log10(glass / np.maximum(np.arange(256), 1)).astype(np.float32)
-    return np.asarray(density[pixels].mean(axis=2), np.float32)
+    density = np.log10(glass / np.maximum(np.arange(256), 1)).astype(np.float32) / 3
+    return np.asarray(sum(density[pixels[..., channel]] for channel in range(3)), np.float32)
+
+
+def _over_channels(
+    smallest_or_largest: np.ufunc, pixels: UInt8[np.ndarray, "h w 3"]
+) -> UInt8[np.ndarray, "h w"]:
+    # Many times faster than pixels.min(axis=2): numpy is slow along an axis of three.
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    return np.asarray(smallest_or_largest(smallest_or_largest(red, green), blue), np.uint8)
 
 
 def _without_small(mask: Bool[np.ndarray, "h w"], area: int) -> Bool[np.ndarray, "h w"]:

@@ -78,7 +78,7 @@ def read_view(slide: Slide, downsample: Pair, stride: int) -> View:
     finer = slide.pyramid.nearest_finer(downsample).downsample
     lefts, block_w = _blocks(width, downsample[0] / finer[0])
     tops, block_h = _blocks(height, downsample[1] / finer[1])
-    pixels = np.full((height, width, 3), 255, np.uint8)
+    pixels = np.empty((height, width, 3), np.uint8)
     for top in tops:
         corners = np.stack([lefts, np.full_like(lefts, top)], axis=1) * np.asarray(downsample)
         row = pixels[top : top + block_h]

@@ -40,7 +40,7 @@ def open_slide(
             raise ConfigError(f"backend={backend!r} cannot read arrays", "leave backend away")
         levels = [source] if isinstance(source, np.ndarray) else list(source)
         return MemoryAddress(tuple(levels), name or "array", scale).open()
-    path = Path(source)
+    path = Path(source).absolute()  # the address must hold in processes that work in other folders
     chosen = "openslide" if backend is None else backend
     if chosen not in BACKENDS:
         raise ConfigError(f"backend={backend!r} cannot open the file {path}", f"choose of {sorted(BACKENDS)}")

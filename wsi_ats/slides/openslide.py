@@ -206,7 +206,7 @@ def colour_of(text: str) -> Rgb:
 
 def opaque(image: Image.Image, background: Rgb) -> UInt8[np.ndarray, "h w 3"]:
     """RGBA -> RGB on the background: (0, 0, 0, 0), where a slide has no tile, is not black but nothing."""
-    rgba = np.asarray(image.convert("RGBA"))
+    rgba = np.asarray(image)
     if rgba[..., 3].min() == 255:
         return rgba[..., :3]
     canvas = Image.new("RGB", image.size, background)
