@@ -1,8 +1,11 @@
-"""Hypothesis strategies for slides and grids."""
+"""Hypothesis strategies for slides and grids, and small slides on disk."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import tifffile
 from hypothesis import strategies as st
 
 from wsi_ats.geometry import Grid, Size
@@ -31,3 +34,24 @@ def pyramids(draw: st.DrawFn, longest: int = 60) -> list[np.ndarray]:
         factor = draw(st.sampled_from([2, 3, 4]))
         shapes.append((max(1, shapes[-1][0] // factor), max(1, shapes[-1][1] // factor)))
     return [rng.integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+
+
+def write_tiff(path: Path, levels: list[np.ndarray], mpp: float | None = None, unit: int = 3) -> Path:
+    """A lossless tiled pyramid that OpenSlide opens as generic-tiff; unit 3: per centimetre, 2: per inch."""
+    per_unit = None if mpp is None else {2: 25400, 3: 10000}[unit] / mpp
+    with tifffile.TiffWriter(path) as tiff:
+        for index, level in enumerate(levels):
+            tiff.write(
+                level,
+                tile=(64, 64),
+                photometric="rgb",
+                compression="zlib",
+                subfiletype=int(index > 0),
+                resolution=None if per_unit is None else (per_unit, per_unit),
+                resolutionunit=None if per_unit is None else unit,
+            )
+    return path
