@@ -323,7 +323,7 @@ def test_a_cluster_gives_what_one_process_gives(tmp_path: Path) -> None:
     make_model(spread / "model", delay=0.2)
     environment = dict(os.environ)
     with local_cluster(2) as client:
-        threads = set(client.run(os.environ.get, "OMP_NUM_THREADS").values())
+        threads = set(client.run(os.getenv, "OMP_NUM_THREADS").values())
         assert threads == {str(max(1, (os.cpu_count() or 1) // 2))}
         with connect(client.scheduler.address) as second:
             assert OnCluster(second, predict_slide).capacity() == 4

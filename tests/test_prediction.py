@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from wsi_ats.errors import WsiAtsError
+from wsi_ats.geometry import Grid, Size
+from wsi_ats.prediction import Prediction
+
+
+def make_prediction(
+    size: tuple[int, int] = (1000, 700),
+    cell: float = 100.0,
+    hot: int | None = None,
+    drawn: int = 4,
+    mpp: tuple[float, float] | None = (0.5, 0.5),
+    tissue: Callable[[Grid], np.ndarray] | None = None,
+) -> Prediction:
+    """Nearly all attention on cell `hot` (half-way by default); every second cell is tissue unless `tissue`
+    says."""
+    grid = Grid.covering(Size(*size), (cell, cell))
+    cells = np.arange(0, len(grid), 2) if tissue is None else tissue(grid)
+    hot = int(cells[len(cells) // 2]) if hot is None else hot
+    attention = np.where(cells == hot, 1.0, 0.001)
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(np.union1d([hot], rng.permutation(cells[cells != hot])[: drawn - 1]))
+    return Prediction(
+        slide="case_7.svs",
+        classes=("normal", "tumour"),
+        probabilities=np.array([0.07, 0.93]),
+        stderr=np.array([0.02, np.nan]),
+        grid=grid,
+        slide_size=size,
+        mpp=mpp,
+        tissue=cells.astype(np.int64),
+        attention=(attention / attention.sum()).astype(np.float32),
+        cells=chosen.astype(np.int64),
+        weights=rng.uniform(1, 9, len(chosen)),
+        contributions=rng.normal(size=(len(chosen), 2)).astype(np.float32),
+        tile_px=64,
+        tile_downsample=(1.25, 1.25),
+        tiles_read=len(chosen),
+        bytes_read=0,
+        seconds={},
+    )
+
+
+def test_label_is_the_most_probable_class() -> None:
+    prediction = make_prediction()
+    assert (prediction.label, prediction.top) == ("tumour", 1)
+    assert replace(prediction, probabilities=np.array([0.5, 0.5])).label == "normal"
+
+
+def test_relative_attention_has_mean_one() -> None:
+    prediction = make_prediction()
+    assert prediction.relative_attention.mean() == pytest.approx(1, rel=1e-5)
+    assert prediction.relative_attention.max() > 10
+
+
+def test_drawn_gives_positions_in_the_tissue() -> None:
+    prediction = make_prediction()
+    assert (prediction.tissue[prediction.drawn()] == prediction.cells).all()
+
+
+def test_a_drawn_cell_must_be_tissue() -> None:
+    prediction = make_prediction()
+    with pytest.raises(WsiAtsError, match=r"case_7\.svs: drawn cells \[1\] are not tissue"):
+        replace(prediction, cells=np.array([0, 1, 2, 4]))
+
+
+def test_measured_keeps_the_rest() -> None:
+    prediction = make_prediction()
+    measured = prediction.measured(123, {"total": 1.5})
+    assert (measured.bytes_read, measured.seconds) == (123, {"total": 1.5})
+    assert measured.cells is prediction.cells
+
+
+def test_tile_size_is_in_level_0_px() -> None:
+    assert make_prediction().tile_size == (80.0, 80.0)
+
+
+def test_prediction_needs_neither_torch_nor_matplotlib() -> None:
+    code = "import sys, wsi_ats.prediction; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0
