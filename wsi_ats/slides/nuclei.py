@@ -28,8 +28,8 @@ class Kind:
 # Sizes: a lymphocyte's nucleus is 6 to 7 um, a carcinoma's 12 to 16 um, a fibroblast's 10 to 15 um long and
 # thin.
 STROMAL = Kind("stromal", (9.0, 15.0), (0.22, 0.40), (70.0, 110.0), 0.15, 30.0)
-SMALL = Kind("small", (5.8, 7.2), (0.85, 1.0), (100.0, 140.0), 0.12, 7.6)
-LESIONAL = Kind("lesional", (12.0, 16.5), (0.66, 0.95), (80.0, 140.0), 0.34, 14.0)
+SMALL = Kind("small", (5.8, 7.2), (0.85, 1.0), (112.0, 158.0), 0.12, 7.0)
+LESIONAL = Kind("lesional", (12.0, 16.5), (0.66, 0.95), (80.0, 135.0), 0.34, 13.4)
 
 
 def stamps(

@@ -157,7 +157,7 @@ class _Renderer:
         self._fine, self._coarse = fibres(1024, 1.6 * um, 11), fibres(832, 2.6 * um, 12).T
         self._slow = clouds(512, 10.0, 13)  # in cells of `_slow_step` px
         self._slow_step = 16
-        self._clumps = clouds(512, 5.0, 14)  # in cells of CLUMP_STEP_UM
+        self._clumps = clouds(512, 4.0, 14)  # in cells of CLUMP_STEP_UM
         self._offsets = rng.integers(0, 1 << 20, (4, 2))
         width = settings.shape[0]
         self._scatters = [
@@ -166,7 +166,8 @@ class _Renderer:
                 ((STROMAL, self._stromal), (SMALL, self._small), (LESIONAL, self._lesional))
             )
         ]
-        self._crowding = rng.uniform(0.82, 1.0, 2)  # lesion, decoy: how full their lattices are on this slide
+        self._clumping = rng.uniform(3.0, 6.0)
+        self._crowding = rng.uniform(0.8, 1.0, 2)  # lesion, decoy: how full their lattices are on this slide
 
     def bands(self) -> Iterator[UInt8[np.ndarray, "rows width 3"]]:
         """The slide from top to bottom, 256 rows at a time."""
@@ -212,7 +213,7 @@ class _Renderer:
         cleft = ((slow + fibre + (cellular >> 1)) >> 1) - 64
         solid = np.clip((np.minimum(border, cleft) + ((fibre - 128) >> 2)) * 16, 0, 255)
         eosin = np.clip(30 + (((fibre - 128) * 90) >> 8) + ((slow - 128) >> 3) - (cellular >> 5), 4, 255)
-        haze = np.clip(5 + (cellular >> 3) + ((slow - 128) >> 5), 0, 255)
+        haze = np.clip(5 + ((cellular * 3) >> 4) + ((slow - 128) >> 5), 0, 255)
         amounts = np.empty((*shape, 2), np.uint8)
         amounts[..., 0] = (eosin * solid) >> 8
         amounts[..., 1] = np.maximum((haze * solid) >> 8, nuclei)  # no cleft cuts a nucleus
@@ -263,7 +264,7 @@ class _Renderer:
         sparse = np.where(self._at(self._layout.tissue, x, y) > EDGE + 20, 4, 0)
         cells = (np.stack([y, x]) * self._settings.mpp / CLUMP_STEP_UM).astype(np.int64)
         clump = self._clumps[cells[0] % len(self._clumps), cells[1] % len(self._clumps)]
-        full = np.clip(self._crowding[1] + (clump / 255.0 - 0.47) * 2.6, 0, 1)
+        full = np.clip(self._crowding[1] - 0.1 + (clump / 255.0 - 0.5) * self._clumping, 0, 1)
         return np.asarray(np.maximum(sparse, full * self._at(self._layout.decoy, x, y)).astype(np.uint8))
 
     def _lesional(self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
