@@ -33,7 +33,7 @@ def build_model(config: Config, classes: Sequence[str], *, pretrained: bool = Tr
             classes,
             attention=build_attention(config.attention),
             features=features,
-            score=RefiningScore(features.dim, config.head.scale) if config.sampling.refined else None,
+            score=RefiningScore(features.dim) if config.sampling.refined else None,
             head=ClassHead(features.dim, len(classes), config.head.scale),
         )
 

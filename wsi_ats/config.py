@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from wsi_ats.errors import ConfigError
 
@@ -191,9 +192,7 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in e['loc'])} = {e['input']!r}: {e['msg']}" for e in error.errors()
-        ]
+        lines = [_complaint(e) for e in error.errors()]
         raise ConfigError(
             f"{source}: {len(lines)} wrong setting(s): " + "; ".join(lines),
             remedy="`wsi-ats config` prints every setting with its meaning",
@@ -218,6 +217,11 @@ def template(config: Config | None = None) -> str:
 def config_hash(*parts: str) -> str:
     """Short stable hash (16 hex digits) of strings that together determine a result."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _complaint(error: ErrorDetails) -> str:
+    rule = "there is no such setting" if error["type"] == "extra_forbidden" else error["msg"]
+    return f"{'.'.join(map(str, error['loc']))} = {error['input']!r}: {rule}"
 
 
 def _template_lines(config: Config) -> Iterator[str]:

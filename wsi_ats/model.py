@@ -130,7 +130,7 @@ class AttentionSampler(nn.Module):
         memory: Memory | None = None,
         turns: torch.Generator | None = None,
     ) -> list[Float[Tensor, "N D"]]:
-        memory = memory or Memory(0)
+        memory = Memory(0) if memory is None else memory
         counts = [len(d.cells) for d in draws]
         owners = np.repeat(np.arange(len(scenes)), counts)
         cells = np.concatenate([s.tissue[_numpy(d.cells)] for s, d in zip(scenes, draws, strict=True)])

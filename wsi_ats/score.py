@@ -10,13 +10,12 @@ from torch import nn
 class RefiningScore(nn.Module):
     """u(f) = w^T tanh(V f): one score a feature, as in attention MIL (M. Ilse et al., ICML 2018, equation 8).
 
-    Zero at the start, so that training begins as plain attention sampling. `scale` brings the entries of unit
-    vectors to order 1.
+    Zero at the start, so that training begins as plain attention sampling.
     """
 
-    def __init__(self, dim: int, scale: float = 8.0, hidden: int = 64) -> None:
+    def __init__(self, dim: int, hidden: int = 64) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale = dim**0.5  # brings the entries of unit vectors to order 1
         self.hidden = nn.Linear(dim, hidden)
         self.out = nn.Linear(hidden, 1, bias=False)
         nn.init.zeros_(self.out.weight)

@@ -15,7 +15,7 @@ from wsi_ats.batch.inputs import find_slides, slide_id
 from wsi_ats.batch.run import run_batch
 from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.config import Config, parse_config
-from wsi_ats.demo.slides import CLASSES, SIZE, make_slides
+from wsi_ats.demo.slides import CLASSES, Cohort, make_slides
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.metrics import Interval, bootstrap_auc
@@ -68,8 +68,8 @@ class Report:
     """What the demo found out."""
 
     out: Path
+    cohort: Cohort
     auc: Interval
-    slides: int
     concentration: Concentration
     sampled: Cost
     exact: Cost
@@ -82,7 +82,7 @@ class Report:
         spot, few, full = self.concentration, self.sampled, self.exact
         example = next((self.out / "out" / "slides").glob("test_001-*"), self.out / "out" / "slides")
         yield ""
-        yield f"slides never trained on        {self.slides} of {SIZE} x {SIZE} px"
+        yield f"slides never trained on        {self.cohort.test} of {self.cohort.px} x {self.cohort.px} px"
         yield f"AUC (95 % bootstrap interval)  {self.auc}"
         yield (
             f"attention on the lesions       {spot.attention_share:.0%}, where they are "
@@ -101,24 +101,27 @@ class Report:
         yield f"all this took {self.seconds:.0f} s"
 
 
-def demo_config(seed: int) -> Config:
+def demo_config(seed: int, epochs: int = 30) -> Config:
     """The demo's settings: tiles of 64 um, cells of the same size, a small network trained from scratch."""
     return parse_config(
         {
             "view": {"mpp": 8.0},
             "tile": {"px": 64, "mpp": 1.0},
             "attention": {"stride": 8},
-            "train": {"epochs": 30, "patience": 6, "seed": seed},
+            "train": {"epochs": epochs, "patience": 10, "seed": seed},
         },
         "the demo",
     )
 
 
-def run_demo(out: Path, seed: int, workers: int, say: Say) -> Report:
+def run_demo(
+    out: Path, seed: int, workers: int, say: Say, cohort: Cohort | None = None, epochs: int = 30
+) -> Report:
     """Make `out/slides`, train `out/run/model`, predict the test slides into `out/out`."""
     start = time.perf_counter()
-    rows = read_manifest(make_slides(out / "slides", seed, workers, say))
-    model = train(rows, demo_config(seed), out / "run", say=say, overwrite=True).folder
+    cohort = cohort or Cohort()
+    rows = read_manifest(make_slides(out / "slides", cohort, seed, workers, say))
+    model = train(rows, demo_config(seed, epochs), out / "run", say=say, overwrite=True).folder
     test = [row for row in rows if row.split == "test"]
     say(f"classifying {len(test)} slides that were not trained on, in {workers} processes")
     with local_cluster(workers) as client:
@@ -132,10 +135,12 @@ def run_demo(out: Path, seed: int, workers: int, say: Say) -> Report:
         )
     if not summary.ok:
         raise WsiAtsError(f"{len(summary.failures)} of the demo's slides failed: {summary.failures[0].error}")
-    return _report(out, test, load_model(model), seed, start)
+    return _report(out, cohort, test, load_model(model), seed, start)
 
 
-def _report(out: Path, test: Sequence[Row], model: AttentionSampler, seed: int, start: float) -> Report:
+def _report(
+    out: Path, cohort: Cohort, test: Sequence[Row], model: AttentionSampler, seed: int, start: float
+) -> Report:
     sampled = {row.slide: model.predict(row.path, TILES, seed=seed) for row in test}
     some = test[:EXACT_SLIDES]
     exact = [model.predict(row.path, sampler="all") for row in some]
@@ -146,8 +151,8 @@ def _report(out: Path, test: Sequence[Row], model: AttentionSampler, seed: int, 
     with_lesion = [row for row in test if row.label == "tumour"]
     return Report(
         out,
+        cohort,
         held_out_auc(out / "out" / "predictions.csv", test, seed),
-        len(test),
         concentration(
             [sampled[row.slide] for row in with_lesion],
             [SlideTruth.load(row.path.with_suffix(".geojson")) for row in with_lesion],

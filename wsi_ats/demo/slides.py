@@ -14,9 +14,22 @@ import numpy as np
 from wsi_ats.slides.phantom import Phantom, write_phantom
 
 CLASSES = ("normal", "tumour")
-COUNTS = {"train": 72, "val": 24, "test": 32}
-SIZE = 6144
-"""Level-0 px a side: 3 mm at 0.5 um/px."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """How many slides of what size."""
+
+    train: int = 72
+    val: int = 24
+    test: int = 32
+    px: int = 6144
+    """Level-0 px a side; the default is 3 mm at 0.5 um/px."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Slides a split."""
+        return {"train": self.train, "val": self.val, "test": self.test}
 
 
 @dataclass(frozen=True)
@@ -29,15 +42,15 @@ class Plan:
     phantom: Phantom
 
 
-def plan_slides(folder: Path, seed: int) -> Iterator[Plan]:
+def plan_slides(folder: Path, cohort: Cohort, seed: int) -> Iterator[Plan]:
     """Half of every split with a lesion of 0.8 to 4 % of the tissue; decoys in all of them."""
     rng = np.random.default_rng(seed)
     number = 0
-    for split, count in COUNTS.items():
+    for split, count in cohort.counts.items():
         for i in range(count):
             label = CLASSES[i % 2]
             phantom = Phantom(
-                size=SIZE,
+                size=cohort.px,
                 lesion=label == "tumour",
                 lesion_fraction=float(np.exp(rng.uniform(np.log(0.008), np.log(0.04)))),
                 decoys=int(rng.integers(1, 4)),
@@ -47,14 +60,16 @@ def plan_slides(folder: Path, seed: int) -> Iterator[Plan]:
             number += 1
 
 
-def make_slides(folder: Path, seed: int, processes: int, say: Callable[[str], object]) -> Path:
+def make_slides(
+    folder: Path, cohort: Cohort, seed: int, processes: int, say: Callable[[str], object]
+) -> Path:
     """Write the slides, the outlines of their lesions as GeoJSON and `manifest.csv`; returns the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    plans = list(plan_slides(folder, seed))
+    plans = list(plan_slides(folder, cohort, seed))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for done, _ in enumerate(pool.map(make_slide, plans), 1):
             if done % 32 == 0 or done == len(plans):
-                say(f"made {done} of {len(plans)} slides of {SIZE} x {SIZE} px")
+                say(f"made {done} of {len(plans)} slides of {cohort.px} x {cohort.px} px")
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

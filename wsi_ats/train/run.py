@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import platform
 import shutil
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,11 +58,7 @@ def train(
     some = [train_set[i].scene for i in range(min(len(train_set), CALIBRATION_SLIDES))]
     module.model.calibrate(some, config.train.seed, module.memory)
     history = _History(say)
-    with warnings.catch_warnings():
-        # Lightning advises loader processes; tiles are chosen inside the step and read by threads there.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    with _without_advice():
         _fit(module, train_set, val_set, config, out, history)
     interval, accuracy = _validate(module.model, val_set, config, out)
     seconds = time.monotonic() - start
@@ -161,6 +159,25 @@ def _fit(
         raise KeyboardInterrupt
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(state)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep Lightning's hints from the user: none of them is about the user's slides or settings."""
+    log = logging.getLogger("pytorch_lightning")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # It advises loader processes; here tiles are chosen inside the step and read by threads.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # Its checkpoint folder holds the interrupted run that is to go on.
+            warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+            # Its own use of torch.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _loader(examples: Examples, batch: int, shuffle: torch.Generator | None) -> DataLoader[Example]:

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsi_ats.errors import ConfigError
+from wsi_ats.manifest import Row, classes_of, read_manifest, with_splits
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "manifest.csv"
+    path.write_text(text)
+    return path
+
+
+def rows_of(labels: list[str], patients: list[str]) -> list[Row]:
+    return [
+        Row(f"{i}.svs", Path(f"{i}.svs"), label, patient, None, None)
+        for i, (label, patient) in enumerate(zip(labels, patients, strict=True))
+    ]
+
+
+def test_paths_are_relative_to_the_manifest_and_columns_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "slide,label,patient,split,mpp\na/x.svs,1,p1,train,0.25\ny.svs,0,p2,val,\n")
+    first, second = read_manifest(path)
+    assert first == Row("a/x.svs", tmp_path / "a/x.svs", "1", "p1", "train", 0.25)
+    assert (second.patient, second.split, second.mpp) == ("p2", "val", None)
+
+
+def test_columns_of_other_tools_are_understood(tmp_path: Path) -> None:
+    (row,) = read_manifest(write(tmp_path, "case_id,slide_id,label\nc1,x.svs,tumour\n"))
+    assert (row.slide, row.patient, row.label) == ("x.svs", "c1", "tumour")
+    (row,) = read_manifest(write(tmp_path, "wsi,mpp,grade\nx.svs,0.5,2\n"), target="grade")
+    assert (row.slide, row.mpp, row.label, row.patient) == ("x.svs", 0.5, "2", "x.svs")
+
+
+def test_parquet_is_the_same_as_csv(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    csv = write(tmp_path, "slide,label\nx.svs,1\ny.svs,0\n")
+    pd.read_csv(csv).to_parquet(tmp_path / "manifest.parquet")
+    assert read_manifest(tmp_path / "manifest.parquet") == read_manifest(csv)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("slide\nx.svs\n", ["no column 'label'", "--target"]),
+        ("path,label\nx.svs,1\n", ["no column 'slide'", "path"]),
+        ("slide,label\n", ["no rows"]),
+        ("slide,label\nx.svs,\ny.svs,1\n", ["row 1", "both must be given"]),
+        ("slide,label\nx.svs,1\nx.svs,0\n", ["x.svs", "twice"]),
+        ("slide,label,split\nx.svs,1,training\n", ["row 1", "training", "train, val or test"]),
+        ("slide,label,mpp\nx.svs,1,-0.5\n", ["row 1", "-0.5", "positive"]),
+        ("slide,label,mpp\nx.svs,1,20x\n", ["row 1", "20x", "positive"]),
+        ("slide,label,patient,split\nx,1,p,train\ny,0,p,val\n", ["'p'", "more than one split"]),
+    ],
+)
+def test_a_wrong_manifest_is_named_with_the_row_and_the_rule(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        read_manifest(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.csv does not exist"):
+        read_manifest(tmp_path / "absent.csv")
+
+
+def test_numeric_labels_are_one_class_however_pandas_reads_them(tmp_path: Path) -> None:
+    path = write(tmp_path, "slide,label\na,10\nb,2\nc,10.0\n")
+    assert classes_of(read_manifest(path)) == ("2", "10")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30)), min_size=1, max_size=60),
+    st.floats(0.05, 0.9),
+    st.integers(0, 5),
+)
+def test_splits_keep_patients_whole_and_every_class_on_both_sides(
+    drawn: list[tuple[str, int]], fraction: float, seed: int
+) -> None:
+    # A patient has one label here: the label is part of its name.
+    rows = rows_of([label for label, _ in drawn], [f"{label}{n}" for label, n in drawn])
+    patients = {label: {r.patient for r in rows if r.label == label} for label in {r.label for r in rows}}
+    try:
+        split = with_splits(rows, fraction, seed)
+    except ConfigError:
+        assert any(max(1, round(fraction * len(own))) >= len(own) for own in patients.values())
+        return
+    sides = {side: {r.patient for r in split if r.split == side} for side in ("train", "val")}
+    assert not sides["train"] & sides["val"]
+    for own in patients.values():
+        assert own & sides["train"]
+        assert len(own & sides["val"]) == max(1, round(fraction * len(own)))
+    assert split == with_splits(rows, fraction, seed)
+
+
+def test_given_splits_are_kept_and_half_given_ones_refused(tmp_path: Path) -> None:
+    rows = read_manifest(write(tmp_path, "slide,label,split\nx,1,train\ny,0,test\n"))
+    assert with_splits(rows, 0.5, 0) == rows
+    rows = read_manifest(write(tmp_path, "slide,label,split\nx,1,train\ny,0,\n"))
+    with pytest.raises(ConfigError, match="some slides a split and others none"):
+        with_splits(rows, 0.5, 0)

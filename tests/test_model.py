@@ -1,0 +1,209 @@
+"""The whole model against what it promises: order, batch and repetition do not change an answer, `all` is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wsi_ats import load_model, open_slide
+from wsi_ats.build import build_model
+from wsi_ats.config import load_config
+from wsi_ats.errors import MissingMppError, NoTissueError
+from wsi_ats.memory import Memory
+from wsi_ats.model import AttentionSampler, generator_for, turn
+from wsi_ats.scene import Scene, look
+from wsi_ats.slides.phantom import Phantom, write_phantom
+
+SETTINGS = ["view.downsample=8", "tile.downsample=2", "tile.px=32", "attention.stride=8", "sampling.tiles=5"]
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("slides")
+    paths = [folder / f"slide_{i}.tif" for i in range(3)]
+    for i, path in enumerate(paths):
+        write_phantom(path, Phantom(size=768 + 256 * i, decoys=0, lesion=False, seed=i))
+    return paths
+
+
+def model_with(*settings: str) -> AttentionSampler:
+    """An untrained model whose attention and scores are not flat."""
+    model = build_model(load_config(None, [*SETTINGS, *settings]), ("normal", "tumour"))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for network in filter(None, (model.attention, model.score)):
+            for parameter in network.parameters():
+                parameter += torch.randn(parameter.shape, generator=generator) * 0.3
+    return model.eval()
+
+
+def scenes_of(model: AttentionSampler, paths: list[Path]) -> list[Scene]:
+    scenes = []
+    for path in paths:
+        with open_slide(path) as slide:
+            scenes.append(look(slide, model.config))
+    return scenes
+
+
+@pytest.mark.parametrize("refined", ["true", "false"])
+def test_a_slide_gets_the_same_estimate_alone_and_in_any_batch(paths: list[Path], refined: str) -> None:
+    model = model_with(f"sampling.refined={refined}")
+    scenes = scenes_of(model, paths)
+
+    def logits(order: list[int]) -> dict[int, torch.Tensor]:
+        chosen = [scenes[i] for i in order]
+        estimates = model(chosen, [generator_for(0, scene.name) for scene in chosen])
+        return {i: estimate.logits for i, estimate in zip(order, estimates, strict=True)}
+
+    together = logits([0, 1, 2])
+    backwards = logits([2, 1, 0])
+    for i in range(3):
+        torch.testing.assert_close(together[i], backwards[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together[i], logits([i])[i], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("refined", ["true", "false"])
+def test_all_is_attention_mil_over_every_tile(paths: list[Path], refined: str) -> None:
+    model = model_with(f"sampling.refined={refined}")
+    prediction = model.predict(paths[0], sampler="all")
+    with open_slide(paths[0]) as slide, torch.no_grad():
+        scene = look(slide, model.config)
+        log_a = model.attend(scene)
+        tiles = []
+        for cell in scene.tissue:  # one tile at a time, placed by hand
+            row, column = divmod(int(cell), scene.view.grid.cols)
+            x, y = (column + 0.5) * 64 - 32, (row + 0.5) * 64 - 32
+            pixels = slide.read((int(x), int(y)), (64, 64)).reshape(32, 2, 32, 2, 3).astype(np.float64)
+            tiles.append(pixels.mean((1, 3)))
+        batch = torch.tensor(np.stack(tiles)).permute(0, 3, 1, 2).float() / 255
+        vectors = model.standardise(model.features(batch))
+        target = log_a + model.score(vectors) if model.score is not None else log_a
+        summary = torch.softmax(target, 0) @ vectors
+        expected = torch.softmax(model.head(summary), 0)
+    assert prediction.tiles_read == len(scene.tissue)
+    # The oracle averages 2 x 2 px, the reader resamples with a triangle filter: tiles differ a little.
+    np.testing.assert_allclose(prediction.probabilities, expected.numpy(), atol=2e-2)
+    assert (prediction.stderr == 0).all()
+
+
+def test_a_prediction_repeats_and_depends_on_the_seed(paths: list[Path]) -> None:
+    model = model_with()
+    first, again, other = (model.predict(paths[2], tiles=12, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.probabilities, again.probabilities)
+    np.testing.assert_array_equal(first.cells, again.cells)
+    assert not np.array_equal(first.cells, other.cells)
+
+
+def test_reading_more_tiles_comes_closer_to_the_exact_answer(paths: list[Path]) -> None:
+    model = model_with()
+    exact = model.predict(paths[2], sampler="all").probabilities[1]
+
+    def error(tiles: int) -> float:
+        answers = [model.predict(paths[2], tiles=tiles, seed=seed, repeats=1) for seed in range(12)]
+        return float(np.sqrt(np.mean([(a.probabilities[1] - exact) ** 2 for a in answers])))
+
+    assert error(48) < 0.6 * error(6)
+
+
+def test_the_standard_error_is_the_size_of_the_error(paths: list[Path]) -> None:
+    model = model_with("sampling.refined=false", "sampling.sampler=multinomial")
+    answers = [
+        model.predict(paths[2], tiles=32, sampler="multinomial", seed=seed, repeats=8) for seed in range(40)
+    ]
+    spread = np.std([a.probabilities[1] for a in answers])
+    claimed = np.sqrt(np.mean([a.stderr[1] ** 2 for a in answers]))
+    assert 0.6 < claimed / spread < 1.7
+
+
+def test_one_round_has_no_standard_error(paths: list[Path]) -> None:
+    assert np.isnan(model_with().predict(paths[2], tiles=8, repeats=1).stderr).all()
+
+
+def test_contributions_add_up_to_the_logits(paths: list[Path]) -> None:
+    model = model_with()
+    prediction = model.predict(paths[1], tiles=16)
+    logits = prediction.contributions.sum(0) + model.head.linear.bias.detach().numpy()
+    answer = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(answer, prediction.probabilities, atol=1e-5)
+
+
+def test_memory_changes_no_answer_and_spares_reading(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for frozen in ("true", "false"):
+        model = model_with(f"features.frozen={frozen}")
+        scene = scenes_of(model, paths[2:])[0]
+        memory = Memory(1 << 26)
+        bare = model([scene], [generator_for(0, "x")])[0].logits
+        first = model([scene], [generator_for(0, "x")], memory)[0].logits
+        monkeypatch.setattr("wsi_ats.model.read_tiles", None)  # a second reading would fail
+        second = model([scene], [generator_for(0, "x")], memory)[0].logits
+        monkeypatch.undo()
+        torch.testing.assert_close(bare, first)
+        torch.testing.assert_close(bare, second)
+
+
+def test_every_trainable_part_gets_a_gradient(paths: list[Path]) -> None:
+    model = model_with().train()
+    scene = scenes_of(model, paths[:1])[0]
+    model([scene], [generator_for(0, "x")])[0].logits[1].backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_uniform_ignores_the_view(paths: list[Path]) -> None:
+    model = model_with("sampling.uniform=true")
+    prediction = model.predict(paths[1], tiles=8)
+    assert np.ptp(prediction.attention) < 1e-7
+
+
+def test_calibration_takes_the_common_part_off(paths: list[Path]) -> None:
+    model = model_with()
+    scenes = scenes_of(model, paths)
+    before = _mean_cosine(model, scenes)
+    model.calibrate(scenes, seed=0)
+    assert _mean_cosine(model, scenes) < 0.3 < before
+
+
+def _mean_cosine(model: AttentionSampler, scenes: list[Scene]) -> float:
+    with torch.no_grad():
+        estimates = model(scenes, [generator_for(9, scene.name) for scene in scenes])
+    vectors = torch.cat([estimate.vectors for estimate in estimates])
+    return float((vectors @ vectors.T).mean())
+
+
+def test_turning_gives_the_eight_symmetries_of_the_square() -> None:
+    tile = torch.arange(12.0).reshape(1, 3, 2, 2)
+    turned = turn(tile.expand(400, 3, 2, 2), torch.Generator().manual_seed(0))
+    assert len({tuple(t.flatten().tolist()) for t in turned}) == 8
+    assert turned.sort(dim=-1).values.sum() == tile.sum() * 400
+
+
+def test_a_slide_without_mpp_fails_with_its_remedies(paths: list[Path]) -> None:
+    model = build_model(load_config(), ("a", "b"))
+    white = np.full((512, 512, 3), 255, np.uint8)
+    with open_slide(white) as slide, pytest.raises(MissingMppError, match="micrometres per pixel") as caught:
+        model.predict(slide)
+    for remedy in ("mpp", "--mpp", "downsample"):
+        assert remedy in caught.value.remedy
+
+
+def test_a_blank_slide_fails_as_no_tissue() -> None:
+    white = np.full((512, 512, 3), 255, np.uint8)
+    with open_slide(white, name="blank") as slide, pytest.raises(NoTissueError, match="blank"):
+        model_with().predict(slide)
+
+
+def test_loading_gives_the_model_that_was_saved(tmp_path: Path, paths: list[Path]) -> None:
+    from wsi_ats.train.checkpoint import save_model
+
+    model = model_with()
+    model.calibrate(scenes_of(model, paths), seed=0)
+    save_model(model, tmp_path / "model", "card")
+    loaded = load_model(tmp_path / "model")
+    first, second = (m.predict(paths[0], tiles=8) for m in (model, loaded))
+    np.testing.assert_array_equal(first.probabilities, second.probabilities)
+    assert len(loaded.hash) == 16
