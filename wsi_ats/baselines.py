@@ -20,10 +20,10 @@ class DownsampledCNN(nn.Module):
     to the last layer, since a small lesion is lost in a mean.
     """
 
-    def __init__(self, classes: int, width: int = 24) -> None:
+    def __init__(self, classes: int, width: int = 12) -> None:
         super().__init__()
         self.trunk = residual_trunk(width)
-        self.linear = nn.Linear(8 * width, classes)
+        self.linear = nn.Linear(16 * width, classes)
 
     def forward(self, view: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b classes"]:
         """Logits (B, classes)."""
