@@ -9,13 +9,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from tests.test_prediction import make_prediction
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Grid
 from wsi_ats.heatmap import LABELS, Heatmap, HeatmapStyle
-from wsi_ats.heatmap_frame import bar_length, elide, outline, round_length
+from wsi_ats.heatmap_frame import bar_length, elide, inner_edge, probability, round_length
 from wsi_ats.slides import open_slide
 
 GREEN = (0, 255, 0)
@@ -147,13 +148,14 @@ def test_bytes_are_reproducible_and_pyplot_is_left_alone(tmp_path) -> None:
     assert plt.get_fignums() == []
 
 
-def texts(figure: Figure) -> list[str]:
-    """All words on a figure that are shown."""
+def shown_texts(figure: Figure) -> list[Text]:
     figure.draw_without_rendering()
-    found = [
-        text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")) if text.get_visible()
-    ]
-    return [text for text in found if text]
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+def texts(figure: Figure) -> list[str]:
+    """All words on a figure that are shown, lines joined."""
+    return [text.get_text().replace("\n", " ") for text in shown_texts(figure)]
 
 
 def test_words_on_the_picture() -> None:
@@ -167,6 +169,14 @@ def test_words_on_the_picture() -> None:
     sure = replace(make_prediction(), probabilities=np.array([0.8, 0.2]))
     assert "normal: probability 0.80 ± 0.02" in texts(sure.heatmap().figure())
     assert "200 px (no mpp)" in texts(make_prediction(mpp=None).heatmap().figure())
+
+
+def test_a_flat_slide_has_room_for_the_words() -> None:
+    figure = make_prediction((5000, 400)).heatmap().figure()
+    texts = shown_texts(figure)
+    boxes = np.array([text.get_window_extent().extents for text in texts])
+    outside = (boxes[:, :2] < 0) | (boxes[:, 2:] > figure.bbox.size)
+    assert [text.get_text() for text, out in zip(texts, outside.any(axis=1), strict=True) if out] == []
 
 
 def test_plot_into_given_axes_and_into_new_ones() -> None:
@@ -211,15 +221,29 @@ def test_scale_bar_length() -> None:
     assert bar_length(2220, None) == (500, "500 px (no mpp)")
 
 
-def test_outline_is_the_inner_edge() -> None:
+def test_inner_edge() -> None:
     mask = np.zeros((6, 7), bool)
     mask[1:5, 2:6] = True
-    line = outline(mask)[..., 3] > 0
     expected = mask.copy()
     expected[2:4, 3:5] = False
-    assert (line == expected).all()
+    assert (inner_edge(mask) == expected).all()
+    assert inner_edge(np.ones((3, 3), bool)).sum() == 8
 
 
 def test_elide() -> None:
     assert elide("short.svs", 20) == "short.svs"
     assert elide("abcdefghijklmnopqrstuvwxyz", 13) == "abcdef…uvwxyz"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (0.0214, "0.93 ± 0.02"),
+        (0.0021, "0.930 ± 0.002"),
+        (1e-5, "0.930 ± <0.001"),
+        (0.0, "0.93"),
+        (np.nan, "0.93"),
+    ],
+)
+def test_probability_in_words(error: float, text: str) -> None:
+    assert probability(replace(make_prediction(), stderr=np.array([error, error]))) == text

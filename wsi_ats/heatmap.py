@@ -13,13 +13,14 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from skimage.filters import gaussian
 
@@ -33,12 +34,16 @@ from wsi_ats.view import read_view
 Scale = Literal["log", "linear", "percentile"]
 
 LABELS: dict[Scale, str] = {
-    "log": "attention relative to its mean over the tissue (log scale; below 1× not coloured)",
+    "log": "attention relative to its mean over the tissue (log scale; 1× and less: not coloured)",
     "linear": "attention relative to its mean over the tissue",
     "percentile": "percentile of attention among the slide's tissue cells",
 }
 """What the colour bar says."""
 
+FADE = 0.25
+"""Share of the colours, from the lowest, over which they fade in."""
+OUTLINE = (110, 110, 110)
+"""Grey of the line around the tissue."""
 MIN_RANGE = 10.0
 """The colours of multiples always span at least 1x to 10x, so that a flat attention looks flat."""
 
@@ -143,7 +148,9 @@ class Heatmap:
 
             ax = plt.subplots(figsize=(9, 8))[1]
         colours = self._paint(ax)
-        frame.colour_bar(ax.figure.colorbar(colours, ax=ax, fraction=0.04, pad=0.02), colours, self._label)
+        frame.colour_bar(
+            ax.figure.colorbar(colours, ax=ax, fraction=0.04, pad=0.02), colours, self._label, columns=50
+        )
         frame.title(ax, self.prediction, columns=70)
         frame.scale_bar(ax, self.prediction)
         return ax
@@ -156,7 +163,7 @@ class Heatmap:
         ax = figure.add_axes(layout.slide)
         colours = self._paint(ax)
         bar = figure.colorbar(colours, cax=figure.add_axes(layout.bar))
-        frame.colour_bar(bar, colours, self._label)
+        frame.colour_bar(bar, colours, self._label, layout.bar_columns)
         frame.title(ax, self.prediction, layout.text_columns)
         frame.scale_bar(ax, self.prediction)
         return figure
@@ -168,40 +175,53 @@ class Heatmap:
     def encode(self, kind: str = "png") -> bytes:
         """The picture as a file's bytes; equal predictions give equal bytes (PNG)."""
         buffer = io.BytesIO()
-        metadata = {"Software": None} if kind == "png" else None
-        self.figure().savefig(buffer, format=kind, dpi=frame.DPI, metadata=metadata)
+        # Without matplotlib's version in it, and lightly compressed: a third of the time for a quarter more
+        # bytes.
+        options: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
+        self.figure().savefig(buffer, format=kind, dpi=frame.DPI, **(options if kind == "png" else {}))
         return buffer.getvalue()
 
     def _repr_png_(self) -> bytes:
         return self.encode()
 
-    def _paint(self, ax: Axes) -> frame.Mappable:
-        """Slide, colours, outline of the tissue and of the drawn tiles."""
+    def blend(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The thumbnail with the colours and the outline of the tissue over it."""
         raster = self.raster()
-        height, width = raster.shape
+        out = self.thumbnail.copy()
+        shown = np.isfinite(raster)
+        colour = self._cmap()(self._norm()(raster[shown])).astype(np.float32)
+        strength = colour[:, 3:] * np.float32(self.style.alpha)
+        out[shown] = (out[shown] * (1 - strength) + colour[:, :3] * (255 * strength) + 0.5).astype(np.uint8)
+        out[frame.inner_edge(shown)] = OUTLINE
+        return out
+
+    def _paint(self, ax: Axes) -> ScalarMappable:
+        """Slide, colours and drawn tiles; what the colour bar needs is returned."""
+        picture = self.blend()
+        height, width = picture.shape[:2]
         extent = (0.0, width * self.downsample[0], height * self.downsample[1], 0.0)
-        ax.imshow(self.thumbnail, extent=extent)
-        norm, cmap = self._norm(raster), self._cmap()
-        colours = ax.imshow(
-            raster, extent=extent, norm=norm, cmap=cmap, alpha=self.style.alpha, interpolation="nearest"
-        )
-        ax.imshow(frame.outline(np.isfinite(raster)), extent=extent, interpolation="nearest")
+        ax.imshow(picture, extent=extent, interpolation="nearest")
         if self.style.drawn and len(self.prediction.cells) < len(self.prediction.tissue):
             corners = self.prediction.grid.tile_corners(self.prediction.cells, self.prediction.tile_size)
             frame.tile_outlines(ax, corners, self.prediction.tile_size, least=6 * max(self.downsample))
         ax.set_xlim(0, self.prediction.slide_size[0])
         ax.set_ylim(self.prediction.slide_size[1], 0)
         ax.set_axis_off()
-        return colours
+        return ScalarMappable(self._norm(), self._cmap())
 
-    def _norm(self, raster: Float64[np.ndarray, "h w"]) -> Normalize:
+    def _norm(self) -> Normalize:
         if self.style.scale == "percentile":
             return Normalize(0, 100)
-        top = max(MIN_RANGE, float(np.nanmax(raster)))
+        top = max(MIN_RANGE, float(self.values().max()))
         return LogNorm(1, top) if self.style.scale == "log" else Normalize(0, top)
 
     def _cmap(self) -> Colormap:
-        return colormaps[self.style.cmap].with_extremes(under=(0, 0, 0, 0), bad=(0, 0, 0, 0))
+        """The colours; multiples fade in from the lowest, which says nothing and would only darken the
+        tissue."""
+        colours = colormaps[self.style.cmap](np.linspace(0, 1, 256))
+        if self.style.scale != "percentile":
+            colours[:, 3] = np.minimum(1, np.linspace(0, 1, 256) / FADE)
+        return ListedColormap(colours, name=self.style.cmap).with_extremes(under=(0, 0, 0, 0))
 
     @property
     def _label(self) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm
-from matplotlib.image import AxesImage
 from matplotlib.offsetbox import AnchoredOffsetbox, TextArea, VPacker
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
@@ -18,9 +19,8 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from wsi_ats.prediction import Prediction
 
 DPI = 100
-Mappable = AxesImage
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 24, 150, 84, 64
+_LEFT, _RIGHT, _TOP, _BOTTOM = 24, 176, 84, 64
 _MIN_WIDTH, _MIN_HEIGHT = 640, 420
 _BAR_GAP, _BAR_WIDTH = 28, 22
 _TICKS = (1, 2, 3, 5, 10, 20, 30, 50)
@@ -36,6 +36,8 @@ class Layout:
     bar: tuple[float, float, float, float]
     text_columns: int
     """Characters that fit beside each other in the title."""
+    bar_columns: int
+    """Characters that fit along the colour bar."""
 
     @classmethod
     def around(cls, slide_width: int, slide_height: int, longest: int) -> Layout:
@@ -56,15 +58,13 @@ class Layout:
                 bar_height / height,
             ),
             text_columns=(width - 2 * _LEFT) // 8,
+            bar_columns=bar_height // 8,
         )
 
 
 def title(ax: Axes, prediction: Prediction, columns: int) -> None:
     """Class and probability in bold; below it the slide and how much of it was read."""
-    sure = float(prediction.probabilities[prediction.top])
-    error = float(prediction.stderr[prediction.top])
-    spread = f" ± {error:.2f}" if error > 0 else ""
-    first = f"{elide(prediction.label, columns - 24)}: probability {sure:.2f}{spread}"
+    first = f"{elide(prediction.label, columns - 24)}: probability {probability(prediction)}"
     read = f"{len(prediction.cells):,} of {len(prediction.tissue):,} tissue tiles read"
     second = f"{elide(prediction.slide, columns - len(read) - 6)}   ·   {read}"
     lines = VPacker(
@@ -83,10 +83,18 @@ def title(ax: Axes, prediction: Prediction, columns: int) -> None:
     ax.add_artist(box)
 
 
-def colour_bar(bar: Colorbar, colours: Mappable, label: str) -> None:
+def probability(prediction: Prediction) -> str:
+    """Probability of the predicted class with its standard error, to as many digits as that one deserves."""
+    sure = float(prediction.probabilities[prediction.top])
+    error = float(prediction.stderr[prediction.top])
+    if not error > 0:  # unknown, or every tile was read
+        return f"{sure:.2f}"
+    digits = 2 if error >= 0.005 else 3
+    return f"{sure:.{digits}f} ± {error:.{digits}f}" if error >= 0.0005 else f"{sure:.3f} ± <0.001"
+
+
+def colour_bar(bar: Colorbar, colours: ScalarMappable, label: str, columns: int) -> None:
     """Ticks that can be read ("10×", not 10^1) and what they count."""
-    if bar.solids is not None:
-        bar.solids.set_alpha(1)
     top = colours.get_clim()[1] or 1.0
     if isinstance(colours.norm, LogNorm):
         steps = [tick * 10**power for power in (0, 2, 4, 6) for tick in _TICKS]
@@ -96,7 +104,7 @@ def colour_bar(bar: Colorbar, colours: Mappable, label: str) -> None:
     bar.formatter = FuncFormatter(lambda value, _: f"{value:,.4g}{unit}")
     bar.update_ticks()
     bar.ax.tick_params(labelsize=11)
-    bar.set_label(label, size=11)
+    bar.set_label(textwrap.fill(label, columns), size=11)
 
 
 def scale_bar(ax: Axes, prediction: Prediction) -> None:
@@ -127,13 +135,11 @@ def round_length(most: float) -> float:
     return float(next(c for c in candidates if c <= most * (1 + 1e-9)))
 
 
-def outline(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 4"]:
-    """The inner edge of a mask as a grey line of 1 px on nothing (RGBA)."""
+def inner_edge(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """The pixels of a mask that touch, by a side, one outside it or the picture's border."""
     padded = np.pad(mask, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    line = np.zeros((*mask.shape, 4), np.float32)
-    line[mask & ~inside] = (0.35, 0.35, 0.35, 0.8)
-    return line
+    return np.asarray(mask & ~inside)
 
 
 def tile_outlines(
