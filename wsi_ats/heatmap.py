@@ -147,7 +147,7 @@ class Heatmap:
             import matplotlib.pyplot as plt
 
             ax = plt.subplots(figsize=(9, 8))[1]
-        colours = self._paint(ax)
+        colours = self._paint(ax, "antialiased")  # axes of any size: thin lines must survive
         frame.colour_bar(
             ax.figure.colorbar(colours, ax=ax, fraction=0.04, pad=0.02), colours, self._label, columns=50
         )
@@ -161,7 +161,7 @@ class Heatmap:
         layout = frame.Layout.around(width, height, self.style.size)
         figure = Figure(figsize=layout.inches, dpi=frame.DPI, facecolor="white")
         ax = figure.add_axes(layout.slide)
-        colours = self._paint(ax)
+        colours = self._paint(ax, "nearest")  # px by px
         bar = figure.colorbar(colours, cax=figure.add_axes(layout.bar))
         frame.colour_bar(bar, colours, self._label, layout.bar_columns)
         frame.title(ax, self.prediction, layout.text_columns)
@@ -195,12 +195,12 @@ class Heatmap:
         out[frame.inner_edge(shown)] = OUTLINE
         return out
 
-    def _paint(self, ax: Axes) -> ScalarMappable:
+    def _paint(self, ax: Axes, interpolation: str) -> ScalarMappable:
         """Slide, colours and drawn tiles; what the colour bar needs is returned."""
         picture = self.blend()
         height, width = picture.shape[:2]
         extent = (0.0, width * self.downsample[0], height * self.downsample[1], 0.0)
-        ax.imshow(picture, extent=extent, interpolation="nearest")
+        ax.imshow(picture, extent=extent, interpolation=interpolation)
         if self.style.drawn and len(self.prediction.cells) < len(self.prediction.tissue):
             corners = self.prediction.grid.tile_corners(self.prediction.cells, self.prediction.tile_size)
             frame.tile_outlines(ax, corners, self.prediction.tile_size, least=6 * max(self.downsample))

@@ -11,6 +11,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -290,6 +291,7 @@ def _thumbnail(slide: Slide) -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return version(name)
