@@ -154,8 +154,9 @@ class _Renderer:
         self._colours = stain.table()
         self._glass = np.tile(stain.background(), (BAND, BLOCK, 1))
         um = 1 / settings.mpp
-        self._fine, self._coarse = fibres(1024, 1.6 * um, 11), fibres(832, 2.6 * um, 12).T
-        self._slow = clouds(512, 10.0, 13)  # in cells of `_slow_step` px
+        self._fine, self._coarse = fibres(1280, 1.6 * um, 11), fibres(1152, 2.6 * um, 12).T
+        # Their common period is beyond any slide. In cells of `_slow_step` px.
+        self._slow = (clouds(512, 10.0, 13), clouds(450, 10.0, 15))
         self._slow_step = 16
         self._clumps = clouds(512, 4.0, 14)  # in cells of CLUMP_STEP_UM
         self._offsets = rng.integers(0, 1 << 20, (4, 2))
@@ -235,13 +236,11 @@ class _Renderer:
         """Slow variation over the slide; `k` picks one of two that differ in where they begin."""
         step = self._slow_step
         y, x = top // step - 2, left // step - 2
-        near = window(
-            self._slow,
-            y + int(self._offsets[k, 0]),
-            x + int(self._offsets[k, 1]),
-            (-(-shape[0] // step) + 5, -(-shape[1] // step) + 5),
-        )
-        return _magnified(near, top / step - y, left / step - x, step, shape)
+        dy, dx = (int(offset) for offset in self._offsets[k])
+        near = (-(-shape[0] // step) + 5, -(-shape[1] // step) + 5)
+        first, second = (window(texture, y + dy, x + dx, near).astype(np.int16) for texture in self._slow)
+        both = np.clip(128 + (((first + second - 256) * 90) >> 7), 0, 255)  # 90 / 128: 1 / sqrt 2
+        return _magnified(both.astype(np.uint8), top / step - y, left / step - x, step, shape)
 
     def _at(
         self, coarse: UInt8[np.ndarray, "y x"], x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]

@@ -13,7 +13,9 @@ def _filtered(
     rng: np.random.Generator, period: int, response: Float[np.ndarray, "y half"]
 ) -> Float[np.ndarray, "y x"]:
     """White noise filtered in the Fourier domain (hence periodic), mean 0 and standard deviation 1."""
-    spectrum = np.fft.rfft2(rng.standard_normal((period, period), dtype=np.float32)) * response
+    spectrum = np.fft.rfft2(rng.standard_normal((period, period), dtype=np.float32)) * response.astype(
+        np.float32
+    )
     spectrum[0, 0] = 0
     noise = np.fft.irfft2(spectrum, (period, period))
     return np.asarray(noise / noise.std())
@@ -47,7 +49,7 @@ def fibres(period: int, thickness: float, seed: int) -> UInt8[np.ndarray, "perio
     )
     bundle = _filtered(rng, period, np.clip(stretched, 0, None))
     grain = _filtered(rng, period, np.exp(-2 * (np.pi * thickness / 4) ** 2 * (fy**2 + fx**2)))
-    smooth = np.exp(-2 * (np.pi * thickness * 14) ** 2 * (fy**2 + fx**2))
+    smooth = np.exp(-2 * (np.pi * thickness * 20) ** 2 * (fy**2 + fx**2))
     bend = [_filtered(rng, period, smooth) for _ in range(2)]
     index = np.arange(period)
     y = np.rint(index[:, None] + 10 * thickness * bend[0]).astype(np.int64) % period
