@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -27,9 +27,11 @@ from skimage.filters import gaussian
 from wsi_ats import heatmap_frame as frame
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Grid, Size
-from wsi_ats.prediction import Prediction
 from wsi_ats.slides.base import Slide
 from wsi_ats.view import read_view
+
+if TYPE_CHECKING:
+    from wsi_ats.prediction import Prediction  # which imports this module to draw itself
 
 Scale = Literal["log", "linear", "percentile"]
 

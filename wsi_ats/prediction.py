@@ -92,8 +92,7 @@ class Prediction:
 
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
         """The attention as a picture over `slide`; over white where no slide is given."""
-        from wsi_ats.heatmap import (
-            Heatmap,
-        )  # matplotlib takes a while to import and a prediction rarely needs it
+        # Here: matplotlib takes a while to import, and a prediction rarely needs it.
+        from wsi_ats.heatmap import Heatmap
 
         return Heatmap.of(self, slide, style)
