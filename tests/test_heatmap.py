@@ -70,6 +70,20 @@ def test_the_hot_cell_lies_on_its_place_in_the_saved_picture(
     assert np.abs(np.subtract(marked, hot)).max() <= 1, f"marked {marked}, hot {hot}"
 
 
+def test_the_map_stays_in_place_where_the_thumbnail_is_a_level_of_nearly_the_scale_asked_for() -> None:
+    """A level of 496 px where 500 are asked for is taken as it is: its true scale must then place the map."""
+    pixels = np.full((2000, 2000, 3), 255, np.uint8)
+    pixels[1700:1800, 1800:1900] = GREEN
+    level = np.asarray(Image.fromarray(pixels).resize((496, 496), Image.Resampling.BOX))
+    prediction = make_prediction((2000, 2000), 100.0, hot=17 * 20 + 18, tissue=everything)
+    with open_slide([pixels, level], mpp=0.5) as slide:
+        heatmap = Heatmap.of(prediction, slide, replace(BARE, size=500))
+    assert np.array_equal(heatmap.thumbnail, level)
+    marked = box_of(heatmap.thumbnail[..., 0] < 128)
+    hot = box_of(heatmap.raster() > 1)
+    assert np.abs(np.subtract(marked, hot)).max() <= 1, f"marked {marked}, hot {hot}"
+
+
 def test_raster_agrees_with_the_grid_everywhere() -> None:
     prediction = make_prediction((1000, 700), 61.7)
     heatmap = Heatmap.of(prediction, None, HeatmapStyle(size=250))

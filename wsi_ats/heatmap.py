@@ -108,7 +108,8 @@ class Heatmap:
             )
         step = max(1.0, max(prediction.slide_size) / style.size)
         if slide is not None:
-            return cls(prediction, read_view(slide, (step, step), 1).pixels, (step, step), style)
+            view = read_view(slide, (step, step), 1)  # its scale is a level's own where one is near
+            return cls(prediction, view.pixels, view.downsample, style)
         shape = Grid.covering(Size(*prediction.slide_size), (step, step))
         return cls(prediction, np.full((shape.rows, shape.cols, 3), 255, np.uint8), (step, step), style)
 
