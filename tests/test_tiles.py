@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import pickle
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +8,7 @@ from hypothesis import strategies as st
 from tests.strategies import pyramids
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.slides import Slide, open_slide
-from wsi_ats.tiles import TileCache, read_tiles
+from wsi_ats.tiles import read_tiles
 
 moderate = settings(deadline=None, max_examples=60)
 
@@ -62,67 +59,3 @@ def test_a_cell_drawn_twice_is_read_once(slide: Slide) -> None:
 
 def test_no_cells(slide: Slide) -> None:
     assert read_tiles(slide, GRID, np.zeros(0, np.int64), 32, (1.0, 1.0)).shape == (0, 32, 32, 3)
-
-
-def test_cached_tiles_are_not_read_again(slide: Slide) -> None:
-    cache = TileCache(10**6)
-    cells = np.asarray([3, 50, 7])
-    first = read_tiles(slide, GRID, cells, 32, (1.0, 1.0), cache)
-    read = slide.bytes_read
-    first_again = read_tiles(slide, GRID, cells[::-1], 32, (1.0, 1.0), cache)
-    assert slide.bytes_read == read
-    assert np.array_equal(first_again, first[::-1])
-    first[:] = 0  # the caller's array is not the cache's
-    mixed = read_tiles(slide, GRID, np.asarray([50, 8]), 32, (1.0, 1.0), cache)
-    assert slide.bytes_read == read + 3 * 32 * 32
-    assert np.array_equal(mixed, read_tiles(slide, GRID, np.asarray([50, 8]), 32, (1.0, 1.0)))
-
-
-def test_the_cache_tells_slides_grids_and_scales_apart(slide: Slide) -> None:
-    cache = TileCache(10**7)
-    other = open_slide(np.zeros((320, 320, 3), np.uint8))
-    cells = np.asarray([44])
-    for reader, grid, px, scale in [
-        (slide, GRID, 32, 1.0),
-        (other, GRID, 32, 1.0),
-        (slide, Grid(10, 10, (30, 30)), 32, 1.0),
-        (slide, GRID, 16, 1.0),
-        (slide, GRID, 32, 2.0),
-    ]:
-        got = read_tiles(reader, grid, cells, px, (scale, scale), cache)
-        assert np.array_equal(got, read_tiles(reader, grid, cells, px, (scale, scale)))
-
-
-def test_the_cache_drops_the_least_recently_used() -> None:
-    tile = np.zeros((10, 10, 3), np.uint8)
-    cache = TileCache(3 * tile.nbytes)
-    for key in "abc":
-        cache.put(key, tile)
-    assert cache.get("a") is not None
-    cache.put("d", tile)
-    assert [key for key in "abcd" if cache.get(key) is not None] == ["a", "c", "d"]
-    cache.put("a", tile)  # there already
-    assert (len(cache), cache.bytes) == (3, 3 * tile.nbytes)
-    cache.put("huge", np.zeros((100, 100, 3), np.uint8))  # larger than the cache: not worth all others
-    assert len(cache) == 3
-
-
-def test_the_cache_is_bounded_and_threads_share_it(slide: Slide) -> None:
-    limit = 20 * 3 * 32 * 32
-    cache = TileCache(limit)
-    drawn = [np.random.default_rng(seed).integers(0, 100, 16) for seed in range(40)]
-    with ThreadPoolExecutor(8) as pool:
-        read = list(pool.map(lambda cells: read_tiles(slide, GRID, cells, 32, (1.0, 1.0), cache), drawn))
-    assert all(
-        np.array_equal(got, read_tiles(slide, GRID, cells, 32, (1.0, 1.0)))
-        for got, cells in zip(read, drawn, strict=True)
-    )
-    assert 0 < cache.bytes <= limit
-    assert cache.bytes == len(cache) * 3 * 32 * 32
-
-
-def test_a_pickled_cache_is_empty() -> None:
-    cache = TileCache(1000)
-    cache.put("a", np.zeros((2, 2, 3), np.uint8))
-    copy = pickle.loads(pickle.dumps(cache))  # noqa: S301
-    assert (copy.max_bytes, len(copy)) == (1000, 0)
