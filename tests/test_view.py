@@ -122,20 +122,20 @@ def test_scales() -> None:
 
 @pytest.mark.parametrize(("mpp", "downsample"), [(None, None), (0.5, 2.0)])
 def test_exactly_one_scale_is_set(mpp: float | None, downsample: float | None) -> None:
-    with pytest.raises(ConfigError, match=f"tile_mpp={mpp} and tile_downsample={downsample}"):
+    with pytest.raises(ConfigError, match=f"tile.mpp={mpp} and tile.downsample={downsample}"):
         resolve_downsample(blank(0.5), mpp=mpp, downsample=downsample, setting="tile")
 
 
 def test_a_missing_mpp_is_an_error_with_three_remedies() -> None:
-    with pytest.raises(MissingMppError, match=r"'blank'.*view_mpp=8") as caught:
+    with pytest.raises(MissingMppError, match=r"'blank'.*view\.mpp=8") as caught:
         resolve_downsample(blank(), mpp=8, downsample=None, setting="view")
-    assert all(word in caught.value.remedy for word in ("`mpp` column", "--mpp", "view_downsample"))
+    assert all(word in caught.value.remedy for word in ("`mpp` column", "--mpp", "view.downsample"))
 
 
 def test_pixels_finer_than_the_slide_are_an_error() -> None:
-    with pytest.raises(SlideError, match=r"'blank' \(0.5 um/px\).*tile_mpp=0.25"):
+    with pytest.raises(SlideError, match=r"'blank' \(0.5 um/px\).*tile\.mpp=0.25"):
         resolve_downsample(blank(0.5), mpp=0.25, downsample=None, setting="tile")
-    with pytest.raises(SlideError, match=r"tile_downsample=0.5"):
+    with pytest.raises(SlideError, match=r"tile\.downsample=0.5"):
         resolve_downsample(blank(0.5), mpp=None, downsample=0.5, setting="tile")
 
 

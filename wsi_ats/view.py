@@ -37,12 +37,12 @@ def resolve_downsample(
 ) -> tuple[float, float]:
     """Level-0 px per pixel (x, y) for a scale given as `mpp` or as `downsample`; exactly one of them is.
 
-    setting: "view" or "tile", for messages: the settings are then view_mpp and view_downsample.
+    setting: "view" or "tile", for messages: the settings are then view.mpp and view.downsample.
     Raises MissingMppError where the slide does not know its mpp, SlideError where it has no such fine pixels.
     """
     if (mpp is None) == (downsample is None):
         raise ConfigError(
-            f"{setting}_mpp={mpp} and {setting}_downsample={downsample}: exactly one of them must be set"
+            f"{setting}.mpp={mpp} and {setting}.downsample={downsample}: exactly one of them must be set"
         )
     if downsample is not None:
         wanted = (float(downsample), float(downsample))
@@ -50,15 +50,15 @@ def resolve_downsample(
         wanted = (mpp / slide.mpp_xy[0], mpp / slide.mpp_xy[1])
     else:
         raise MissingMppError(
-            f"slide {slide.name!r} does not say its micrometres per pixel, which {setting}_mpp={mpp} needs",
-            f"add an `mpp` column to the manifest, give --mpp, or set {setting}_downsample instead of "
-            f"{setting}_mpp",
+            f"slide {slide.name!r} does not say its micrometres per pixel, which {setting}.mpp={mpp} needs",
+            f"add an `mpp` column to the manifest, give --mpp, or use a model trained with {setting}.downsample "
+            f"instead of {setting}.mpp (train --set {setting}.downsample=...)",
         )
     if not min(wanted) >= 1 - MATCH:
-        asked = f"{setting}_downsample={downsample}" if mpp is None else f"{setting}_mpp={mpp}"
+        asked = f"{setting}.downsample={downsample}" if mpp is None else f"{setting}.mpp={mpp}"
         raise SlideError(
             f"slide {slide.name!r} ({slide.mpp} um/px) has no pixels as fine as {asked} asks for",
-            f"choose a coarser {setting}_mpp, or check the slide's mpp",
+            f"choose a coarser {setting}.mpp, or check the slide's mpp",
         )
     return max(wanted[0], 1.0), max(wanted[1], 1.0)
 
