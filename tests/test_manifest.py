@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,11 +38,60 @@ def test_columns_of_other_tools_are_understood(tmp_path: Path) -> None:
     assert (row.slide, row.mpp, row.label, row.patient) == ("x.svs", 0.5, "2", "x.svs")
 
 
+def test_clam_names_without_suffix_are_found(tmp_path: Path) -> None:
+    for name in ("tumor_001.ndpi", "tumor_002.x.svs", "both.svs", "both.tif"):
+        (tmp_path / name).write_bytes(b"")
+    rows = read_manifest(
+        write(tmp_path, "case_id,slide_id,label\np1,tumor_001,1\np2,tumor_002.x,0\np3,gone,0\n")
+    )
+    assert [(row.slide, row.path.name) for row in rows] == [
+        ("tumor_001", "tumor_001.ndpi"),
+        ("tumor_002.x", "tumor_002.x.svs"),
+        ("gone", "gone"),
+    ]
+    with pytest.raises(ConfigError, match=r"row 1: 'both' may be any of both\.svs, both\.tif"):
+        read_manifest(write(tmp_path, "case_id,slide_id,label\np1,both,1\n"))
+    (row,) = read_manifest(write(tmp_path, "slide,label\ntumor_001,1\n"))
+    assert row.path.name == "tumor_001", "only CLAM leaves suffixes out"
+
+
+def test_nothing_is_taken_for_a_number(tmp_path: Path) -> None:
+    text = "slide, label ,patient,site\n01.svs,02, 007 ,1.0\n1.svs,2,7,NA\n"
+    first, second = read_manifest(write(tmp_path, text))
+    assert (first.slide, first.label, first.patient) == ("01.svs", "02", "007")
+    assert (second.slide, second.label, second.patient) == ("1.svs", "2", "7")
+    assert [row.label for row in read_manifest(write(tmp_path, text), target="label")] == ["02", "2"]
+
+
+@pytest.mark.parametrize("empty", ["", "NA", "nan", "N/A", "null"])
+def test_empty_cells_however_they_are_written(tmp_path: Path, empty: str) -> None:
+    text = f"slide,label,patient,split,mpp\nx.svs,1,{empty},{empty},{empty}\n"
+    assert read_manifest(write(tmp_path, text)) == [
+        Row("x.svs", tmp_path / "x.svs", "1", "x.svs", None, None)
+    ]
+    with pytest.raises(ConfigError, match=r"row 1: .*both must be given"):
+        read_manifest(write(tmp_path, f"slide,label\nx.svs,{empty}\n"))
+
+
+def test_bytes_and_commas_that_spreadsheets_add(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_text("slide,label\nä.svs,1\n", encoding="utf-8-sig")
+    assert [row.slide for row in read_manifest(path)] == ["ä.svs"]
+    with pytest.warns(pd.errors.ParserWarning):
+        (row,) = read_manifest(write(tmp_path, "slide,label\nx.svs,1,\n"))
+    assert (row.slide, row.label) == ("x.svs", "1")
+
+
+def test_two_spellings_of_a_path_are_one_slide(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'a/x\.svs' twice"):
+        read_manifest(write(tmp_path, "slide,label\na/x.svs,1\n./a//x.svs,0\n"))
+
+
 def test_parquet_is_the_same_as_csv(tmp_path: Path) -> None:
-    pd = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    csv = write(tmp_path, "slide,label\nx.svs,1\ny.svs,0\n")
+    pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    csv = write(tmp_path, "slide,label,patient,mpp\nx.svs,1,7,0.25\ny.svs,0,,1\n")
     pd.read_csv(csv).to_parquet(tmp_path / "manifest.parquet")
+    assert pd.read_parquet(tmp_path / "manifest.parquet").patient.dtype == float, "the null makes 7 a 7.0"
     assert read_manifest(tmp_path / "manifest.parquet") == read_manifest(csv)
 
 
@@ -74,9 +124,22 @@ def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_manifest(tmp_path / "absent.csv")
 
 
-def test_numeric_labels_are_one_class_however_pandas_reads_them(tmp_path: Path) -> None:
-    path = write(tmp_path, "slide,label\na,10\nb,2\nc,10.0\n")
-    assert classes_of(read_manifest(path)) == ("2", "10")
+@pytest.mark.parametrize(
+    ("written", "classes"),
+    [
+        (["10", "2", "10.0"], ("2", "10")),
+        (["1.0", "0.0", "1"], ("0", "1")),
+        (["1.5", "1.50", "2.0"], ("1.5", "1.50", "2")),
+        (["01", "1"], ("01", "1")),
+        (["1.0", "1", "unknown"], ("1", "1.0", "unknown")),
+        (["v1.0", "v1"], ("v1", "v1.0")),
+    ],
+)
+def test_one_and_one_point_nought_are_one_class_in_a_column_of_numbers(
+    tmp_path: Path, written: list[str], classes: tuple[str, ...]
+) -> None:
+    text = "slide,label\n" + "".join(f"{i}.svs,{label}\n" for i, label in enumerate(written))
+    assert classes_of(read_manifest(write(tmp_path, text))) == classes
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,12 +1,16 @@
-"""The manifest: which slides, their labels, patients and splits."""
+"""Manifests: tables of slides, for training (with labels, patients, splits) and for prediction.
+
+Everything is read as text: patient 007 stays 007, and a label is what is written.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,19 +18,45 @@ import pandas as pd
 from wsi_ats.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-ALIASES = {"slide": ("wsi", "slide_id"), "patient": ("case_id",), "label": ()}
+SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi"}
+) | {".dcm", ".dicom"}
+"""Files that are taken for slides where none is named: in a folder, or by CLAM's names without a suffix."""
+ALIASES = {"slide": ("wsi", "slide_id"), "patient": ("case_id",)}
 """Column names of other tools (TRIDENT's `wsi`, CLAM's `slide_id` and `case_id`) that are understood."""
+BARE = "slide_id"
+"""The column whose names may lack their suffix, as CLAM writes them."""
+NOT_GIVEN = frozenset({"", "NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null"})
+"""How an empty cell is written, by people and by other programs."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of any manifest."""
+
+    slide: str
+    """Path as the manifest has it, normalised: the slide's id."""
+    path: Path
+    """The same, absolute."""
+    patient: str
+    """Empty where the manifest names none."""
+    mpp: float | None
+    others: Mapping[str, str]
+    """The other columns, as text."""
+    row: int
+    """Its number, from 1, the header not counted."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One slide of a manifest."""
+    """One slide of a manifest for training."""
 
     slide: str
     """Path as the manifest has it: the slide's id."""
     path: Path
-    """The same, resolved against the manifest's folder."""
+    """The same, absolute."""
     label: str
     patient: str
     """The slide's own id where the manifest names no patient."""
@@ -35,75 +65,101 @@ class Row:
 
 
 def read_manifest(path: Path | str, target: str = "label") -> list[Row]:
-    """Labelled slides of a CSV or Parquet manifest (columns as in docs/formats.md); `target` names the label column.
+    """Labelled slides of a CSV or Parquet manifest (columns as in docs/formats.md).
 
-    Raises `ConfigError` naming the manifest, the column or row, and the rule.
+    target: the label column. In a column of numbers 1.0 and 1 are one class: programs write an integer column
+    with an empty cell somewhere as 1.0. Raises `ConfigError` naming the manifest, the column or row, the rule.
     """
     path = Path(path)
     table = read_table(path)
-    slide = column(table, "slide", path)
-    label = column(table, target, path)
-    patient = column(table, "patient", path, required=False)
+    _find_column(table, "slide", path)
+    if target not in table.columns:
+        raise _no_column(target, table, path, "name the column of the labels with --target")
+    entries = list(entries_of(table, path))
+    labels = _labels([entry.others.get(target, "") for entry in entries])
     rows = []
-    for position, (name, value) in enumerate(zip(table[slide], table[label], strict=True)):
-        line = f"{path}, row {position + 1}"
-        if _is_missing(name) or _is_missing(value):
-            raise ConfigError(f"{line}: {slide} is {name!r} and {label} is {value!r}; both must be given")
-        record = table.iloc[position]
-        rows.append(
-            Row(
-                slide=str(name),
-                path=path.parent / str(name),
-                label=_label(value),
-                patient=str(name)
-                if patient is None or _is_missing(record[patient])
-                else str(record[patient]),
-                split=_split(record.get("split"), line),
-                mpp=parse_mpp(record.get("mpp"), line),
+    for entry, label in zip(entries, labels, strict=True):
+        if label in NOT_GIVEN:
+            raise ConfigError(
+                f"{path}, row {entry.row}: slide is {entry.slide!r} and {target} is {label!r}; both must be given",
+                remedy="label the slide, or leave its row out",
             )
-        )
+        split = _split(entry.others.get("split", ""), f"{path}, row {entry.row}")
+        rows.append(Row(entry.slide, entry.path, label, entry.patient or entry.slide, split, entry.mpp))
     _check(rows, path)
     return rows
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV or Parquet file as a table of at least one row."""
+    """A CSV or Parquet file as a table of at least one row, every value a text."""
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path).apply(_as_text)
+        else:
+            # index_col: a comma too many at the end of every row must not shift the columns.
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError:
-        raise ConfigError(f"manifest {path} does not exist") from None
-    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"manifest {path} does not exist",
+            remedy="check the path; a relative one starts at the working folder",
+        ) from None
+    except ImportError as error:
+        raise ConfigError(
+            f"manifest {path} is Parquet, which needs pyarrow",
+            remedy='pip install "wsi-ats[parquet]", or use CSV',
+        ) from error
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"manifest {path} cannot be read: {error}", remedy="write it as CSV or Parquet"
         ) from error
     if table.empty:
-        raise ConfigError(f"manifest {path} has no rows")
-    return table
+        raise ConfigError(f"manifest {path} has no rows", remedy="write one row a slide")
+    return table.rename(columns=lambda name: str(name).strip())
 
 
-def column(table: pd.DataFrame, name: str, path: Path, *, required: bool = True) -> str | None:
-    """The name that `name` has in this table: itself, or what another tool calls it."""
-    for candidate in (name, *ALIASES.get(name, ())):
-        if candidate in table.columns:
-            return candidate
-    if required:
-        raise ConfigError(
-            f"manifest {path} has no column {name!r}; its columns are {list(table.columns)}",
-            remedy="rename the column, or name the label's column with --target",
+def entries_of(table: pd.DataFrame, path: Path) -> Iterator[Entry]:
+    """The rows of a table from `read_table`; paths are relative to the folder of the manifest at `path`.
+
+    Raises `ConfigError` naming the manifest, the row, the value and the rule.
+    """
+    slide, patient = _find_column(table, "slide", path), _find_column(table, "patient", path, required=False)
+    for number, values in enumerate(table.to_dict("records"), start=1):
+        line = f"{path}, row {number}"
+        row = {str(key): str(value).strip() for key, value in values.items()}
+        if not row[slide]:
+            raise ConfigError(f"{line}: column {slide!r} is empty", remedy="name a slide in every row")
+        named = row.get(patient, "")
+        yield Entry(
+            slide=slide_id(row[slide]),
+            path=_find_file(path.parent, row[slide], line, bare=slide == BARE),
+            patient="" if named in NOT_GIVEN else named,
+            mpp=parse_mpp(row.get("mpp", ""), line),
+            others={key: value for key, value in row.items() if key not in (slide, patient, "mpp")},
+            row=number,
         )
-    return None
 
 
-def parse_mpp(value: object, line: str) -> float | None:
+def slide_id(path: str | Path) -> str:
+    """A path as the id of a slide: as it is written, without `.`, `..` and double slashes, slashes
+    forward."""
+    return Path(os.path.normpath(path)).as_posix()
+
+
+def absolute(path: Path) -> Path:
+    """Without resolving links: their names may be all that tells two slides apart."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps "..")
+
+
+def parse_mpp(text: str, line: str) -> float | None:
     """A positive number of micrometres per pixel, or None where the cell is empty."""
-    if _is_missing(value):
+    if text in NOT_GIVEN:
         return None
     try:
-        mpp = float(str(value))
+        mpp = float(text)
     except ValueError:
         mpp = -1.0
     if not 0 < mpp < 1000:
-        raise ConfigError(f"{line}: mpp is {value!r}; it must be a positive number of micrometres per pixel")
+        raise ConfigError(f"{line}: mpp is {text!r}; it must be a positive number of micrometres per pixel")
     return mpp
 
 
@@ -161,21 +217,58 @@ def _check(rows: Sequence[Row], path: Path) -> None:
         )
 
 
-def _split(value: object, line: str) -> Split | None:
-    if _is_missing(value):
+def _find_column(table: pd.DataFrame, name: str, path: Path, *, required: bool = True) -> str:
+    """The name that `name` has in this table: itself, or what another tool calls it; else empty."""
+    for candidate in (name, *ALIASES[name]):
+        if candidate in table.columns:
+            return candidate
+    if required:
+        raise _no_column(name, table, path, f"rename the column that holds the {name}")
+    return ""
+
+
+def _no_column(name: str, table: pd.DataFrame, path: Path, remedy: str) -> ConfigError:
+    return ConfigError(
+        f"manifest {path} has no column {name!r}; its columns are {list(table.columns)}", remedy
+    )
+
+
+def _find_file(folder: Path, written: str, line: str, *, bare: bool) -> Path:
+    """The file that a manifest means; `bare` names may lack their suffix."""
+    path = absolute(folder / written)
+    if path.exists() or not bare:
+        return path
+    matches = [path.with_name(path.name + suffix) for suffix in sorted(SUFFIXES)]
+    matches = [match for match in matches if match.exists()]
+    if len(matches) > 1:
+        raise ConfigError(
+            f"{line}: {written!r} may be any of {', '.join(match.name for match in matches)}",
+            remedy="write the slide's file name with its suffix",
+        )
+    return matches[0] if matches else path
+
+
+def _as_text(column: pd.Series[Any]) -> pd.Series[str]:
+    """A column of a Parquet file as text, nothing where it is null; integers that nulls made floats again."""
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")
+    return column.astype(object).where(column.notna(), "").astype(str)
+
+
+def _labels(written: Sequence[str]) -> list[str]:
+    """Labels as they are written, but 1.0 as 1 where all of them are numbers."""
+    if all(_is_number(label) for label in written if label not in NOT_GIVEN):
+        return [re.sub(r"(?<=\d)\.0+$", "", label) for label in written]
+    return list(written)
+
+
+def _split(value: str, line: str) -> Split | None:
+    if value in NOT_GIVEN:
         return None
-    if value not in ("train", "val", "test"):
-        raise ConfigError(f"{line}: split is {value!r}; it must be train, val or test")
-    return value
-
-
-def _label(value: object) -> str:
-    """CSV turns 0/1 into floats where a cell of the column is empty elsewhere; 1.0 and 1 are one class."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    for split in SPLITS:
+        if value == split:
+            return split
+    raise ConfigError(f"{line}: split is {value!r}; it must be train, val or test")
 
 
 def _is_number(text: str) -> bool:

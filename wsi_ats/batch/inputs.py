@@ -9,16 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest import ALIASES, column, parse_mpp
+from wsi_ats.manifest import SUFFIXES, absolute, entries_of, read_table, slide_id
 
-SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi"}
-) | {".dcm", ".dicom"}
-"""Files that a search of a folder takes for slides. A file named by the user or a manifest may have any
-suffix."""
+__all__ = ["SlideItem", "find_slides", "manifest_slides", "slide_id"]
+
 DICOM = frozenset({".dcm", ".dicom"})
 MANIFESTS = frozenset({".csv", ".parquet"})
 _SERIES_UID = b"\x20\x00\x0e\x00UI"
@@ -60,12 +55,6 @@ def find_slides(arguments: Iterable[str | Path]) -> list[SlideItem]:
     return list(items.values())
 
 
-def slide_id(path: str | Path) -> str:
-    """A path as the id of a slide: as it is written, without `.`, `..` and double slashes, slashes
-    forward."""
-    return Path(os.path.normpath(path)).as_posix()
-
-
 def _items_of(argument: str) -> list[SlideItem]:
     path = Path(argument)
     if path.is_dir():
@@ -92,12 +81,7 @@ def _found(argument: Path, files: Sequence[Path], otherwise: str) -> list[SlideI
 
 
 def _item(path: Path) -> SlideItem:
-    return SlideItem(slide_id(path), _absolute(path))
-
-
-def _absolute(path: Path) -> Path:
-    """Without resolving links: their names may be all that tells two slides apart."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps "..")
+    return SlideItem(slide_id(path), absolute(path))
 
 
 def _search(folder: Path) -> Iterator[Path]:
@@ -143,69 +127,13 @@ def manifest_slides(path: Path) -> list[SlideItem]:
 
     Paths are relative to the manifest; CLAM's slide_id comes without a suffix and is then looked for with
     every suffix of a slide. Raises `ConfigError` naming the manifest, the row, the value and the rule."""
-    table = _read_text_table(path)
-    names = {key: column(table, key, path, required=key == "slide") for key in ("slide", "patient")}
     items: dict[str, tuple[int, SlideItem]] = {}
-    for number, values in enumerate(table.to_dict("records"), start=1):
-        row = {str(key): str(value).strip() for key, value in values.items()}
-        item = _manifest_item(path, f"{path}, row {number}", row, names)
-        earlier, same = items.setdefault(item.id, (number, item))
+    for entry in entries_of(read_table(path), path):
+        item = SlideItem(entry.slide, entry.path, entry.mpp, entry.patient, entry.others)
+        earlier, same = items.setdefault(item.id, (entry.row, item))
         if same != item:
             raise ConfigError(
-                f"{path}: rows {earlier} and {number} both name {item.id!r} and say different things of it",
+                f"{path}: rows {earlier} and {entry.row} both name {item.id!r} and say different things of it",
                 remedy="keep one of them",
             )
     return [item for _, item in items.values()]
-
-
-def _manifest_item(
-    path: Path, line: str, row: Mapping[str, str], names: Mapping[str, str | None]
-) -> SlideItem:
-    written = row[str(names["slide"])]
-    if not written:
-        raise ConfigError(f"{line}: column {names['slide']!r} is empty", remedy="name a slide in every row")
-    taken = {*names.values(), "mpp"}
-    return SlideItem(
-        id=slide_id(written),
-        path=_resolve(path.parent, written, line, bare=names["slide"] == ALIASES["slide"][-1]),
-        mpp=parse_mpp(row.get("mpp", ""), line),
-        patient=row.get(names["patient"] or "", ""),
-        extra={key: value for key, value in row.items() if key not in taken},
-    )
-
-
-def _resolve(folder: Path, written: str, line: str, *, bare: bool) -> Path:
-    """The file that a manifest means; `bare` names may lack their suffix."""
-    path = _absolute(folder / written)
-    if path.exists() or not bare:
-        return path
-    matches = [path.with_name(path.name + suffix) for suffix in sorted(SUFFIXES)]
-    matches = [match for match in matches if match.exists()]
-    if len(matches) > 1:
-        raise ConfigError(
-            f"{line}: {written!r} may be any of {', '.join(match.name for match in matches)}",
-            remedy="write the slide's file name with its suffix",
-        )
-    return matches[0] if matches else path
-
-
-def _read_text_table(path: Path) -> pd.DataFrame:
-    """A CSV or Parquet file with every value as text: patient 007 stays 007."""
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-            table = table.astype(object).where(table.notna(), "").astype(str)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except ImportError as error:
-        raise ConfigError(
-            f"manifest {path} is Parquet, which needs pyarrow",
-            remedy='pip install "wsi-ats[parquet]", or use CSV',
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"manifest {path} cannot be read: {error}", remedy="write it as CSV or Parquet"
-        ) from error
-    if table.empty:
-        raise ConfigError(f"manifest {path} has no rows", remedy="write one row a slide")
-    return table
