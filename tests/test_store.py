@@ -23,9 +23,9 @@ from tests.test_prediction import make_prediction
 from wsi_ats.batch import claim as claims
 from wsi_ats.batch.attention_file import write_attention
 from wsi_ats.batch.claim import Holder, acquire, look
-from wsi_ats.batch.files import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.batch.store import SlideStore, folder_name, read_prediction, read_record
 from wsi_ats.errors import WsiAtsError
+from wsi_ats.files import make_atomic, remove_temporaries, write_atomic
 
 SPAWN = multiprocessing.get_context("spawn")
 

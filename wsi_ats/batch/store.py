@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from wsi_ats.batch.attention_file import read_attention, write_attention
-from wsi_ats.batch.files import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.errors import WsiAtsError
+from wsi_ats.files import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.prediction import Prediction
 
 Record = dict[str, Any]

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi_ats.batch.claim import acquire
-from wsi_ats.batch.files import write_atomic
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.store import Failure, Record, SlideStore, folder_name, read_record
+from wsi_ats.files import write_atomic
 
 MEASURED = ("tiles_read", "bytes_read", "seconds", "status")
 

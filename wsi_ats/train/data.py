@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, Sampler
 
 from wsi_ats.config import Config
-from wsi_ats.errors import WsiAtsError
+from wsi_ats.errors import NoTissueError, WsiAtsError
 from wsi_ats.manifest import Row
+from wsi_ats.model import generator_for
 from wsi_ats.scene import Scene, look
 from wsi_ats.slides import open_slide
 from wsi_ats.stopwatch import Stopwatch
@@ -68,17 +70,49 @@ class Examples(Dataset[Example]):
         def attempt(row: Row) -> Failure | None:
             try:
                 self.scene(row)
-            except WsiAtsError as error:
-                stage = getattr(error, "stage", "open")
-                return Failure(row.slide, stage, error.message, error.remedy)
-            finally:
-                on_slide()
+            except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
+                return failure_of(row, error)
             return None
 
+        outcomes = []
         with ThreadPoolExecutor(threads) as pool:
-            outcomes = list(pool.map(attempt, self.rows))
+            for outcome in pool.map(attempt, self.rows):
+                outcomes.append(outcome)
+                on_slide()
         self.rows = [row for row, failure in zip(self.rows, outcomes, strict=True) if failure is None]
         return [failure for failure in outcomes if failure is not None]
+
+
+class Shuffled(Sampler[int]):
+    """Every example once an epoch, in an order that depends on (seed, epoch) alone.
+
+    A run that goes on after an interruption then sees what it would have seen.
+    """
+
+    def __init__(self, examples: Examples, seed: int) -> None:
+        self._examples = examples
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning when an epoch begins."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = generator_for(self._seed, "order", self._epoch)
+        yield from torch.randperm(len(self), generator=generator).tolist()
+
+
+def failure_of(row: Row, error: Exception) -> Failure:
+    """Why a slide cannot be used, in words."""
+    if isinstance(error, WsiAtsError):
+        stage = "tissue" if isinstance(error, NoTissueError) else getattr(error, "stage", "open")
+        return Failure(row.slide, stage, error.message, error.remedy)
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return Failure(row.slide, getattr(error, "stage", "open"), message, "")
 
 
 def look_at(row: Row, config: Config) -> Scene:

@@ -14,6 +14,7 @@ from wsi_ats.estimator import entropy_penalty, proposal_loss
 from wsi_ats.memory import Memory
 from wsi_ats.metrics import auc
 from wsi_ats.model import AttentionSampler, Estimate, generator_for
+from wsi_ats.prediction import Prediction
 from wsi_ats.train.data import Example
 
 
@@ -56,18 +57,21 @@ class TrainingModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: list[Example], batch_idx: int) -> None:
-        """Predict as a user would, one pooled draw a slide, always with the same seed."""
+        """Answer the slides and keep the answers for the end of the epoch."""
         for example in batch:
-            prediction = self.model.predict_scene(
-                example.scene,
-                tiles=self.settings.val_tiles,
-                sampler="all" if self.model.config.sampling.sampler == "all" else "systematic",
-                seed=self.settings.seed,
-                repeats=1,
-                memory=self.memory,
-            )
-            self._answers.append(prediction.probabilities)
+            self._answers.append(self.answer(example).probabilities)
             self._labels.append(example.label)
+
+    def answer(self, example: Example) -> Prediction:
+        """Predict as a user would, one pooled draw a slide, always with the same seed."""
+        return self.model.predict_scene(
+            example.scene,
+            tiles=self.settings.val_tiles,
+            sampler="all" if self.model.config.sampling.sampler == "all" else "systematic",
+            seed=self.settings.seed,
+            repeats=1,
+            memory=self.memory,
+        )
 
     def on_validation_epoch_end(self) -> None:
         """AUC and log loss over all validation slides."""

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-import platform
-import shutil
+import signal
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
-from wsi_ats import __version__
 from wsi_ats.build import build_model
-from wsi_ats.config import Config, load_config, save_config, to_values
+from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import Row, classes_of, with_splits
 from wsi_ats.metrics import Interval, balanced_accuracy, bootstrap_auc
-from wsi_ats.model import AttentionSampler
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.checkpoint import save_model
-from wsi_ats.train.data import Example, Examples, Failure
+from wsi_ats.train.data import Examples, Failure, Shuffled
+from wsi_ats.train.folder import finish_run, prepare_run, write_failures, write_validation
+from wsi_ats.train.keeper import Checkpoints, Keeper, Say
 from wsi_ats.train.module import TrainingModule
 
-Say = Callable[[str], object]
 CALIBRATION_SLIDES = 32
 """Slides from which the features are calibrated."""
 
@@ -46,42 +39,27 @@ def train(
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
     Slides that cannot be used are listed in `out/failures.csv` and left out. A run that was interrupted goes on
-    from its last epoch when the same settings are given again. `say` gets progress, a line at a time.
-    Raises `ConfigError` where a class has no usable slide or `out` holds another run.
+    after its last whole epoch when the same slides and settings are given again, and ends with the same weights
+    as if it had not been. `say` gets progress, a line at a time. Raises `ConfigError` where a class has no usable
+    slide or `out` holds another run.
     """
     start = time.monotonic()
-    _prepare(out, config, overwrite)
     rows = with_splits(rows, config.train.val_fraction, config.train.seed)
     classes = classes_of(rows)
+    prepare_run(out, rows, config, overwrite=overwrite)
     train_set, val_set, failures = _inspect(rows, classes, config, out, say)
     module = TrainingModule(build_model(config, classes))
     some = [train_set[i].scene for i in range(min(len(train_set), CALIBRATION_SLIDES))]
     module.model.calibrate(some, config.train.seed, module.memory)
-    history = _History(say)
+    keeper = Keeper(out, config.train.patience, say)
     with _without_advice():
-        _fit(module, train_set, val_set, config, out, history)
-    interval, accuracy = _validate(module.model, val_set, config, out)
+        _fit(module, train_set, val_set, config, keeper)
+    interval, accuracy = _validate(module, val_set, config, out)
     seconds = time.monotonic() - start
-    result = Trained(out / "model", interval, accuracy, history.epochs, seconds, failures)
+    result = Trained(out / "model", interval, accuracy, len(keeper.epochs), seconds, failures)
     save_model(module.model, result.folder, model_card(module.model, rows, result))
-    _write_run(out, config, result)
+    finish_run(out, config, result)
     return result
-
-
-def _prepare(out: Path, config: Config, overwrite: bool) -> None:
-    stored = out / "config.toml"
-    if overwrite and stored.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    if stored.exists():
-        if load_config(stored) != config:
-            raise ConfigError(
-                f"{out} holds a run with other settings (see {stored})",
-                remedy="give another --out, or --overwrite to start again",
-            )
-        if (out / "model").exists():
-            raise ConfigError(f"{out} holds a finished run", remedy="give another --out, or --overwrite")
-    save_config(config, stored)
 
 
 def _inspect(
@@ -102,7 +80,7 @@ def _inspect(
             say(f"looked at {looked['slides']} of {total} slides")
 
     failures = [failure for examples in sets.values() for failure in examples.inspect(tick)]
-    _write_failures(out / "failures.csv", failures)
+    write_failures(out, failures)
     for failure in failures:
         say(f"left out {failure.slide}: {failure.error}")
     for split, examples in sets.items():
@@ -118,47 +96,39 @@ def _inspect(
 
 
 def _fit(
-    module: TrainingModule,
-    train_set: Examples,
-    val_set: Examples,
-    config: Config,
-    out: Path,
-    history: Callback,
+    module: TrainingModule, train_set: Examples, val_set: Examples, config: Config, keeper: Keeper
 ) -> None:
+    """Train, or go on training, and leave the weights of the best epoch in `module`."""
     settings = config.train
-    best = ModelCheckpoint(
-        out / "checkpoints",
-        "best",
-        monitor="val_score",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
     trainer = pl.Trainer(
-        accelerator="auto",
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
         max_epochs=settings.epochs,
         gradient_clip_val=settings.clip,
-        logger=CSVLogger(out, name="", version="log"),
-        callbacks=[best, EarlyStopping("val_score", mode="max", patience=settings.patience), history],
+        callbacks=[keeper],
+        # Its own environment, also inside a SLURM job: one process needs no help of the job's manager.
+        plugins=[Checkpoints(), LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=1,
         num_sanity_val_steps=0,
     )
-    shuffle = torch.Generator().manual_seed(settings.seed)
-    last = out / "checkpoints" / "last.ckpt"
-    trainer.fit(
-        module,
-        _loader(train_set, settings.batch, shuffle),
-        _loader(val_set, settings.batch, None),
-        ckpt_path=str(last) if last.exists() else None,
-        weights_only=True,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
+    try:
+        trainer.fit(
+            module,
+            DataLoader(
+                train_set, settings.batch, sampler=Shuffled(train_set, settings.seed), collate_fn=list
+            ),
+            DataLoader(val_set, settings.batch, collate_fn=list),
+            ckpt_path=str(keeper.last) if keeper.last.exists() else None,
+        )
+    except SystemExit as end:
+        # Lightning ends the process by itself, at Ctrl-C with status 1 and at SIGTERM with 0: neither is true.
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise SystemExit(128 + signal.SIGTERM) from None
+    module.load_state_dict(torch.load(keeper.best, map_location="cpu", weights_only=True)["state_dict"])
 
 
 @contextmanager
@@ -171,8 +141,6 @@ def _without_advice() -> Iterator[None]:
         with warnings.catch_warnings():
             # It advises loader processes; here tiles are chosen inside the step and read by threads.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            # Its checkpoint folder holds the interrupted run that is to go on.
-            warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
             # Its own use of torch.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
             yield
@@ -180,72 +148,13 @@ def _without_advice() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _loader(examples: Examples, batch: int, shuffle: torch.Generator | None) -> DataLoader[Example]:
-    return DataLoader(examples, batch, shuffle=shuffle is not None, generator=shuffle, collate_fn=list)
-
-
-def _validate(
-    model: AttentionSampler, val_set: Examples, config: Config, out: Path
-) -> tuple[Interval, float]:
+def _validate(module: TrainingModule, val_set: Examples, config: Config, out: Path) -> tuple[Interval, float]:
     """Predict the validation slides with the chosen weights and write `validation.csv`."""
-    model.eval()
+    classes = module.model.classes
     examples = [val_set[i] for i in range(len(val_set))]
-    answers = np.stack(
-        [
-            model.predict_scene(
-                x.scene, config.train.val_tiles, seed=config.train.seed, repeats=1
-            ).probabilities
-            for x in examples
-        ]
-    )
-    labels = np.array([x.label for x in examples])
-    with (out / "validation.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["slide", "label", *(f"prob_{c}" for c in model.classes)])
-        for example, answer in zip(examples, answers, strict=True):
-            writer.writerow([example.slide, model.classes[example.label], *(f"{p:.6g}" for p in answer)])
+    answers = np.stack([module.answer(example).probabilities for example in examples])
+    labels = np.array([example.label for example in examples])
+    rows = ((x.slide, classes[x.label], answer) for x, answer in zip(examples, answers, strict=True))
+    write_validation(out, classes, rows)
     rng = np.random.default_rng(config.train.seed)
     return bootstrap_auc(answers, labels, rng), balanced_accuracy(answers, labels)
-
-
-def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Failure)])
-        writer.writerows(asdict(failure).values() for failure in failures)
-
-
-def _write_run(out: Path, config: Config, result: Trained) -> None:
-    record = {
-        "config": to_values(config),
-        "versions": {"wsi_ats": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "host": platform.node(),
-        "end": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(result.seconds, 1),
-        "epochs": result.epochs,
-        "val_auc": asdict(result.val_auc),
-        "val_balanced_accuracy": result.val_balanced_accuracy,
-        "failures": len(result.failures),
-    }
-    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-class _History(Callback):
-    """A line an epoch."""
-
-    def __init__(self, say: Say) -> None:
-        self.epochs = 0
-        self._say = say
-        self._start = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._start = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.epochs = trainer.current_epoch + 1
-        self._say(
-            f"epoch {self.epochs}/{trainer.max_epochs}  loss {metrics['loss']:.3f}  "
-            f"val AUC {metrics['val_auc']:.3f}  val loss {metrics['val_loss']:.3f}  "
-            f"{time.monotonic() - self._start:.1f} s"
-        )

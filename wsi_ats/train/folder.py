@@ -1,0 +1,114 @@
+"""The folder of a training run: whether it may be used, and the tables in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from wsi_ats import __version__
+from wsi_ats.config import Config, load_config, save_config, to_values
+from wsi_ats.errors import ConfigError
+from wsi_ats.files import write_atomic
+from wsi_ats.manifest import Row
+from wsi_ats.train.card import Trained
+from wsi_ats.train.data import Failure
+
+OWN = (
+    "run.json",
+    "config.toml",
+    "slides.csv",
+    "failures.csv",
+    "log.csv",
+    "validation.csv",
+    "checkpoints",
+    "model",
+)
+"""What a run writes. `run.json` comes last: it says that the run is finished."""
+
+
+def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bool) -> None:
+    """Make `out` and write into it what the run is of, or find that it holds this very run, unfinished.
+
+    Raises `ConfigError` where it holds a finished run or another one, unless `overwrite` clears it.
+    """
+    settings, slides = out / "config.toml", out / "slides.csv"
+    table = _table(["slide", "label", "patient", "split", "mpp"], map(_facts, rows))
+    if overwrite:
+        remove_run(out)
+    if settings.exists():
+        remedy = "give another --out, or --overwrite to start again"
+        if load_config(settings) != config:
+            raise ConfigError(f"{out} holds a run with other settings (see {settings})", remedy)
+        if not slides.exists() or slides.read_bytes() != table:
+            raise ConfigError(f"{out} holds a run on other slides, labels or splits (see {slides})", remedy)
+        if (out / "run.json").exists():
+            raise ConfigError(f"{out} holds a finished run", remedy)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+    write_atomic(slides, table)
+    save_config(config, settings)
+
+
+def remove_run(out: Path) -> None:
+    """Delete what a run writes, and nothing else that lies there."""
+    for name in OWN:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_failures(out: Path, failures: Iterable[Failure]) -> None:
+    """Write failures.csv; of its header alone where nothing failed."""
+    table = _table([field.name for field in fields(Failure)], (asdict(f).values() for f in failures))
+    write_atomic(out / "failures.csv", table)
+
+
+def write_validation(
+    out: Path, classes: Sequence[str], rows: Iterable[tuple[str, str, Iterable[float]]]
+) -> None:
+    """Write validation.csv: slide, label and the probability of every class."""
+    lines = ([slide, label, *(f"{p:.6g}" for p in answer)] for slide, label, answer in rows)
+    write_atomic(
+        out / "validation.csv", _table(["slide", "label", *(f"prob_{name}" for name in classes)], lines)
+    )
+
+
+def finish_run(out: Path, config: Config, result: Trained) -> None:
+    """Write run.json: from then on the run is finished."""
+    record = {
+        "config": to_values(config),
+        "versions": {"wsi_ats": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "host": platform.node(),
+        "end": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(result.seconds, 1),
+        "epochs": result.epochs,
+        "val_auc": asdict(result.val_auc),
+        "val_balanced_accuracy": result.val_balanced_accuracy,
+        "failures": len(result.failures),
+    }
+    write_atomic(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _facts(row: Row) -> list[object]:
+    return [row.slide, row.label, row.patient, row.split, row.mpp]
+
+
+def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -1,0 +1,110 @@
+"""What is kept of a training run after every epoch, so that it can be interrupted at any time and go on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from wsi_ats.errors import WsiAtsError
+from wsi_ats.files import make_atomic, write_atomic
+
+Say = Callable[[str], object]
+
+
+class Checkpoints(TorchCheckpointIO):  # type: ignore[misc]
+    """Files of the trainer's state that are there whole or not at all, and that cannot run code when loaded."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any | None = None
+    ) -> None:
+        """Write the state to `path` in one step."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_atomic(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+    def load_checkpoint(
+        self, path: Path | str, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read the state: tensors and plain values only, whatever the caller asks for."""
+        state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        return state
+
+
+class Keeper(Callback):  # type: ignore[misc]
+    """After every epoch: tells how it went, keeps the state of the trainer and of the best epoch, stops in time.
+
+    The best epoch has the highest `val_score`; training stops after `patience` epochs that are no better. Both
+    follow from the list of epochs alone, which is part of the state: a run that goes on decides as one that was
+    never interrupted.
+    """
+
+    def __init__(self, out: Path, patience: int, say: Say) -> None:
+        self.last, self.best = out / "checkpoints" / "last.ckpt", out / "checkpoints" / "best.ckpt"
+        self.epochs: list[dict[str, float]] = []
+        """Metrics of every epoch."""
+        self._log = out / "log.csv"
+        self._patience = patience
+        self._say = say
+        self._start = 0.0
+
+    @property
+    def waited(self) -> int:
+        """Epochs since the best one."""
+        scores = [epoch["val_score"] for epoch in self.epochs]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is stored with the trainer's state."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a stored state."""
+        self.epochs = list(state_dict["epochs"])
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Of a run that was interrupted after its last epoch nothing is left to train."""
+        trainer.should_stop = self.waited >= self._patience
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Record the epoch. Raises `WsiAtsError` where training has diverged."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.epochs.append({**metrics, "seconds": time.monotonic() - self._start})
+        self._say(self._line(trainer.max_epochs))
+        if not all(map(math.isfinite, metrics.values())):
+            raise WsiAtsError(
+                f"training diverged in epoch {len(self.epochs)}: {self._line(trainer.max_epochs)}",
+                remedy="lower train.lr and train.lr_attention",
+            )
+        # The best one first: a run killed in between repeats this epoch, and with it the best one's file.
+        if self.waited == 0:
+            trainer.save_checkpoint(self.best)
+        trainer.save_checkpoint(self.last)
+        write_atomic(self._log, self._table())
+        trainer.should_stop = self.waited >= self._patience
+
+    def _line(self, most: int | None) -> str:
+        epoch = self.epochs[-1]
+        return (
+            f"epoch {len(self.epochs)}/{most}  loss {epoch['loss']:.3f}  val AUC {epoch['val_auc']:.3f}  "
+            f"val loss {epoch['val_loss']:.3f}  {epoch['seconds']:.1f} s"
+        )
+
+    def _table(self) -> bytes:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, ["epoch", *self.epochs[0]], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"epoch": number, **epoch} for number, epoch in enumerate(self.epochs, 1))
+        return text.getvalue().encode()
