@@ -13,8 +13,23 @@ from wsi_ats.sampling import draw
 
 
 def head(dim: int, classes: int, scale: float = 8.0) -> ClassHead:
-    torch.manual_seed(0)
-    return ClassHead(dim, classes, scale).double()
+    """A head whose weights are no longer the zeros it starts with (float64)."""
+    net = ClassHead(dim, classes, scale).double()
+    generator = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+    return net
+
+
+def test_nothing_is_known_at_the_start() -> None:
+    net, phi = ClassHead(5, 3), torch.rand(5, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(net(phi), torch.tensor(1))
+    loss.backward()
+    assert net(phi).tolist() == [0.0, 0.0, 0.0]
+    assert phi.grad is not None
+    assert float(phi.grad.abs().max()) == 0.0  # attention and features stay put until the head has moved
+    assert net.linear.weight.grad is not None
+    assert float(net.linear.weight.grad.abs().max()) > 0
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])

@@ -28,6 +28,8 @@ class ClassHead(nn.Module):
         self.classes = classes
         self.scale = scale
         self.linear = nn.Linear(dim, classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, phi: Float[torch.Tensor, "*b dim"]) -> Float[torch.Tensor, "*b classes"]:
         """Logits (C,) or (B, C) of summaries (D,) or (B, D)."""
