@@ -59,7 +59,7 @@ def build_features(
             )
         features = MobileNetV1(settings.weights if pretrained else None)
     else:
-        features = PaperFeatures() if settings.network == "paper" else SmallResNet()
+        features = PaperFeatures() if settings.network == "paper" else SmallResNet(settings.width)
     if settings.frozen is not None:
         features.frozen = settings.frozen
     for parameter in features.parameters():

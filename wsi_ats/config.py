@@ -110,6 +110,8 @@ class FeatureSettings(Section):
 
     network: Literal["small-resnet", "paper", "mobilenet-v1"] = "small-resnet"
     """small-resnet and paper train from scratch; mobilenet-v1 loads ImageNet weights from `weights`."""
+    width: int = Field(default=24, ge=8, multiple_of=8)
+    """Channels of the first block of small-resnet; its vectors have four times as many entries."""
     weights: Path | None = None
     """npz file of the pretrained weights (mobilenet-v1). Read when training starts; a trained model holds its own."""
     frozen: bool | None = None
@@ -136,8 +138,8 @@ class TrainSettings(Section):
     """Passes over the slides, at most; early stopping may end sooner."""
     patience: int = Field(default=12, ge=1)
     """Epochs without a better validation AUC before training stops."""
-    batch: int = Field(default=8, ge=1)
-    """Slides a step."""
+    batch: int = Field(default=4, ge=1)
+    """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
     lr: float = Field(default=3e-3, gt=0)
     """Learning rate of features, score and head (AdamW)."""
     lr_attention: float = Field(default=1e-2, gt=0)

@@ -77,7 +77,7 @@ class AttentionSampler(nn.Module):
         self.classes = tuple(classes)
         self.attention = attention
         self.features = features
-        self.standardise = Standardise(head.dim)
+        self.standardise = Standardise(head.dim, follow=not _is_frozen(features))
         self.score = score
         self.head = head
 
@@ -121,18 +121,19 @@ class AttentionSampler(nn.Module):
         turns: torch.Generator | None = None,
     ) -> list[Float[Tensor, "N D"]]:
         """Read the drawn tiles and turn each into a unit vector, all slides in one pass of the feature network."""
-        return [self.standardise(v) for v in self._vectors(scenes, draws, memory, turns)]
+        features = self._features(scenes, draws, memory, turns)
+        return list(torch.split(self.standardise(features), [len(d) for d in draws]))
 
-    def _vectors(
+    def _features(
         self,
         scenes: Sequence[Scene],
         draws: Sequence[Draws],
-        memory: Memory | None = None,
+        memory: Memory | None,
         turns: torch.Generator | None = None,
-    ) -> list[Float[Tensor, "N D"]]:
+    ) -> Float[Tensor, "M D"]:
+        """Features of the drawn tiles, slide after slide."""
         memory = Memory(0) if memory is None else memory
-        counts = [len(d.cells) for d in draws]
-        owners = np.repeat(np.arange(len(scenes)), counts)
+        owners = np.repeat(np.arange(len(scenes)), [len(d) for d in draws])
         cells = np.concatenate([s.tissue[_numpy(d.cells)] for s, d in zip(scenes, draws, strict=True)])
         keys = [(scenes[int(owner)].address, int(cell)) for owner, cell in zip(owners, cells, strict=True)]
 
@@ -141,11 +142,10 @@ class AttentionSampler(nn.Module):
 
         if _is_frozen(self.features):
             made = memory.recall(keys, lambda positions: _numpy(self.features(self._pixels(read(positions)))))
-            vectors = torch.from_numpy(made).to(self._device)
-        else:
-            tiles = self._pixels(memory.recall(keys, read))
-            vectors = self.features(tiles if turns is None else turn(tiles, turns))
-        return list(torch.split(vectors, counts))
+            return torch.from_numpy(made).to(self._device)
+        tiles = self._pixels(memory.recall(keys, read))
+        features: Tensor = self.features(tiles if turns is None else turn(tiles, turns))
+        return features
 
     @torch.no_grad()
     def calibrate(self, scenes: Sequence[Scene], seed: int, memory: Memory | None = None) -> None:
@@ -157,8 +157,8 @@ class AttentionSampler(nn.Module):
             draws.append(
                 draw(even, CALIBRATION_TILES, "multinomial", generator=generator_for(seed, scene.name))
             )
-        vectors = torch.cat([self._vectors([s], [d], memory)[0] for s, d in zip(scenes, draws, strict=True)])
-        self.standardise.calibrate(vectors)
+        sample = [self._features([s], [d], memory) for s, d in zip(scenes, draws, strict=True)]
+        self.standardise.calibrate(torch.cat(sample))
 
     def conclude(self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]) -> Estimate:
         """Average the drawn vectors into the slide's summary and classify it."""

@@ -1,8 +1,10 @@
 """Features spread over the sphere before they are averaged.
 
 The features of a network share a large common part (untrained: a mean cosine of .84 between tiles of synthetic slides),
-and what tells tiles apart is a small remainder. Taking off the mean and evening out the channels, once, before
-training starts, gives score and head that remainder to learn from at once.
+and what tells tiles apart is a small remainder. Worse, at the start of training a slide's label is noise to almost
+all of its tiles, and a network that may answer that noise by giving every tile the same vector does so: mean cosine
+.999 after ten epochs, and nothing is ever learned from there. Taking off the mean and evening out the channels gives
+score and head the remainder to learn from at once, and leaves the network nothing to gain from that collapse.
 """
 
 from __future__ import annotations
@@ -10,33 +12,41 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import batch_norm, normalize
 
-LEAST = 1e-4
+LEAST_VARIANCE = 1e-8
 """Channels that vary less than this are not blown up."""
+MOMENTUM = 0.1
+"""Weight of the newest batch in the running figures."""
 
 
 class Standardise(nn.Module):
-    """f -> unit vector along (f - mean) / std, channel by channel, with the figures of a sample of tiles.
+    """f -> unit vector along (f - mean) / std, channel by channel.
 
-    Data-dependent initialisation (P. Krähenbühl et al., ICLR 2016): `mean` and `std` (D,) are set once and saved
-    with the model. They are constants, not statistics of a batch: a tile's vector depends on the tile alone.
+    `mean` and `var` (D,) are set from a sample of tiles before training starts (data-dependent initialisation,
+    P. Krähenbühl et al., ICLR 2016). While a network that learns is trained they are those of the batch of tiles,
+    all slides together (batch normalisation, S. Ioffe, C. Szegedy, ICML 2015), and the stored ones follow. At
+    prediction, and always behind a frozen network, they are constants: a tile's vector depends on the tile alone.
     """
 
     mean: torch.Tensor
-    std: torch.Tensor
+    var: torch.Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, follow: bool) -> None:
         super().__init__()
+        self.follow = follow
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
+        self.register_buffer("var", torch.ones(dim))
 
     @torch.no_grad()
     def calibrate(self, features: Float[torch.Tensor, "N dim"]) -> None:
         """Take the figures from N >= 2 features, of tiles drawn evenly from the tissue of several slides."""
         self.mean.copy_(features.mean(0))
-        self.std.copy_(features.std(0).clamp(min=LEAST))
+        self.var.copy_(features.var(0))
 
     def forward(self, features: Float[torch.Tensor, "N dim"]) -> Float[torch.Tensor, "N dim"]:
         """Unit vectors (N, D)."""
-        return normalize((features - self.mean) / self.std, dim=1)
+        from_batch = self.training and self.follow and len(features) > 1
+        return normalize(
+            batch_norm(features, self.mean, self.var, None, None, from_batch, MOMENTUM, LEAST_VARIANCE), dim=1
+        )

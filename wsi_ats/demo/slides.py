@@ -23,8 +23,8 @@ class Cohort:
     train: int = 72
     val: int = 24
     test: int = 32
-    px: int = 6144
-    """Level-0 px a side; the default is 3 mm at 0.5 um/px."""
+    px: int = 5120
+    """Level-0 px a side; the default is 2.6 mm at 0.5 um/px."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -43,7 +43,8 @@ class Plan:
 
 
 def plan_slides(folder: Path, cohort: Cohort, seed: int) -> Iterator[Plan]:
-    """Half of every split with a lesion of 0.8 to 4 % of the tissue; decoys in all of them."""
+    """Half of every split with a lesion of 1 to 5 % of the tissue. The others have one look-alike more, so that the
+    number of blue patches tells nothing."""
     rng = np.random.default_rng(seed)
     number = 0
     for split, count in cohort.counts.items():
@@ -52,8 +53,8 @@ def plan_slides(folder: Path, cohort: Cohort, seed: int) -> Iterator[Plan]:
             phantom = Phantom(
                 size=cohort.px,
                 lesion=label == "tumour",
-                lesion_fraction=float(np.exp(rng.uniform(np.log(0.008), np.log(0.04)))),
-                decoys=int(rng.integers(1, 4)),
+                lesion_fraction=float(np.exp(rng.uniform(np.log(0.01), np.log(0.05)))),
+                decoys=int(rng.integers(1, 3)) + (label == "normal"),
                 seed=seed * 10_000 + number,
             )
             yield Plan(folder / f"{split}_{i:03d}.tif", split, label, phantom)
