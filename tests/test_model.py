@@ -30,11 +30,11 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def model_with(*settings: str) -> AttentionSampler:
-    """An untrained model whose attention and scores are not flat."""
+    """An untrained model whose attention, scores and head are not flat."""
     model = build_model(load_config(None, [*SETTINGS, *settings]), ("normal", "tumour"))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for network in filter(None, (model.attention, model.score)):
+        for network in filter(None, (model.attention, model.score, model.head)):
             for parameter in network.parameters():
                 parameter += torch.randn(parameter.shape, generator=generator) * 0.3
     return model.eval()
