@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from tests.fake_model import calls, items, load, make_model, make_slide
-from wsi_ats.batch.cluster import connect, local_cluster
+from wsi_ats.batch.cluster import client_for, connect, cores, local_cluster
 from wsi_ats.batch.executors import OnCluster
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.job import Job, Run, predict_slide
@@ -324,7 +324,7 @@ def test_a_cluster_gives_what_one_process_gives(tmp_path: Path) -> None:
     environment = dict(os.environ)
     with local_cluster(2) as client:
         threads = set(client.run(os.getenv, "OMP_NUM_THREADS").values())
-        assert threads == {str(max(1, (os.cpu_count() or 1) // 2))}
+        assert threads == {str(max(1, cores() // 2))}
         with connect(client.scheduler.address) as second:
             assert OnCluster(second, predict_slide).capacity() == 4
         summary = run(slides, spread, client=client)
@@ -342,6 +342,14 @@ def test_a_cluster_gives_what_one_process_gives(tmp_path: Path) -> None:
     assert summary.failures[0].stage == "worker"
     assert Counter(calls(spread / "model"))["crash.tif"] == 2
     assert dict(os.environ) == environment
+
+
+def test_a_single_slide_needs_no_cluster_and_two_places_are_one_too_many() -> None:
+    for slides, workers in ((1, None), (9, 0)):
+        with client_for(slides, workers=workers, scheduler=None, device="cpu") as client:
+            assert client is None
+    with pytest.raises(ConfigError, match="workers is 2 and scheduler is tcp://here:1"):
+        client_for(9, workers=2, scheduler="tcp://here:1", device="cpu")
 
 
 def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

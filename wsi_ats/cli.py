@@ -1,33 +1,44 @@
 """The command line: parsing, messages and exit statuses; the work is done elsewhere.
 
-Exit status: 0 all done, 1 some slides failed, 2 bad arguments or settings, 130 interrupted.
+Exit status: 0 all done; 1 some slides failed; 2 nothing done, because of an argument, a setting or the one slide
+asked for; 130 interrupted by Ctrl-C; 143 ended by SIGTERM, as by SLURM at a time limit. An interrupted `train` or
+`predict` goes on when the same command is given again.
 """
 
 from __future__ import annotations
 
-import functools
+import io
 import json
-import os
+import re
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
-from rich.console import Console
 
-from wsi_ats.errors import ConfigError, WsiAtsError
+from wsi_ats import __version__
+from wsi_ats.errors import ConfigError
+from wsi_ats.terminal import (
+    complain,
+    console,
+    describe,
+    errors,
+    say,
+    show_facts,
+    show_summary,
+    slide_facts,
+    with_status,
+)
 
 app = typer.Typer(
     name="wsi-ats",
-    help="Classify gigapixel slides by attention sampling: a few dozen tiles a slide instead of all of them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # what is wrong with a command in one line, not in a box
 )
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 Command = TypeVar("Command", bound=Callable[..., None])
 
 Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model.", metavar="MODEL")]
@@ -38,9 +49,12 @@ Repeats = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 Mpp = Annotated[
-    float | None, typer.Option(help="Micrometres per pixel of slides that do not say, or say it wrong.")
+    float | None,
+    typer.Option(
+        min=0.001, max=1000, help="Micrometres per pixel of slides that do not say, or say it wrong."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes CUDA where there is one.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes CUDA where there is one.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="A setting, section.key=value; may be repeated.")
 ]
@@ -49,36 +63,46 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML fi
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     app()
 
 
 def command(function: Command) -> Command:
-    """Register a command; errors meant for the user become a message and an exit status."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except WsiAtsError as error:
-            errors.print(f"error: {error}", style="red", markup=False)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            errors.print("interrupted; what was done is kept, and the same command goes on from there")
-            raise typer.Exit(130) from None
-
-    app.command()(wrapped)
+    """Register a command."""
+    app.command()(with_status(function, resumable=function.__name__ in ("train", "predict")))
     return function
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"wsi-ats {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Classify gigapixel slides by attention sampling: a few dozen tiles a slide instead of all of them."""
 
 
 @command
 def train(
     manifest: Annotated[
-        Path, typer.Argument(help="CSV or Parquet: slide, label, and optionally patient, split, mpp.")
+        Path,
+        typer.Argument(
+            metavar="MANIFEST", help="CSV or Parquet: slide, label, and optionally patient, split, mpp."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the model lands in OUT/model.")],
     config: ConfigFile = None,
     settings: Settings = None,
     target: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    mpp: Mpp = None,
     overwrite: Annotated[bool, typer.Option(help="Delete a run that is in OUT and start again.")] = False,
 ) -> None:
     """Train a classifier on labelled slides."""
@@ -86,17 +110,13 @@ def train(
     from wsi_ats.manifest import read_manifest
     from wsi_ats.train.run import train as run
 
-    result = run(
-        read_manifest(manifest, target),
-        load_config(config, settings or ()),
-        out,
-        say=_say,
-        overwrite=overwrite,
-    )
-    console.print(f"validation AUC {result.val_auc}, {result.epochs} epochs, {result.seconds:.0f} s")
-    console.print(f"model: {result.folder}")
+    rows = read_manifest(manifest, target)
+    rows = [replace(row, mpp=mpp) if row.mpp is None else row for row in rows]
+    result = run(rows, load_config(config, settings or ()), out, say=say, overwrite=overwrite)
+    say(f"validation AUC {result.val_auc}, {result.epochs} epochs, {result.seconds:.0f} s")
+    say(f"model: {result.folder}")
     if result.failures:
-        errors.print(f"{len(result.failures)} slide(s) could not be used: see {out / 'failures.csv'}")
+        complain(f"{len(result.failures)} slide(s) could not be used: see {out / 'failures.csv'}")
         raise typer.Exit(1)
 
 
@@ -104,7 +124,8 @@ def train(
 def predict(
     model: Model,
     slides: Annotated[
-        list[Path], typer.Argument(help="Slides, folders of slides, globs or manifests (.csv).")
+        list[Path],
+        typer.Argument(metavar="SLIDES", help="Slides, folders of slides, globs or manifests (.csv)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],
     tiles: Tiles = 64,
@@ -124,30 +145,26 @@ def predict(
     overwrite: Annotated[bool, typer.Option(help="Predict slides again that are done already.")] = False,
 ) -> None:
     """Classify slides; the same command again goes on where it was stopped."""
+    from wsi_ats.batch.cluster import client_for
     from wsi_ats.batch.inputs import find_slides
     from wsi_ats.batch.progress import ProgressReport
     from wsi_ats.batch.run import run_batch
     from wsi_ats.batch.settings import PredictSettings
     from wsi_ats.sampling import find_sampler
+    from wsi_ats.train.checkpoint import model_hash
 
+    # What is wrong with the command is told before worker processes are started.
     find_sampler(sampler)
+    how = PredictSettings(tiles=tiles, sampler=sampler, repeats=repeats, seed=seed, heatmap=heatmaps, mpp=mpp)
     device = _device(device)
+    model_hash(model)
     items = find_slides(slides)
-    with ProgressReport(errors) as report, _client(workers, scheduler, len(items), device) as client:
+    cluster = client_for(len(items), workers=workers, scheduler=scheduler, device=device)
+    with ProgressReport(errors) as report, cluster as client:
         summary = run_batch(
-            items,
-            out,
-            PredictSettings(
-                tiles=tiles, sampler=sampler, repeats=repeats, seed=seed, heatmap=heatmaps, mpp=mpp
-            ),
-            client,
-            report,
-            model=model,
-            device=device,
-            overwrite=overwrite,
-            argv=sys.argv,
+            items, out, how, client, report, model=model, device=device, overwrite=overwrite, argv=sys.argv
         )
-    _show_summary(summary)
+    show_summary(summary)
     if not summary.ok:
         raise typer.Exit(1)
 
@@ -155,7 +172,7 @@ def predict(
 @command
 def heatmap(
     model: Model,
-    slide: Annotated[Path, typer.Argument(help="One slide.")],
+    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="One slide.")],
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("heatmap.png"),
     tiles: Tiles = 64,
     sampler: Sampler = "systematic",
@@ -173,23 +190,26 @@ def heatmap(
 ) -> None:
     """Draw the attention over one slide."""
     from wsi_ats.heatmap import HeatmapStyle
+    from wsi_ats.sampling import find_sampler
     from wsi_ats.slides import open_slide
     from wsi_ats.train.checkpoint import load_model
 
     style = HeatmapStyle(size=size, scale=scale, cmap=cmap, alpha=alpha, blur=blur)
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
+    find_sampler(sampler)
     network = load_model(model, _device(device))
     with open_slide(slide, mpp=mpp) as handle:
         prediction = network.predict(handle, tiles, sampler, seed, repeats)
-        prediction.heatmap(handle, style).save(out)
-    console.print(_describe(prediction), markup=False)
-    console.print(f"heatmap: {out}", markup=False)
+        picture = prediction.heatmap(handle, style).encode(out.suffix[1:])
+    _write(out, picture)
+    say(describe(prediction))
+    say(f"heatmap: {out}")
 
 
 @command
 def info(
-    slide: Annotated[Path, typer.Argument(help="One slide.")],
+    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="One slide.")],
     mpp: Mpp = None,
     properties: Annotated[bool, typer.Option(help="All properties of the file, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -198,25 +218,10 @@ def info(
     from wsi_ats.slides import open_slide
 
     with open_slide(slide, mpp=mpp) as handle:
-        facts: dict[str, Any] = {
-            "slide": handle.name,
-            "backend": handle.backend,
-            "size": list(handle.size),
-            "mpp": handle.mpp_xy,
-            "mpp source": handle.mpp_source,
-            "levels": [
-                {
-                    "level": level.index,
-                    "size": [level.size.width, level.size.height],
-                    "downsample": [round(d, 4) for d in level.downsample],
-                }
-                for level in handle.levels
-            ],
-            "associated images": sorted(handle.associated_images),
-        }
+        facts = slide_facts(handle)
         if properties:
             facts["properties"] = dict(handle.properties)
-    console.print_json(json.dumps(facts)) if as_json else _show_info(facts)
+    console.print_json(json.dumps(facts)) if as_json else show_facts(facts)
 
 
 @command
@@ -232,7 +237,7 @@ def config(
     if out is None:
         console.print(text, markup=False, end="")
     else:
-        out.write_text(text, encoding="utf-8")
+        _write(out, text.encode())
 
 
 @command
@@ -244,9 +249,9 @@ def doctor() -> None:
     for check in checks():
         failed += not check.ok
         console.print("[green]ok[/]  " if check.ok else "[red]BAD[/] ", end="")
-        console.print(f"{check.name}: {check.found}", markup=False)
+        say(f"{check.name}: {check.found}")
         if not check.ok:
-            console.print(f"     {check.remedy}", markup=False)
+            say(f"     {check.remedy}")
     if failed:
         raise typer.Exit(1)
 
@@ -260,12 +265,16 @@ def demo(
     """Make synthetic slides, train on them, classify others, draw heatmaps: a few minutes, no data needed."""
     from wsi_ats.demo.run import run_demo
 
-    for line in run_demo(out, seed, workers, _say).lines():
-        console.print(line, markup=False)
+    for line in run_demo(out, seed, workers, say).lines():
+        say(line)
 
 
-def _say(line: str) -> None:
-    console.print(line, markup=False)
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"--out {path} cannot be written: {error.strerror}") from error
 
 
 def _device(name: str) -> str:
@@ -273,6 +282,9 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        # Others lack float64, which draws and probabilities are computed in.
+        raise ConfigError(f"--device is {name}; it must be auto, cpu, cuda or cuda:N")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -280,67 +292,3 @@ def _device(name: str) -> str:
             f"--device {name}: {str(error).splitlines()[0]}", remedy="use cpu or auto"
         ) from None
     return name
-
-
-def _client(
-    workers: int | None, scheduler: str | None, slides: int, device: str
-) -> AbstractContextManager[Any]:
-    from wsi_ats.batch.cluster import connect, local_cluster
-
-    if scheduler is not None:
-        if workers is not None:
-            raise ConfigError(
-                f"--workers {workers} and --scheduler {scheduler} contradict each other",
-                remedy="give one of them",
-            )
-        return connect(scheduler)
-    if workers is None:
-        # Several processes may share a GPU, to read while another computes, but each takes memory on it.
-        cores = os.cpu_count() or 1
-        workers = min(cores if device == "cpu" else min(cores, 4), slides) if slides > 1 else 0
-    return local_cluster(workers) if workers else nullcontext()
-
-
-def _describe(prediction: Any) -> str:
-    shares = ", ".join(
-        f"{name} {p:.3f} ± {e:.3f}"
-        for name, p, e in zip(prediction.classes, prediction.probabilities, prediction.stderr, strict=True)
-    )
-    return (
-        f"{prediction.slide}: {shares}; {prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
-    )
-
-
-def _show_summary(summary: Any) -> None:
-    progress = summary.progress
-    if summary.stages:
-        stages = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in summary.stages.items())
-        console.print(f"seconds a slide, by stage: {stages}", markup=False)
-    console.print(
-        f"{progress.done} of {progress.total} slides done ({progress.known} of them before), {progress.failed} failed: "
-        f"{summary.out / 'predictions.csv'}",
-        markup=False,
-    )
-    for failure in summary.failures:
-        errors.print(f"failed: {failure.slide}: {failure.error}", markup=False)
-        if failure.remedy:
-            errors.print(f"  remedy: {failure.remedy}", markup=False)
-
-
-def _show_info(facts: dict[str, Any]) -> None:
-    for name, value in facts.items():
-        if name == "levels":
-            for level in value:
-                (width, height), (x, y) = level["size"], level["downsample"]
-                console.print(
-                    f"level {level['level']}: {width} x {height} px, downsample {x:g} x {y:g}", markup=False
-                )
-        elif name == "properties":
-            for key, text in value.items():
-                console.print(f"  {key}: {text}", markup=False)
-        elif name == "mpp" and value is None:
-            console.print("mpp: unknown; give --mpp where it is needed, it is never guessed", markup=False)
-        else:
-            text = " x ".join(f"{v:g}" for v in value) if name in ("size", "mpp") else value
-            text = ", ".join(text) or "none" if name == "associated images" else text
-            console.print(f"{name}: {text}", markup=False)

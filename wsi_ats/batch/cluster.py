@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
@@ -29,6 +29,35 @@ class LeaveInterrupts(WorkerPlugin):  # type: ignore[misc]
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def client_for(
+    slides: int, *, workers: int | None, scheduler: str | None, device: str
+) -> AbstractContextManager[Client | None]:
+    """The cluster that a user asks for: that of `scheduler`, or `workers` processes of this machine.
+
+    None: a worker a core, for one slide no cluster at all. 0: no cluster. Raises `ConfigError` where both are
+    given.
+    """
+    if scheduler is not None:
+        if workers is not None:
+            raise ConfigError(
+                f"workers is {workers} and scheduler is {scheduler}: a batch runs here or there",
+                remedy="give one of them",
+            )
+        return connect(scheduler)
+    if workers is None:
+        # Several processes may share a GPU, to read while another computes, but each takes memory on it.
+        most = cores() if device == "cpu" else min(cores(), 4)
+        workers = min(most, slides) if slides > 1 else 0
+    return local_cluster(workers) if workers else nullcontext()
+
+
+def cores() -> int:
+    """Cores that this process may use: in a job of a cluster, fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextmanager
 def local_cluster(workers: int) -> Iterator[Client]:
     """A Dask client on `workers` processes of this machine, gone at the end of the block.
@@ -37,7 +66,7 @@ def local_cluster(workers: int) -> Iterator[Client]:
     once more and then given up. Each worker gets an equal share of the cores for its arithmetic."""
     if workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1")
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = str(max(1, cores() // workers))
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         _environment_kept() as restore,

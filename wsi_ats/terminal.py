@@ -1,0 +1,139 @@
+"""What commands say on a terminal, and the status they end with."""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from wsi_ats.errors import WsiAtsError
+
+if TYPE_CHECKING:  # these take a while to import
+    from wsi_ats.batch.run import Summary
+    from wsi_ats.prediction import Prediction
+    from wsi_ats.slides import Slide
+
+console = Console(highlight=False, soft_wrap=True)
+"""Results: standard output."""
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Progress and complaints: standard error."""
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False)
+
+
+def complain(line: str) -> None:
+    """Print a line as it is, to standard error."""
+    errors.print(line, markup=False)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: to be taken as Ctrl-C is."""
+
+
+def with_status(function: Callable[..., None], resumable: bool) -> Callable[..., None]:
+    """`function`, whose errors meant for the user become a message and an exit status (see `wsi_ats.cli`)."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            with _terminable():
+                function(*args, **kwargs)
+        except WsiAtsError as error:
+            errors.print(f"error: {error}", style="red", markup=False)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as stop:
+            how, status = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+            complain(how + (": the same command, without --overwrite, goes on" if resumable else ""))
+            raise typer.Exit(status) from None
+
+    return wrapped
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM, once: what is then written must not be interrupted again."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows signals nowhere else
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def describe(prediction: Prediction) -> str:
+    """One line: the classes' probabilities, with standard errors where they are known, and what was read."""
+    shares = []
+    for name, p, error in zip(prediction.classes, prediction.probabilities, prediction.stderr, strict=True):
+        shares.append(f"{name} {p:.3f}" + (f" ± {error:.3f}" if math.isfinite(error) else ""))
+    read = f"{prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
+    return f"{prediction.slide}: {', '.join(shares)}; {read}"
+
+
+def show_summary(summary: Summary) -> None:
+    """How a batch ended: where the time went, how many slides, what failed and what to do about it."""
+    progress = summary.progress
+    if summary.stages:
+        stages = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in summary.stages.items())
+        say(f"seconds a slide, by stage: {stages}")
+    say(
+        f"{progress.done} of {progress.total} slides done ({progress.known} of them before), "
+        f"{progress.failed} failed: {summary.out / 'predictions.csv'}"
+    )
+    for failure in summary.failures:
+        complain(f"failed: {failure.slide}: {failure.error}")
+        if failure.remedy:
+            complain(f"  remedy: {failure.remedy}")
+
+
+def slide_facts(slide: Slide) -> dict[str, Any]:
+    """What a slide is, as plain values."""
+    return {
+        "slide": slide.name,
+        "backend": slide.backend,
+        "size": list(slide.size),
+        "mpp": slide.mpp_xy,
+        "mpp source": slide.mpp_source,
+        "levels": [
+            {
+                "level": level.index,
+                "size": [level.size.width, level.size.height],
+                "downsample": [round(d, 4) for d in level.downsample],
+            }
+            for level in slide.levels
+        ],
+        "associated images": sorted(slide.associated_images),
+    }
+
+
+def show_facts(facts: Mapping[str, Any]) -> None:
+    """The facts of a slide, for people."""
+    say(f"slide: {facts['slide']}")
+    say(f"backend: {facts['backend']}")
+    say("size: {} x {} px".format(*facts["size"]))
+    if facts["mpp"] is None:
+        say("mpp: unknown; give --mpp where it is needed, it is never guessed")
+    else:
+        say("mpp: {:g} x {:g} um/px ({})".format(*facts["mpp"], facts["mpp source"]))
+    for level in facts["levels"]:
+        (width, height), (x, y) = level["size"], level["downsample"]
+        say(f"level {level['level']}: {width} x {height} px, downsample {x:g} x {y:g}")
+    say(f"associated images: {', '.join(facts['associated images']) or 'none'}")
+    for key, text in facts.get("properties", {}).items():
+        say(f"  {key}: {text}")
