@@ -1,4 +1,4 @@
-"""A small trained model on small slides, made once a test process, for the tests that need the whole."""
+"""Small slides and a small trained model, made once a test process, for the tests that need the whole."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tests.cohort import write_cohort
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     said: list[str] = []
     report = run_demo(folder, 0, 2, said.append, Cohort(train=6, val=4, test=4, px=1536), epochs=2)
     return SmallRun(folder, (*said, *report.lines()))
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifest of a few small slides; they must be left as they are."""
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.fixture(autouse=True)

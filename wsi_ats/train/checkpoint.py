@@ -42,7 +42,8 @@ def load_model(folder: Path | str, device: str = "cpu") -> AttentionSampler:
     header = values.pop("model", {})
     if header.get("format") != FORMAT or not isinstance(header.get("classes"), list):
         raise ModelError(
-            f"{folder / SETTINGS}: [model] has format {header.get('format')!r}; this version reads {FORMAT}",
+            f"{folder / SETTINGS}: [model] has format {header.get('format')!r} and classes "
+            f"{header.get('classes')!r}; this version reads format {FORMAT} with a list of classes",
             remedy="train the model again with this version, or install the version that wrote it",
         )
     model = build_model(parse_config(values, str(folder / SETTINGS)), header["classes"], pretrained=False)

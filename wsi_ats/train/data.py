@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -89,7 +89,7 @@ class Shuffled(Sampler[int]):
     A run that goes on after an interruption then sees what it would have seen.
     """
 
-    def __init__(self, examples: Examples, seed: int) -> None:
+    def __init__(self, examples: Sized, seed: int) -> None:
         self._examples = examples
         self._seed = seed
         self._epoch = 0

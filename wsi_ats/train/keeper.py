@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +16,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from wsi_ats.errors import WsiAtsError
+from wsi_ats.errors import ModelError, WsiAtsError
 from wsi_ats.files import make_atomic, write_atomic
 
 Say = Callable[[str], object]
@@ -35,7 +36,13 @@ class Checkpoints(TorchCheckpointIO):  # type: ignore[misc]
         self, path: Path | str, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Read the state: tensors and plain values only, whatever the caller asks for."""
-        state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            raise ModelError(
+                f"{path} cannot be read: {str(error).splitlines()[0]}",
+                remedy="start the run again with --overwrite",
+            ) from error
         return state
 
 

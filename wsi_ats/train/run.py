@@ -128,7 +128,7 @@ def _fit(
         if isinstance(end.__context__, KeyboardInterrupt):
             raise end.__context__ from None
         raise SystemExit(128 + signal.SIGTERM) from None
-    module.load_state_dict(torch.load(keeper.best, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(Checkpoints().load_checkpoint(keeper.best)["state_dict"])
 
 
 @contextmanager
