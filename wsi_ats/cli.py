@@ -75,10 +75,11 @@ def command(function: Command) -> Command:
     return function
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
-        console.print(f"wsi-ats {__version__}")
+        say(f"wsi-ats {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
