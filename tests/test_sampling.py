@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.enumeration import SIZES, UNBIASED, inclusion, intervals, ordered_samples, outcomes, some_log_p
 from wsi_ats.errors import ConfigError
-from wsi_ats.sampling import SAMPLERS, Draws, draw, log_inclusion, pool, smooth, systematic_at
+from wsi_ats.sampling import SAMPLERS, Draws, _distinct, draw, log_inclusion, pool, smooth, systematic_at
 
 INF = math.inf
 
@@ -264,6 +264,46 @@ def test_systematic_draws_exactly_n_of_many_cells(u: float, n: int) -> None:
     log_p = some_log_p(100_000, 0, 2.0)
     drawn = systematic_at(log_p, n, u)
     assert len(torch.unique(drawn.cells)) == n
+
+
+@pytest.mark.parametrize("u", [0.0, 1e-12, 0.3, 0.7, 1 - 2.0**-53])
+def test_rounding_takes_no_cell_twice(u: float) -> None:
+    """Stretches of length 1 - 1e-13 at positions up to 1e5, where float64 resolves 1e-11."""
+    logits = torch.zeros(100_001, dtype=torch.float64)
+    logits[50_000] = math.log(1e-8)
+    drawn = systematic_at(torch.log_softmax(logits, 0), 100_000, u)
+    assert len(torch.unique(drawn.cells)) == 100_000
+
+
+@given(data=st.data(), size=st.integers(1, 30))
+@settings(deadline=None, max_examples=50)
+def test_places_spoilt_by_rounding_become_distinct_again(data: st.DataObject, size: int) -> None:
+    n = data.draw(st.integers(0, size))
+    at = sorted(data.draw(st.lists(st.integers(0, size), min_size=n, max_size=n)))
+    found = _distinct(torch.tensor(at, dtype=torch.int64), size).tolist()
+    assert found == sorted(set(found))
+    assert len(found) == n
+    assert all(0 <= i < size for i in found)
+    if len(set(at)) == n and max(at, default=0) < size:
+        assert found == at
+
+
+def test_a_cell_of_no_account_is_not_drawn_for_lying_first() -> None:
+    log_p = torch.log_softmax(torch.tensor([-2000.0, 0.0, 0.0, 0.0], dtype=torch.float64), 0)
+    assert systematic_at(log_p, 2, 0.0).cells.tolist() == [1, 2]
+
+
+def test_cells_without_mass_leave_the_order_of_the_others_alone() -> None:
+    log_p, order = some_log_p(20, 0, 1.0), torch.randperm(20, generator=seeded(1))
+    sparse = torch.full((41,), -INF, dtype=torch.float64)
+    places = 2 * torch.arange(20) + 1
+    sparse[places] = log_p
+    long_order = torch.cat([torch.arange(0, 41, 2), places[order]])
+    for seed in range(5):
+        drawn = draw(sparse, 6, generator=seeded(seed), order=long_order)
+        compact = draw(log_p, 6, generator=seeded(seed), order=order)
+        assert torch.equal(drawn.cells, places[compact.cells])
+        assert torch.equal(drawn.log_weights, compact.log_weights)
 
 
 def test_neighbours_in_the_order_make_the_estimate_of_a_smooth_feature_better() -> None:

@@ -137,9 +137,7 @@ def log_inclusion(log_p: Float64[torch.Tensor, " K"], n: int) -> Float64[torch.T
     outside = _mass_outside(log_p, index)
     places = torch.arange(n, 0, -1, dtype=log_p.dtype).log()
     certain = int((places + heavy - outside[:-1] > 0)[:-1].sum())
-    log_pi = (log_p + places[certain] - outside[certain]).clamp(max=0.0)
-    log_pi[index[:certain]] = 0.0
-    return log_pi
+    return (log_p + places[certain] - outside[certain]).clamp(max=0.0)
 
 
 def systematic_at(
@@ -156,11 +154,8 @@ def systematic_at(
     certain, path = path[log_pi[path] == 0.0], path[log_pi[path] < 0.0]
     left = n - len(certain)
     ends = log_pi[path].exp().cumsum(0)
-    step = torch.arange(left)
-    at = torch.searchsorted(ends * (left / ends[-1:]), u + step.to(ends.dtype), right=True)
-    # Exact arithmetic makes `at` strictly increasing and inside the line; rounding may not undo that.
-    at = (at - step).cummax(0).values + step
-    at = torch.minimum(at, step + (len(path) - left))
+    points = u + torch.arange(left, dtype=ends.dtype)
+    at = _distinct(torch.searchsorted(ends, points, right=True), len(path))
     cells = torch.cat([certain, path[at]]).sort().values
     return Draws(cells, -log_pi[cells])
 
@@ -225,6 +220,15 @@ def _mass_outside(log_p: torch.Tensor, ordered: torch.Tensor) -> torch.Tensor:
     """
     rest = log_p.index_fill(0, ordered, -math.inf).logsumexp(0, keepdim=True)
     return torch.cat([log_p[ordered], rest]).flip(0).logcumsumexp(0).flip(0)
+
+
+def _distinct(at: torch.Tensor, size: int) -> torch.Tensor:
+    """Ascending places `at` (n,) made strictly increasing and less than `size`, for n <= size.
+
+    In exact arithmetic a systematic draw's places are so from the start; this undoes what rounding may do.
+    """
+    step = torch.arange(len(at))
+    return torch.minimum((at - step).cummax(0).values + step, step + size - len(at))
 
 
 def _uniform(n: int, generator: torch.Generator) -> torch.Tensor:
