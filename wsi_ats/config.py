@@ -141,7 +141,7 @@ class TrainSettings(Section):
     batch: int = Field(default=4, ge=1)
     """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
     lr: float = Field(default=3e-3, gt=0)
-    """Learning rate of features, score and head (AdamW)."""
+    """Learning rate of features, score and head (AdamW); the rates fall to zero along a cosine over the epochs."""
     lr_attention: float = Field(default=1e-2, gt=0)
     """Learning rate of the attention network; its gradient is sampled and small, so it moves faster."""
     weight_decay: float = Field(default=1e-2, ge=0)

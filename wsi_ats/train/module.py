@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,18 +86,27 @@ class TrainingModule(pl.LightningModule):
             {"val_auc": value, "val_loss": log_loss, "val_score": value - 0.05 * min(log_loss, 2.0)}
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; the attention network has a learning rate of its own."""
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW; the attention network has a learning rate of its own, and both fall along a half cosine.
+
+        The rates fall because the draws stay noisy: at a constant rate the validation AUC of a model that has
+        learned keeps jumping from one epoch to the next.
+        """
         attention = list(self.model.attention.parameters())
         mine = {id(p) for p in attention}
         rest = [p for p in self.model.parameters() if id(p) not in mine and p.requires_grad]
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             [
                 {"params": attention, "lr": self.settings.lr_attention},
                 {"params": rest, "lr": self.settings.lr},
             ],
             weight_decay=self.settings.weight_decay,
         )
+        epochs = self.settings.epochs
+        fall = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda e: 0.5 * (1 + math.cos(math.pi * e / epochs))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": fall}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Slides stay where they are: the model moves the pixels it reads."""
