@@ -27,11 +27,11 @@ from tests.fake_model import make_slide
 from wsi_ats import load_model
 from wsi_ats.errors import ConfigError, ModelError, WsiAtsError
 from wsi_ats.manifest import Row, read_manifest
-from wsi_ats.train.card import Trained
 from wsi_ats.train.checkpoint import model_hash
-from wsi_ats.train.data import Shuffled
+from wsi_ats.train.data import Example, Shuffled
 from wsi_ats.train.folder import OWN
 from wsi_ats.train.keeper import Keeper
+from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.run import train
 
 
@@ -128,29 +128,55 @@ def test_the_model_folder_holds_weights_settings_and_a_card_and_nothing_that_run
 # ---- Interruptions
 
 
-def run_with_interruptions(rows: list[Row], config: object, out: Path, stops: list[str]) -> Trained:
-    """Ctrl-C at the first line that begins with each of `stops` in turn; the same command again every time."""
-    ahead = list(stops)
+class Interruptions:
+    """Ctrl-C at given moments: when a line that begins so is said, or at the n-th training step from here."""
 
-    def say(line: str) -> None:
-        if ahead and line.startswith(ahead[0]):
-            ahead.pop(0)
-            raise KeyboardInterrupt
+    def __init__(self, *moments: str | int) -> None:
+        self._ahead = list(moments)
+        self._steps = 0
 
-    while ahead:
+    def say(self, line: str) -> None:
+        if self._ahead and isinstance(self._ahead[0], str) and line.startswith(self._ahead[0]):
+            self._now()
+
+    def step(self) -> None:
+        self._steps += 1
+        if self._ahead and self._steps == self._ahead[0]:
+            self._now()
+
+    def _now(self) -> None:
+        self._ahead.pop(0)
+        self._steps = 0
+        raise KeyboardInterrupt
+
+    def __bool__(self) -> bool:
+        return bool(self._ahead)
+
+
+@pytest.mark.parametrize("moments", [["looked"], ["epoch 1"], [5, "epoch 2"], ["epoch 2", 1]])
+def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(
+    rows: list[Row],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moments: list[str | int],
+) -> None:
+    """Three steps an epoch: the fifth is in the middle of the second."""
+    interruptions = Interruptions(*moments)
+    step = TrainingModule.training_step
+
+    def with_interruptions(module: TrainingModule, batch: list[Example], index: int) -> torch.Tensor:
+        interruptions.step()
+        return step(module, batch, index)
+
+    monkeypatch.setattr(TrainingModule, "training_step", with_interruptions)
+    out = tmp_path / "run"
+    while interruptions:
         with pytest.raises(KeyboardInterrupt):
-            train(rows, config, out, say=say)
+            train(rows, settings(), out, say=interruptions.say)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert not (out / "run.json").exists()
-    return train(rows, config, out, say=silent)
-
-
-@pytest.mark.parametrize("stops", [["looked"], ["epoch 1"], ["epoch 2", "epoch 3"]])
-def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(
-    rows: list[Row], whole: Path, tmp_path: Path, stops: list[str]
-) -> None:
-    out = tmp_path / "run"
-    result = run_with_interruptions(rows, settings(), out, stops)
+    result = train(rows, settings(), out, say=silent)
     assert result.epochs == 3
     for name in ("model/model.safetensors", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         assert_same_weights(out / name, whole / name)
@@ -159,18 +185,18 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(
     assert (out / "validation.csv").read_bytes() == (whole / "validation.csv").read_bytes()
 
 
-def test_an_epoch_that_is_done_is_not_done_again(rows: list[Row], tmp_path: Path) -> None:
+def test_an_epoch_that_was_told_is_not_done_again(rows: list[Row], tmp_path: Path) -> None:
     said: list[str] = []
 
     def stop(line: str) -> None:
         said.append(line)
-        if line.startswith("epoch 3"):
+        if line.startswith("epoch 2"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(rows, settings(), tmp_path, say=stop)
     train(rows, settings(), tmp_path, say=said.append)
-    assert [line[:7] for line in said if line.startswith("epoch")] == ["epoch 1", "epoch 2", *["epoch 3"] * 2]
+    assert [line[:7] for line in said if line.startswith("epoch")] == ["epoch 1", "epoch 2", "epoch 3"]
 
 
 @pytest.mark.parametrize("patience", [1, 40])
@@ -189,17 +215,6 @@ def test_a_run_that_was_killed_after_its_last_epoch_trains_no_further(
     assert [line for line in said if line.startswith("epoch")] == []
     assert again.epochs == first.epochs
     assert model_hash(tmp_path / "model") == digest
-
-
-def test_ctrl_c_in_a_step_is_ctrl_c(rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning would end the process with status 1."""
-
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("wsi_ats.train.module.TrainingModule.training_step", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train(rows, settings(), tmp_path, say=silent)
 
 
 def test_sigterm_without_a_handler_ends_with_143(rows: list[Row], tmp_path: Path) -> None:

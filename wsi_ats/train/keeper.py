@@ -89,7 +89,6 @@ class Keeper(Callback):  # type: ignore[misc]
         """Record the epoch. Raises `WsiAtsError` where training has diverged."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.epochs.append({**metrics, "seconds": time.monotonic() - self._start})
-        self._say(self._line(trainer.max_epochs))
         if not all(map(math.isfinite, metrics.values())):
             raise WsiAtsError(
                 f"training diverged in epoch {len(self.epochs)}: {self._line(trainer.max_epochs)}",
@@ -100,6 +99,7 @@ class Keeper(Callback):  # type: ignore[misc]
             trainer.save_checkpoint(self.best)
         trainer.save_checkpoint(self.last)
         write_atomic(self._log, self._table())
+        self._say(self._line(trainer.max_epochs))  # an epoch that was told is kept
         trainer.should_stop = self.waited >= self._patience
 
     def _line(self, most: int | None) -> str:
