@@ -39,7 +39,7 @@ class Entry:
     slide: str
     """Path as the manifest has it, normalised: the slide's id."""
     path: Path
-    """The same, absolute."""
+    """The same, seen from the working folder."""
     patient: str
     """Empty where the manifest names none."""
     mpp: float | None
@@ -56,7 +56,7 @@ class Row:
     slide: str
     """Path as the manifest has it: the slide's id."""
     path: Path
-    """The same, absolute."""
+    """The same, seen from the working folder."""
     label: str
     patient: str
     """The slide's own id where the manifest names no patient."""
@@ -145,11 +145,6 @@ def slide_id(path: str | Path) -> str:
     return Path(os.path.normpath(path)).as_posix()
 
 
-def absolute(path: Path) -> Path:
-    """Without resolving links: their names may be all that tells two slides apart."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps "..")
-
-
 def parse_mpp(text: str, line: str) -> float | None:
     """A positive number of micrometres per pixel, or None where the cell is empty."""
     if text in NOT_GIVEN:
@@ -235,7 +230,7 @@ def _no_column(name: str, table: pd.DataFrame, path: Path, remedy: str) -> Confi
 
 def _find_file(folder: Path, written: str, line: str, *, bare: bool) -> Path:
     """The file that a manifest means; `bare` names may lack their suffix."""
-    path = absolute(folder / written)
+    path = Path(os.path.normpath(folder / written))
     if path.exists() or not bare:
         return path
     matches = [path.with_name(path.name + suffix) for suffix in sorted(SUFFIXES)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest import SUFFIXES, absolute, entries_of, read_table, slide_id
+from wsi_ats.manifest import SUFFIXES, entries_of, read_table, slide_id
 
 __all__ = ["SlideItem", "find_slides", "manifest_slides", "slide_id"]
 
@@ -81,7 +81,12 @@ def _found(argument: Path, files: Sequence[Path], otherwise: str) -> list[SlideI
 
 
 def _item(path: Path) -> SlideItem:
-    return SlideItem(slide_id(path), absolute(path))
+    return SlideItem(slide_id(path), _absolute(path))
+
+
+def _absolute(path: Path) -> Path:
+    """Without resolving links: their names may be all that tells two slides apart."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps "..")
 
 
 def _search(folder: Path) -> Iterator[Path]:
@@ -129,7 +134,7 @@ def manifest_slides(path: Path) -> list[SlideItem]:
     every suffix of a slide. Raises `ConfigError` naming the manifest, the row, the value and the rule."""
     items: dict[str, tuple[int, SlideItem]] = {}
     for entry in entries_of(read_table(path), path):
-        item = SlideItem(entry.slide, entry.path, entry.mpp, entry.patient, entry.others)
+        item = SlideItem(entry.slide, _absolute(entry.path), entry.mpp, entry.patient, entry.others)
         earlier, same = items.setdefault(item.id, (entry.row, item))
         if same != item:
             raise ConfigError(
