@@ -1,7 +1,10 @@
-"""Small slides and a small trained model, made once a test process, for the tests that need the whole."""
+"""Small slides and a small trained model, made once, for the tests that need the whole."""
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 from tests.cohort import write_cohort
+from wsi_ats.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,36 @@ class SmallRun:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    """Made by whichever test process needs it first; the others wait for it. To be left as it is."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of the session, which its processes share
+    folder, lines = base / "small-run", base / "small-run.json"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        while not lines.exists():  # no longer than pytest's own time limit
+            time.sleep(0.2)
+    else:
+        write_atomic(lines, json.dumps(_make_small_run(folder)).encode())
+    said = json.loads(lines.read_text())
+    if not said:
+        pytest.fail("the demo failed in another test process")
+    return SmallRun(folder, tuple(said))
+
+
+def _make_small_run(folder: Path) -> list[str]:
+    """What the demo says; nothing where it fails, and the test that asked for it gets the traceback."""
     from wsi_ats.demo.run import run_demo
     from wsi_ats.demo.slides import Cohort
 
-    folder = tmp_path_factory.mktemp("demo")
     said: list[str] = []
-    report = run_demo(folder, 0, 2, said.append, Cohort(train=6, val=4, test=4, px=1536), epochs=2)
-    return SmallRun(folder, (*said, *report.lines()))
+    try:
+        report = run_demo(folder, 0, 2, said.append, Cohort(train=6, val=4, test=4, px=1536), epochs=2)
+    except BaseException:
+        write_atomic(folder.with_name("small-run.json"), b"[]")
+        raise
+    return [*said, *report.lines()]
 
 
 @pytest.fixture(scope="session")
