@@ -1,16 +1,19 @@
-"""Every outcome of a sampler with its probability: oracles written from the definitions."""
+"""Attentions to draw from, and every outcome of a sampler with its probability, written from the definitions."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 
 from wsi_ats.sampling import Draws, des_raj, draw, multinomial_at, systematic_at
 
 SIZES = [(5, 2), (6, 3), (7, 4)]
+INF = math.inf
 UNBIASED = ["systematic", "gumbel", "multinomial", "all"]
 
 
@@ -65,3 +68,23 @@ def outcomes(
     path = np.arange(len(a)) if order is None else order
     cuts = intervals(inclusion(a, n), path)
     return [(p, systematic_at(log_p, n, u, torch.from_numpy(path))) for p, u in cuts]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@st.composite
+def attentions(draw_: st.DrawFn, max_cells: int = 40) -> torch.Tensor:
+    """Log-probabilities from flat to collapsed far beyond underflow, some cells without mass."""
+    spread = draw_(st.sampled_from([0.0, 1.0, 30.0, 2000.0]))
+    unit = st.one_of(st.floats(-1, 1), st.sampled_from([-1.0, 0.0, 1.0]))
+    logits = draw_(st.lists(unit, min_size=1, max_size=max_cells))
+    values = spread * torch.tensor(logits, dtype=torch.float64)
+    empty = draw_(st.sets(st.integers(1, max_cells), max_size=5))
+    values[[i for i in empty if i < len(values)]] = -INF
+    return torch.log_softmax(values, 0)
+
+
+def with_mass(log_p: torch.Tensor) -> int:
+    return int((log_p > -INF).sum())

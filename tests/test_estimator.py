@@ -6,17 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.enumeration import SIZES, UNBIASED, ordered_samples, outcomes, some_log_p
+from tests.enumeration import SIZES, UNBIASED, ordered_samples, outcomes, seeded, some_log_p
 from wsi_ats.errors import ConfigError
 from wsi_ats.estimator import entropy_penalty, expectation, proposal_loss, refined_expectation, shares
 from wsi_ats.sampling import SAMPLERS, Draws, draw
 
 DIM = 3
 CENTRES = [False, torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64)]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
