@@ -16,10 +16,10 @@ from typing import Any
 import h5py
 import pytest
 import typer
-from distributed import LocalCluster
 from typer.testing import CliRunner
 
 from tests.conftest import SmallRun
+from wsi_ats.batch.cluster import local_cluster
 from wsi_ats.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,8 +64,10 @@ def workplace(small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-class JobqueueStandIn(LocalCluster):  # type: ignore[misc]
+class JobqueueStandIn:
     """dask_jobqueue.SLURMCluster for a machine without SLURM: knows its parameters, starts one worker here."""
+
+    status = None
 
     def __init__(
         self,
@@ -81,10 +83,19 @@ class JobqueueStandIn(LocalCluster):  # type: ignore[misc]
     ) -> None:
         assert cores >= processes >= 1
         assert job_cpu >= 1
-        super().__init__(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+        self.jobs = 0
+        self._cluster = local_cluster(1)
 
-    def scale(self, n: int | None = None, *, jobs: int | None = None, **_: Any) -> Any:
-        return super().scale(1)
+    def __enter__(self) -> JobqueueStandIn:
+        self.scheduler_address = str(self._cluster.__enter__().cluster.scheduler_address)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._cluster.__exit__(*error)
+        assert self.jobs >= 1, "no job was asked for"
+
+    def scale(self, *, jobs: int) -> None:
+        self.jobs = jobs
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=page_id)
