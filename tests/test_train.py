@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -25,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from tests.cohort import settings
 from tests.fake_model import make_slide
 from wsi_ats import load_model
-from wsi_ats.errors import ConfigError, ModelError, WsiAtsError
+from wsi_ats.errors import ConfigError, ModelError, SlideError, WsiAtsError
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.train.checkpoint import model_hash
 from wsi_ats.train.data import Example, Shuffled
@@ -341,6 +343,64 @@ def test_bad_slides_are_left_out_and_the_rest_trains(rows: list[Row], bad: list[
     assert load_model(result.folder).classes == ("normal", "tumour")
     assert not {row["slide"] for row in table(out / "validation.csv")} & set(failures.index)
     assert "4 slide(s) could not be used" in (result.folder / "model-card.md").read_text()
+
+
+def with_damaged_tiles(source: Path, path: Path) -> Path:
+    """A copy whose finest level holds no JPEG any more; the coarser ones, which the view is read from, do."""
+    content = bytearray(source.read_bytes())
+    with tifffile.TiffFile(source) as file:
+        page = file.pages[0]
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            content[offset : offset + count] = bytes(count)
+    path.write_bytes(content)
+    return path
+
+
+def test_slides_with_damaged_tiles_are_left_out_when_these_are_met(rows: list[Row], tmp_path: Path) -> None:
+    bad = [
+        replace(row, slide=f"damaged_{row.slide}", path=with_damaged_tiles(row.path, tmp_path / row.slide))
+        for row in (rows[1], rows[7])
+    ]
+    mixed = [*rows[:3], *bad, *rows[3:]]
+    said: list[str] = []
+
+    def stop(line: str) -> None:
+        said.append(line)
+        if line.startswith("epoch 1"):
+            raise KeyboardInterrupt
+
+    config, out = settings("train.epochs=2"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(mixed, config, out, say=stop)
+    result = train(mixed, config, out, say=said.append)
+    failures = table(out / "failures.csv")
+    assert [(failure["slide"], failure["stage"]) for failure in failures] == [
+        (row.slide, "tiles") for row in bad
+    ]
+    for failure in failures:
+        assert re.search(r"cannot be read at x=-?\d+, y=-?\d+", failure["error"])
+    assert len(result.failures) == 2
+    assert [line[:7] for line in said if line.startswith("epoch")] == ["epoch 1", "epoch 2"]
+    # As if the damaged slides had never been there.
+    train(rows, config, tmp_path / "clean", say=silent)
+    assert_same_weights(out / "model/model.safetensors", tmp_path / "clean/model/model.safetensors")
+
+
+def test_a_slide_that_is_gone_in_the_middle_ends_the_run_which_can_go_on(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    """A file server that is out of reach must not make the run do without its slides."""
+    moving = [replace(rows[0], path=Path(shutil.copy(rows[0].path, tmp_path / "there.tif"))), *rows[1:]]
+    config, out = settings("train.cache_mb=0"), tmp_path / "run"
+
+    def lose(line: str) -> None:
+        if line.startswith("epoch 1"):
+            moving[0].path.rename(tmp_path / "away.tif")
+
+    with pytest.raises(SlideError, match=r"there\.tif.* cannot be opened"):
+        train(moving, config, out, say=lose)
+    (tmp_path / "away.tif").rename(moving[0].path)
+    assert train(moving, config, out, say=silent).failures == []
 
 
 def test_what_nobody_expected_of_a_slide_is_a_failure_too(

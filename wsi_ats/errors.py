@@ -24,6 +24,9 @@ class WsiAtsError(Exception):
 class SlideError(WsiAtsError):
     """A slide cannot be opened or read; the message names the slide."""
 
+    address: object = None
+    """Address of the slide, where pixels of its scene could not be read: names need not tell slides apart."""
+
 
 class NoTissueError(SlideError):
     """The tissue mask of a slide is empty; the message names the slide and the settings of the mask."""

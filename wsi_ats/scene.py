@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
 
 from wsi_ats.config import Config
+from wsi_ats.errors import SlideError
 from wsi_ats.slides.base import Slide, SlideAddress
 from wsi_ats.tissue import find_tissue
 from wsi_ats.view import View, read_view, resolve_downsample
@@ -39,12 +40,16 @@ class Scene:
 
     @contextmanager
     def open(self) -> Iterator[Slide]:
-        """The slide: the one that is open already, or one opened for the length of the block."""
-        if self.slide is not None:
-            yield self.slide
-        else:
-            with self.address.open() as slide:
+        """The slide: the one that is open already, or one opened for the length of the block.
+
+        An error of reading it in the block leaves with the slide's address.
+        """
+        with self.address.open() if self.slide is None else nullcontext(self.slide) as slide:
+            try:
                 yield slide
+            except SlideError as error:
+                error.address = self.address
+                raise
 
 
 def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:

@@ -10,12 +10,15 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from wsi_ats.config import Config
-from wsi_ats.errors import NoTissueError, WsiAtsError
+from wsi_ats.errors import NoTissueError, SlideError, WsiAtsError
 from wsi_ats.manifest import Row
 from wsi_ats.model import generator_for
 from wsi_ats.scene import Scene, look
-from wsi_ats.slides import open_slide
+from wsi_ats.slides import SlideAddress, open_slide
 from wsi_ats.stopwatch import Stopwatch
+
+TILES = "tiles"
+"""Stage of slides that could be looked at but not read where they were drawn."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Examples(Dataset[Example]):
         self._config = config
         self._room = max_bytes
         self._kept: dict[str, Scene] = {}
+        self._addresses: dict[str, SlideAddress] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,6 +63,7 @@ class Examples(Dataset[Example]):
         if row.slide in self._kept:
             return self._kept[row.slide]
         scene = look_at(row, self._config)
+        self._addresses[row.slide] = scene.address
         if scene.view.pixels.nbytes <= self._room:
             self._room -= scene.view.pixels.nbytes
             self._kept[row.slide] = scene
@@ -81,6 +86,14 @@ class Examples(Dataset[Example]):
                 on_slide()
         self.rows = [row for row, failure in zip(self.rows, outcomes, strict=True) if failure is None]
         return [failure for failure in outcomes if failure is not None]
+
+    def set_aside(self, error: SlideError) -> Failure | None:
+        """Drop the slide whose pixels `error` is about; None where it is none of these."""
+        for row in self.rows if error.address is not None else ():
+            if self._addresses.get(row.slide) == error.address:
+                self.rows.remove(row)
+                return Failure(row.slide, TILES, error.message, error.remedy)
+        return None
 
 
 class Shuffled(Sampler[int]):

@@ -76,6 +76,15 @@ def write_failures(out: Path, failures: Iterable[Failure]) -> None:
     write_atomic(out / "failures.csv", table)
 
 
+def read_failures(out: Path) -> list[Failure]:
+    """What failures.csv lists; nothing where there is none."""
+    path = out / "failures.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [Failure(**row) for row in csv.DictReader(file)]
+
+
 def write_validation(
     out: Path, classes: Sequence[str], rows: Iterable[tuple[str, str, Iterable[float]]]
 ) -> None:

@@ -19,16 +19,18 @@ from torch.utils.data import DataLoader
 
 from wsi_ats.build import build_model
 from wsi_ats.config import Config
-from wsi_ats.errors import ConfigError
+from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.manifest import Row, classes_of, with_splits
 from wsi_ats.metrics import Interval, balanced_accuracy, bootstrap_auc
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.checkpoint import save_model
-from wsi_ats.train.data import Examples, Failure, Shuffled
-from wsi_ats.train.folder import finish_run, prepare_run, write_failures, write_validation
+from wsi_ats.train.data import TILES, Examples, Failure, Shuffled
+from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
 from wsi_ats.train.keeper import Checkpoints, Keeper, Say
 from wsi_ats.train.module import TrainingModule
 
+Sets = dict[str, Examples]
+"""The slides of each split."""
 CALIBRATION_SLIDES = 32
 """Slides from which the features are calibrated."""
 
@@ -38,7 +40,8 @@ def train(
 ) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
-    Slides that cannot be used are listed in `out/failures.csv` and left out. A run that was interrupted goes on
+    Slides that cannot be used are listed in `out/failures.csv` and left out; one with a damaged tile from the epoch
+    on in which the tile was drawn. A run that was interrupted goes on
     after its last whole epoch when the same slides and settings are given again, and ends with the same weights
     as if it had not been. `say` gets progress, a line at a time. Raises `ConfigError` where a class has no usable
     slide or `out` holds another run.
@@ -47,14 +50,19 @@ def train(
     rows = with_splits(rows, config.train.val_fraction, config.train.seed)
     classes = classes_of(rows)
     prepare_run(out, rows, config, overwrite=overwrite)
-    train_set, val_set, failures = _inspect(rows, classes, config, out, say)
-    module = TrainingModule(build_model(config, classes))
-    some = [train_set[i].scene for i in range(min(len(train_set), CALIBRATION_SLIDES))]
-    module.model.calibrate(some, config.train.seed, module.memory)
-    keeper = Keeper(out, config.train.patience, say)
-    with _without_advice():
-        _fit(module, train_set, val_set, config, keeper)
-    interval, accuracy = _validate(module, val_set, config, out)
+    sets, failures = _inspect(rows, classes, config, out, say)
+    while True:
+        _check(sets, classes, failures, out, say)
+        module, keeper = TrainingModule(build_model(config, classes)), Keeper(out, config.train.patience, say)
+        try:
+            _fit(module, sets, config, keeper)
+            interval, accuracy = _validate(module, sets["val"], config, out)
+            break
+        except SlideError as error:
+            # Pixels that cannot be decoded: without that slide, on from the last epoch.
+            failures.append(_set_aside(error, sets))
+            write_failures(out, failures)
+            say(f"left out {failures[-1].slide}: {error.message}")
     seconds = time.monotonic() - start
     result = Trained(out / "model", interval, accuracy, len(keeper.epochs), seconds, failures)
     save_model(module.model, result.folder, model_card(module.model, rows, result))
@@ -64,11 +72,15 @@ def train(
 
 def _inspect(
     rows: Sequence[Row], classes: Sequence[str], config: Config, out: Path, say: Say
-) -> tuple[Examples, Examples, list[Failure]]:
+) -> tuple[Sets, list[Failure]]:
+    """Look at every slide; those that cannot be used are not in the sets that are returned."""
+    # What an interrupted run found out in its middle: whether it would be found again depends on what is drawn.
+    failures = [failure for failure in read_failures(out) if failure.stage == TILES]
+    known = {failure.slide for failure in failures}
     # Views may take a quarter of the memory; tiles and features, met more often, the rest.
-    room = (config.train.cache_mb << 20) // 4
-    sets = {
-        split: Examples([r for r in rows if r.split == split], classes, config, room // 2)
+    room = (config.train.cache_mb << 20) // 8
+    sets: Sets = {
+        split: Examples([r for r in rows if r.split == split and r.slide not in known], classes, config, room)
         for split in ("train", "val")
     }
     looked = Counter[str]()
@@ -79,10 +91,15 @@ def _inspect(
         if looked["slides"] % max(1, total // 4) == 0:
             say(f"looked at {looked['slides']} of {total} slides")
 
-    failures = [failure for examples in sets.values() for failure in examples.inspect(tick)]
+    failures += [failure for examples in sets.values() for failure in examples.inspect(tick)]
     write_failures(out, failures)
     for failure in failures:
         say(f"left out {failure.slide}: {failure.error}")
+    return sets, failures
+
+
+def _check(sets: Sets, classes: Sequence[str], failures: Sequence[Failure], out: Path, say: Say) -> None:
+    """Say what there is to learn from. Raises `ConfigError` where that is not enough."""
     for split, examples in sets.items():
         counts = Counter(row.label for row in examples.rows)
         say(f"{split}: {len(examples)} slides ({', '.join(f'{c} {counts[c]}' for c in classes)})")
@@ -92,13 +109,21 @@ def _inspect(
                 f"the {split} split has no usable slide of class {absent[0]!r} ({len(failures)} slides failed)",
                 remedy=f"see {out / 'failures.csv'}, or add slides of that class",
             )
-    return sets["train"], sets["val"], failures
 
 
-def _fit(
-    module: TrainingModule, train_set: Examples, val_set: Examples, config: Config, keeper: Keeper
-) -> None:
+def _set_aside(error: SlideError, sets: Sets) -> Failure:
+    for examples in sets.values():
+        failure = examples.set_aside(error)
+        if failure is not None:
+            return failure
+    raise error
+
+
+def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: Keeper) -> None:
     """Train, or go on training, and leave the weights of the best epoch in `module`."""
+    train_set = sets["train"]
+    some = [train_set[i].scene for i in range(min(len(train_set), CALIBRATION_SLIDES))]
+    module.model.calibrate(some, config.train.seed, module.memory)
     settings = config.train
     trainer = pl.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
@@ -114,15 +139,15 @@ def _fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    shuffled = Shuffled(train_set, settings.seed)
     try:
-        trainer.fit(
-            module,
-            DataLoader(
-                train_set, settings.batch, sampler=Shuffled(train_set, settings.seed), collate_fn=list
-            ),
-            DataLoader(val_set, settings.batch, collate_fn=list),
-            ckpt_path=str(keeper.last) if keeper.last.exists() else None,
-        )
+        with _without_advice():
+            trainer.fit(
+                module,
+                DataLoader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
+                DataLoader(sets["val"], settings.batch, collate_fn=list),
+                ckpt_path=str(keeper.last) if keeper.last.exists() else None,
+            )
     except SystemExit as end:
         # Lightning ends the process by itself, at Ctrl-C with status 1 and at SIGTERM with 0: neither is true.
         if isinstance(end.__context__, KeyboardInterrupt):
