@@ -1,7 +1,7 @@
 """Classify a cohort on a Dask cluster (or on this machine), and join the answers with your own table.
 
-    python pipelines/predict_cohort.py runs/first/model cohort.csv out
-    python pipelines/predict_cohort.py runs/first/model cohort.csv out tcp://scheduler:8786
+python pipelines/predict_cohort.py runs/first/model cohort.csv out
+python pipelines/predict_cohort.py runs/first/model cohort.csv out tcp://scheduler:8786
 """
 
 import sys

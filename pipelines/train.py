@@ -1,6 +1,6 @@
 """Train a slide classifier from a manifest. Copy this file and change what you need.
 
-    python pipelines/train.py slides/manifest.csv runs/first pipelines/configs/20x.toml
+python pipelines/train.py slides/manifest.csv runs/first pipelines/configs/20x.toml
 """
 
 import sys

@@ -110,8 +110,8 @@ class FeatureSettings(Section):
 
     network: Literal["small-resnet", "paper", "mobilenet-v1"] = "small-resnet"
     """small-resnet and paper train from scratch; mobilenet-v1 loads ImageNet weights from `weights`."""
-    width: int = Field(default=24, ge=8, multiple_of=8)
-    """Channels of the first block of small-resnet; its vectors have four times as many entries."""
+    width: int = Field(default=12, ge=4, multiple_of=4)
+    """Channels of the stem of small-resnet; its vectors have eight times as many entries."""
     weights: Path | None = None
     """npz file of the pretrained weights (mobilenet-v1). Read when training starts; a trained model holds its own."""
     frozen: bool | None = None

@@ -108,7 +108,6 @@ def demo_config(seed: int, epochs: int = 30) -> Config:
             "view": {"mpp": 8.0},
             "tile": {"px": 64, "mpp": 1.0},
             "attention": {"stride": 8, "width": 8},
-            "features": {"width": 16},
             "train": {"epochs": epochs, "patience": 10, "seed": seed},
         },
         "the demo",
