@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cohort import write_cohort
+from tests.cohort import settings, write_cohort
 from wsi_ats.files import write_atomic
+from wsi_ats.manifest import Row, read_manifest
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,23 @@ def _make_small_run(folder: Path) -> list[str]:
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Manifest of a few small slides; they must be left as they are."""
     return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="session")
+def rows(cohort: Path) -> list[Row]:
+    """The slides of `cohort`."""
+    return read_manifest(cohort)
+
+
+@pytest.fixture(scope="session")
+def trained(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run of three epochs on `cohort`; to be left as it is."""
+    from wsi_ats.train.run import train
+
+    out = tmp_path_factory.mktemp("train") / "run"
+    torch.set_num_threads(1)
+    train(rows, settings(), out, say=lambda line: None)
+    return out
 
 
 @pytest.fixture(autouse=True)
