@@ -93,6 +93,17 @@ def trained(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def place(cohort: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of the test's own, with slides/ and run/ to be left as they are."""
+    (tmp_path / "slides").symlink_to(cohort.parent)
+    (tmp_path / "run").symlink_to(trained)
+    monkeypatch.chdir(tmp_path)
+    # A thread a worker, as in this process: more threads may change the last digit of a float32.
+    monkeypatch.setattr("wsi_ats.batch.cluster.cores", lambda: 2)
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Tests run beside each other on few cores."""
