@@ -28,3 +28,8 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) demo
+
+# Executes the notebook in place, on what `make demo` left.
+.PHONY: notebook
+notebook: $(READY)
+	$(BIN)/python notebooks/execute.py
