@@ -5,6 +5,8 @@ Every message says what happened, the values that were seen, the rule they break
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class WsiAtsError(Exception):
     """Base class of every error raised on purpose by this package.
@@ -42,3 +44,15 @@ class ConfigError(WsiAtsError):
 
 class ModelError(WsiAtsError):
     """A model folder or a weights file cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a slide has no result, or cannot be learned from; a row of failures.csv."""
+
+    slide: str
+    stage: str
+    """open, view, tissue, attention, tiles, head, predict, write or worker."""
+    error: str
+    """One line."""
+    remedy: str

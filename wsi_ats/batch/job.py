@@ -21,8 +21,8 @@ from PIL import Image
 from wsi_ats.batch.claim import acquire
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.settings import PredictSettings
-from wsi_ats.batch.store import Failure, Record, SlideStore
-from wsi_ats.errors import ConfigError, ModelError, NoTissueError, SlideError, WsiAtsError
+from wsi_ats.batch.store import Record, SlideStore
+from wsi_ats.errors import ConfigError, Failure, ModelError, NoTissueError, SlideError, WsiAtsError
 from wsi_ats.prediction import Prediction
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide

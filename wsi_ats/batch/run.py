@@ -32,9 +32,9 @@ from wsi_ats.batch.job import (
     versions,
 )
 from wsi_ats.batch.settings import PredictSettings
-from wsi_ats.batch.store import Failure, write_record
+from wsi_ats.batch.store import write_record
 from wsi_ats.batch.tables import write_tables
-from wsi_ats.errors import ConfigError, WsiAtsError
+from wsi_ats.errors import ConfigError, Failure, WsiAtsError
 
 POLL = 0.5
 """Seconds between two looks at a slide that another process is at."""

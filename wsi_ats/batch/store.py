@@ -16,30 +16,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsi_ats.batch.attention_file import read_attention, write_attention
-from wsi_ats.errors import WsiAtsError
+from wsi_ats.errors import Failure, WsiAtsError
 from wsi_ats.files import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.prediction import Prediction
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a slide has no result; a row of failures.csv."""
-
-    slide: str
-    stage: str
-    """open, view, tissue, attention, tiles, head, predict, write or worker."""
-    error: str
-    """One line."""
-    remedy: str
 
 
 def folder_name(id: str) -> str:

@@ -22,7 +22,8 @@ from typing import Any
 
 from wsi_ats.batch.claim import acquire
 from wsi_ats.batch.inputs import SlideItem
-from wsi_ats.batch.store import Failure, Record, SlideStore, folder_name, read_record
+from wsi_ats.batch.store import Record, SlideStore, folder_name, read_record
+from wsi_ats.errors import Failure
 from wsi_ats.files import write_atomic
 
 MEASURED = ("tiles_read", "bytes_read", "seconds", "status")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
 from wsi_ats.metrics import Interval
 from wsi_ats.model import AttentionSampler
-from wsi_ats.train.data import Failure
 
 CARD = """\
 # Attention-sampling slide classifier

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from wsi_ats.config import Config
-from wsi_ats.errors import NoTissueError, SlideError, WsiAtsError
+from wsi_ats.errors import Failure, NoTissueError, SlideError, WsiAtsError
 from wsi_ats.manifest import Row
 from wsi_ats.model import generator_for
 from wsi_ats.scene import Scene, look
@@ -28,16 +28,6 @@ class Example:
     scene: Scene
     label: int
     slide: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A slide that cannot be used, and why: a row of failures.csv."""
-
-    slide: str
-    stage: str
-    error: str
-    remedy: str
 
 
 class Examples(Dataset[Example]):

@@ -16,11 +16,10 @@ import torch
 
 from wsi_ats import __version__
 from wsi_ats.config import Config, load_config, save_config, to_values
-from wsi_ats.errors import ConfigError
+from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.files import write_atomic
 from wsi_ats.manifest import Row
 from wsi_ats.train.card import Trained
-from wsi_ats.train.data import Failure
 
 OWN = (
     "run.json",

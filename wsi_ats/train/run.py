@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader
 
 from wsi_ats.build import build_model
 from wsi_ats.config import Config
-from wsi_ats.errors import ConfigError, SlideError
+from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.manifest import Row, classes_of, with_splits
 from wsi_ats.metrics import Interval, balanced_accuracy, bootstrap_auc
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.checkpoint import save_model
-from wsi_ats.train.data import TILES, Examples, Failure, Shuffled
+from wsi_ats.train.data import TILES, Examples, Shuffled
 from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
 from wsi_ats.train.keeper import Checkpoints, Keeper, Say
 from wsi_ats.train.module import TrainingModule
