@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,12 @@ import torch
 from tests.cohort import settings, write_cohort
 from wsi_ats.files import write_atomic
 from wsi_ats.manifest import Row, read_manifest
+
+
+def pytest_configure() -> None:
+    """A run started in the background (`make test &`, some CI runners) ignores Ctrl-C, and so would its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
