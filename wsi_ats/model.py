@@ -101,8 +101,7 @@ class AttentionSampler(nn.Module):
     def attend(self, scene: Scene) -> Float[Tensor, " K"]:
         """Smoothed log-attention over the tissue cells, from the view."""
         if self.config.sampling.uniform:
-            k = len(scene.tissue)
-            return torch.full((k,), -float(np.log(k)), device=self._device)
+            return uniform_attention(len(scene.tissue)).to(self._device)
         logits = self.attention(self._pixels(scene.view.pixels[None]))[0]
         cells = torch.from_numpy(scene.tissue).to(self._device)
         return smooth(log_attention(logits, cells), self.config.attention.smoothing)
@@ -152,8 +151,7 @@ class AttentionSampler(nn.Module):
         """Set what features have in common from tiles drawn evenly from the tissue of `scenes`."""
         draws = []
         for scene in scenes:
-            k = len(scene.tissue)
-            even = torch.full((k,), -float(np.log(k)))
+            even = uniform_attention(len(scene.tissue))
             draws.append(
                 draw(even, CALIBRATION_TILES, "multinomial", generator=generator_for(seed, scene.name))
             )
@@ -242,14 +240,13 @@ class AttentionSampler(nn.Module):
             stderr = rounds.std(0) / len(rounds) ** 0.5
         else:
             stderr = torch.full((len(self.classes),), float("nan"))
-        slide_size = scene.slide_size
         return Prediction(
             slide=scene.name,
             classes=self.classes,
             probabilities=_numpy(answer.logits.double().softmax(-1)),
             stderr=_numpy(stderr.double()),
             grid=scene.view.grid,
-            slide_size=slide_size,
+            slide_size=scene.slide_size,
             mpp=scene.mpp,
             tissue=scene.tissue,
             attention=_numpy(answer.log_p.exp().float()),
@@ -281,6 +278,11 @@ class AttentionSampler(nn.Module):
     @property
     def _device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def uniform_attention(k: int) -> Float[Tensor, " K"]:
+    """Log-attention (K,) that prefers no cell."""
+    return torch.full((k,), -float(np.log(k)))
 
 
 def draw_rounds(
