@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64, Num
@@ -32,6 +33,15 @@ class Size:
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise WsiAtsError(f"size {self.width} x {self.height} px is not positive in both directions")
+
+
+class Box(NamedTuple):
+    """A rectangle in the pixels of one level: corner (x, y), width, height."""
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Pair
-from wsi_ats.slides.base import Slide, SlideAddress
+from wsi_ats.slides.base import Opening, Slide, SlideAddress
 from wsi_ats.slides.memory import MemoryAddress
 from wsi_ats.slides.openslide import OpenSlideAddress
 
@@ -44,7 +44,7 @@ def open_slide(
     chosen = "openslide" if backend is None else backend
     if chosen not in BACKENDS:
         raise ConfigError(f"backend={backend!r} cannot open the file {path}", f"choose of {sorted(BACKENDS)}")
-    return BACKENDS[chosen](str(path), name or path.name, scale).open()
+    return BACKENDS[chosen](str(path), name or path.name, Opening(mpp=scale)).open()
 
 
 def _check_mpp(mpp: float | int | Pair) -> tuple[float, float]:

@@ -1,14 +1,15 @@
 """What every slide offers, whatever it is stored in.
 
-A backend opens its format and hands out pixels that lie inside a level (`_pixels`). All else is here, once:
-the coordinates, the background around the slide, threads, checks.
+A backend opens its format and hands out pixels that lie inside a level (`_pixels`, or `_fill` where many boxes
+at once are cheaper than each by itself). All else is here, once: the coordinates, the background around the
+slide, threads, checks.
 """
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
@@ -18,12 +19,24 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from wsi_ats.errors import ConfigError, MissingMppError
-from wsi_ats.geometry import MATCH, Level, Pyramid, Region, Size
+from wsi_ats.geometry import MATCH, Box, Level, Pyramid, Region, Size
 from wsi_ats.slides import resample
 
 Whole = int | np.integer
 Rgb = tuple[int, int, int]
 WHITE: Rgb = (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How the user wants a slide opened; part of its address."""
+
+    mpp: tuple[float, float] | None = None
+    """Micrometres per level-0 px (x, y) that win over what the slide says; None: as the slide says."""
+    srgb: bool = False
+    """Turn colours to sRGB by the slide's ICC profile, where it has one."""
+    tolerate_bad_tiles: int = 0
+    """Tiles that may be unreadable: they are background and are counted. The next one is an error."""
 
 
 class SlideAddress(ABC):
@@ -50,6 +63,8 @@ class SlideFacts:
     properties: Mapping[str, str]
     background: Rgb = WHITE
     associated_names: tuple[str, ...] = ()
+    icc_profile: bytes | None = None
+    """ICC profile of the pixels, where the slide has one."""
 
 
 class Slide(ABC):
@@ -61,8 +76,10 @@ class Slide(ABC):
 
     backend: ClassVar[str]
     """Name of the backend."""
-    threads: ClassVar[int] = 1
-    """How many regions `read_many` reads at a time."""
+    backend_reason: str = ""
+    """Why this backend reads the slide: the rule, never what happens to be installed."""
+    threads: int = 1
+    """How many threads `read_many` uses."""
 
     def __init__(self, address: SlideAddress, facts: SlideFacts) -> None:
         self.address = address
@@ -72,6 +89,7 @@ class Slide(ABC):
         self.mpp_source = facts.mpp_source
         self.properties: Mapping[str, str] = MappingProxyType(dict(facts.properties))
         self.background = facts.background
+        self.icc_profile = facts.icc_profile
         self._associated_names = facts.associated_names
         self._lock = threading.Lock()
         self._bytes_read = 0
@@ -113,7 +131,7 @@ class Slide(ABC):
         """
         region = Region(int(location[0]), int(location[1]), _size(size), self._level(level).index)
         out = np.empty((region.size.height, region.size.width, 3), np.uint8)
-        self._read_into(region, out)
+        self._read_into([region], out[None])
         return out
 
     def read_many(
@@ -132,14 +150,7 @@ class Slide(ABC):
         out = np.empty(expected, np.uint8) if out is None else out
         if out.shape != expected:
             raise ConfigError(f"read_many: out has shape {out.shape}, the regions need {expected}")
-        regions = [Region(int(x), int(y), shape, index) for x, y in xy]
-        if self.threads == 1 or len(regions) < 2:
-            for region, target in zip(regions, out, strict=True):
-                self._read_into(region, target)
-        else:
-            # A pool a call: threads do not survive a fork, and starting them costs less than one tile.
-            with ThreadPoolExecutor(min(self.threads, len(regions))) as pool:
-                list(pool.map(self._read_into, regions, out))
+        self._read_into([Region(int(x), int(y), shape, index) for x, y in xy], out)
         return out
 
     def read_at_mpp(
@@ -166,9 +177,25 @@ class Slide(ABC):
     def close(self) -> None:
         """Release files. Reading afterwards is an error; what is known about the slide stays."""
 
-    @abstractmethod
     def _pixels(self, level: Level, x: int, y: int, size: Size) -> UInt8[np.ndarray, "h w 3"]:
         """Pixels of a rectangle that lies inside `level`; x, y and size in px of the level."""
+        raise NotImplementedError(f"{type(self).__name__} has neither _pixels nor _fill")
+
+    def _fill(
+        self, level: Level, boxes: Sequence[Box], targets: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+    ) -> None:
+        """Write the pixels of boxes that lie inside `level` to `targets`, arrays of the boxes' shapes."""
+
+        def fill(box: Box, target: np.ndarray) -> None:
+            target[:] = self._pixels(level, box.x, box.y, Size(box.width, box.height))
+
+        if self.threads == 1 or len(boxes) < 2:
+            for box, target in zip(boxes, targets, strict=True):
+                fill(box, target)
+        else:
+            # A pool a call: threads do not survive a fork, and starting them costs less than one tile.
+            with ThreadPoolExecutor(min(self.threads, len(boxes))) as pool:
+                list(pool.map(fill, boxes, targets))
 
     @abstractmethod
     def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -179,19 +206,26 @@ class Slide(ABC):
             raise ConfigError(f"level={index}: slide {self.name!r} has levels 0 to {len(self.levels) - 1}")
         return self.levels[int(index)]
 
-    def _read_into(self, region: Region, out: UInt8[np.ndarray, "h w 3"]) -> None:
-        level = self.levels[region.level]
-        x, y = level.pixel_at(region.x, region.y)
-        left, right = max(x, 0), min(x + region.size.width, level.size.width)
-        top, bottom = max(y, 0), min(y + region.size.height, level.size.height)
-        inside = max(right - left, 0) * max(bottom - top, 0)
-        if inside < region.size.width * region.size.height:
-            out[:] = self.background
-        if inside:
-            pixels = self._pixels(level, left, top, Size(right - left, bottom - top))
-            out[top - y : bottom - y, left - x : right - x] = pixels
+    def _read_into(self, regions: Sequence[Region], out: UInt8[np.ndarray, "N h w 3"]) -> None:
+        """Fill `out` with regions of one level: what lies inside from the slide, the rest with background."""
+        if not regions:
+            return
+        level = self.levels[regions[0].level]
+        boxes, targets = [], []
+        for region, target in zip(regions, out, strict=True):
+            x, y = level.pixel_at(region.x, region.y)
+            left, right = max(x, 0), min(x + region.size.width, level.size.width)
+            top, bottom = max(y, 0), min(y + region.size.height, level.size.height)
+            inside = max(right - left, 0) * max(bottom - top, 0)
+            if inside < region.size.width * region.size.height:
+                target[:] = self.background
+            if inside:
+                boxes.append(Box(left, top, right - left, bottom - top))
+                targets.append(target[top - y : bottom - y, left - x : right - x])
+        if boxes:
+            self._fill(level, boxes, targets)
             with self._lock:
-                self._bytes_read += 3 * inside
+                self._bytes_read += sum(3 * box.width * box.height for box in boxes)
 
     def __reduce__(self) -> tuple[object, ...]:
         return self.address.open, ()

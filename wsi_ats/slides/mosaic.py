@@ -233,7 +233,7 @@ def write_cohort(
 ) -> Path:
     """Compose `counts[split]` slides a split, every other one with tumour; returns `manifest.csv`.
 
-    Tumour (or its benign look-alike) covers 0.5 to 5 % of the tissue, in one patch or two. Beside each slide
+    Tumour (or its benign look-alike) covers 0.5 to 5 % of the tissue, evenly, in one patch or two. Beside each slide
     lie its truth as GeoJSON and a mask of the tumour (`_mask.png`, 1/16 of the size, 255 in tumour). The
     manifest has the columns slide, label, split, patch_fraction. `on_slide` is called with each finished slide.
     """
@@ -249,7 +249,7 @@ def write_cohort(
             settings = Mosaic(
                 split,
                 tumour=i % 2 == 1,
-                fraction=float(np.exp(rng.uniform(np.log(0.005), np.log(0.05)))),
+                fraction=float(rng.uniform(0.005, 0.05)),
                 patches=1 if rng.random() < 0.7 else 2,
                 size=size,
                 seed=int(rng.integers(1 << 40)),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Level, Pyramid, Size
-from wsi_ats.slides.base import WHITE, Rgb, Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.base import WHITE, Opening, Rgb, Slide, SlideAddress, SlideFacts
 
 CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept, for all slides of a process together."""
@@ -36,8 +36,7 @@ class OpenSlideAddress(SlideAddress):
 
     path: str
     name: str
-    mpp: tuple[float, float] | None = None
-    """Micrometres per level-0 pixel (x, y) given by the user; None: as the slide says."""
+    opening: Opening = Opening()
 
     def open(self) -> OpenSlideSlide:
         """Open the slide. Raises SlideError with the path, the cause and a remedy where that fails."""
@@ -161,7 +160,7 @@ def _cache(pid: int) -> openslide.OpenSlideCache:
 
 def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts:
     properties = dict(handle.properties)
-    mpp, source = (address.mpp, "given") if address.mpp else mpp_of(properties)
+    mpp, source = (address.opening.mpp, "given") if address.opening.mpp else mpp_of(properties)
     return SlideFacts(
         pyramid=Pyramid.of_sizes(list(handle.level_dimensions)),
         mpp_xy=mpp,

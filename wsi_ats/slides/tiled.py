@@ -1,0 +1,189 @@
+"""Regions from slides that are stored as tiles: each tile that any region needs is read and decoded once.
+
+Where before what: regions -> distinct tiles -> the order they have in the file -> fetch -> decode -> copy into
+the regions. A backend says how its tiles are laid out, fetched and decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from wsi_ats.errors import SlideError
+from wsi_ats.geometry import Box, Level
+from wsi_ats.slides.base import Slide, SlideAddress, SlideFacts
+
+Encoded = bytes | memoryview
+BATCH = 8
+"""Tiles that a thread takes at a time: enough to keep neighbours in the file together."""
+THREADS = min(8, os.cpu_count() or 1)
+
+
+class Tiling(NamedTuple):
+    """How a level is cut: size of a tile in px, tiles a row and rows of them; index = row * cols + col."""
+
+    width: int
+    height: int
+    cols: int
+    rows: int
+
+
+class Job(NamedTuple):
+    """One tile: its number in the level, and what to copy where."""
+
+    tile: int
+    copies: list[Copy]
+
+
+class Copy(NamedTuple):
+    """`box` of the tile, in px of the tile, goes to `target`, an array of its shape."""
+
+    box: Box
+    target: UInt8[np.ndarray, "_ _ 3"]
+
+
+class UndecodableTile(Exception):
+    """A tile's bytes are damaged: a backend's word to the scheduler, which knows where the tile lies."""
+
+
+class TiledSlide(Slide):
+    """A slide stored as tiles that are decoded one by one, in threads, outside the interpreter's lock."""
+
+    def __init__(self, address: SlideAddress, facts: SlideFacts, tolerate_bad_tiles: int = 0) -> None:
+        super().__init__(address, facts)
+        self.threads = THREADS
+        self._tolerated = tolerate_bad_tiles
+        self._bad: set[tuple[int, int, int]] = set()
+
+    @property
+    def bad_tiles(self) -> tuple[tuple[int, int, int], ...]:
+        """(level, column, row) of the tiles met so far that could not be decoded and were tolerated."""
+        return tuple(sorted(self._bad))
+
+    @abstractmethod
+    def _tiling(self, level: Level) -> Tiling:
+        """How the level is cut into tiles."""
+
+    @abstractmethod
+    def _in_storage_order(self, level: Level, indices: Sequence[int]) -> Sequence[int]:
+        """The same tiles in the order in which they lie in the file."""
+
+    @abstractmethod
+    def _fetch(self, level: Level, indices: Sequence[int]) -> Iterator[Encoded | None]:
+        """Bytes of the tiles, in the order asked for; None for one that is not stored. Threads call it at once.
+
+        Raises UndecodableTile where the file is too short for a tile, SlideError where nothing can be read.
+        """
+
+    @abstractmethod
+    def _decode(
+        self, level: Level, index: int, encoded: Encoded, window: Box | None
+    ) -> tuple[UInt8[np.ndarray, "_ _ 3"], int, int]:
+        """Pixels of a tile and the (x, y) within the tile where they begin.
+
+        window: the only part that is needed, or None for more than one; a backend may decode more than it.
+        Raises UndecodableTile where the bytes are damaged.
+        """
+
+    def _release(self, pixels: UInt8[np.ndarray, "_ _ 3"]) -> None:
+        """Called when `pixels` of `_decode` were copied: a backend may use the array again."""
+
+    def _fill(
+        self, level: Level, boxes: Sequence[Box], targets: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+    ) -> None:
+        jobs = _jobs(self._tiling(level), boxes, targets)
+        ordered = [Job(i, jobs[i]) for i in self._in_storage_order(level, list(jobs))]
+        batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+        if self.threads == 1 or len(ordered) < 4:
+            for batch in batches:
+                self._work(level, batch)
+        else:
+            size = max(1, min(BATCH, len(ordered) // self.threads))
+            batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+            # A pool a call: threads do not survive a fork, and starting them costs less than one tile.
+            with ThreadPoolExecutor(min(self.threads, len(batches))) as pool:
+                list(pool.map(lambda batch: self._work(level, batch), batches))
+
+    def _work(self, level: Level, jobs: Sequence[Job]) -> None:
+        """Fetch and decode tiles and copy them to where they are wanted."""
+        fetched = self._fetch(level, [job.tile for job in jobs])
+        for job in jobs:
+            try:
+                encoded = next(fetched)
+                if encoded is None:
+                    _paint(job, self.background)
+                    continue
+                window = job.copies[0].box if len(job.copies) == 1 else None
+                pixels, x, y = self._decode(level, job.tile, encoded, window)
+            except UndecodableTile as error:
+                self._tolerate(level, job.tile, error)
+                _paint(job, self.background)
+                fetched = self._fetch(level, [j.tile for j in jobs[jobs.index(job) + 1 :]])
+                continue
+            for box, target in job.copies:
+                left, top = box.x - x, box.y - y
+                target[:] = pixels[top : top + box.height, left : left + box.width]
+            self._release(pixels)
+
+    def _tolerate(self, level: Level, index: int, error: UndecodableTile) -> None:
+        """Count a damaged tile. Raises SlideError, with its coordinates, where it is one too many."""
+        row, col = divmod(index, self._tiling(level).cols)
+        with self._lock:
+            if len(self._bad | {(level.index, col, row)}) <= self._tolerated:
+                self._bad.add((level.index, col, row))
+                return
+        raise SlideError(
+            f"slide {self.name!r}: level {level.index}, tile column {col}, row {row} cannot be decoded: {error}",
+            "the file is damaged there: copy it again from its source, or allow a few such tiles "
+            "(--tolerate-bad-tiles, or tolerate_bad_tiles=... of open_slide)",
+        ) from error
+
+
+def _jobs(tiling: Tiling, boxes: Sequence[Box], targets: Sequence[np.ndarray]) -> dict[int, list[Copy]]:
+    """What to copy from which tile."""
+    jobs: dict[int, list[Copy]] = {}
+    tile_w, tile_h, cols, _ = tiling
+    for (x, y, width, height), target in zip(boxes, targets, strict=True):
+        for row in range(y // tile_h, (y + height - 1) // tile_h + 1):
+            top, bottom = max(y, row * tile_h), min(y + height, (row + 1) * tile_h)
+            for col in range(x // tile_w, (x + width - 1) // tile_w + 1):
+                left, right = max(x, col * tile_w), min(x + width, (col + 1) * tile_w)
+                box = Box(left - col * tile_w, top - row * tile_h, right - left, bottom - top)
+                part = target[top - y : bottom - y, left - x : right - x]
+                jobs.setdefault(row * cols + col, []).append(Copy(box, part))
+    return jobs
+
+
+def _paint(job: Job, colour: tuple[int, int, int]) -> None:
+    for _, target in job.copies:
+        target[:] = colour
+
+
+class Buffers:
+    """Arrays of one shape to decode into, used again: a fresh one costs a page fault for every 4 KiB."""
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, " ..."]:
+        """An array of that shape with anything in it."""
+        with self._lock:
+            free = self._free.get(shape)
+            if free:
+                return free.pop()
+        return np.empty(shape, np.uint8)
+
+    def give(self, array: UInt8[np.ndarray, " ..."]) -> None:
+        """Put an array back; a few are kept for each shape."""
+        with self._lock:
+            free = self._free.setdefault(array.shape, [])
+            if len(free) < THREADS:
+                free.append(array)
