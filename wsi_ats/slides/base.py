@@ -39,6 +39,10 @@ class Opening:
     """Tiles that may be unreadable: they are background and are counted. The next one is an error."""
 
 
+AS_IT_IS = Opening()
+"""Nothing asked for: the slide as it describes itself."""
+
+
 class SlideAddress(ABC):
     """All that is needed to open a slide again, in another process or on another machine.
 

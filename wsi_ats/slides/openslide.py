@@ -17,7 +17,7 @@ from PIL import Image
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Level, Pyramid, Size
-from wsi_ats.slides.base import WHITE, Opening, Rgb, Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.base import AS_IT_IS, WHITE, Opening, Rgb, Slide, SlideAddress, SlideFacts
 
 CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept, for all slides of a process together."""
@@ -36,7 +36,7 @@ class OpenSlideAddress(SlideAddress):
 
     path: str
     name: str
-    opening: Opening = Opening()
+    opening: Opening = AS_IT_IS
 
     def open(self) -> OpenSlideSlide:
         """Open the slide. Raises SlideError with the path, the cause and a remedy where that fails."""
