@@ -12,7 +12,7 @@ from PIL import Image
 from tests.helpers import shared_data
 from tests.strategies import noise, write_tiff
 from wsi_ats.slides import open_slide
-from wsi_ats.slides.openslide import colour_of, mpp_of, opaque
+from wsi_ats.slides.openslide import colour_of, opaque
 
 CMU = "slides/aperio-cmu1-small/CMU-1-Small-Region.svs"
 
@@ -99,35 +99,6 @@ def test_background_colours(text: str, colour: tuple[int, int, int]) -> None:
 
 
 # ---- mpp
-
-
-@pytest.mark.parametrize(
-    ("properties", "mpp", "source"),
-    [
-        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26"}, (0.25, 0.26), "openslide.mpp-x"),
-        ({"openslide.mpp-x": "0.25"}, None, "none"),
-        ({"openslide.mpp-x": "0", "openslide.mpp-y": "0"}, None, "none"),
-        ({"openslide.mpp-x": "nan", "openslide.mpp-y": "N/A"}, None, "none"),
-        (
-            {"tiff.XResolution": "40000", "tiff.YResolution": "20000", "tiff.ResolutionUnit": "centimeter"},
-            (0.25, 0.5),
-            "tiff.XResolution",
-        ),
-        (
-            {"tiff.XResolution": "50800", "tiff.YResolution": "50800", "tiff.ResolutionUnit": "inch"},
-            (0.5, 0.5),
-            "tiff.XResolution",
-        ),
-        ({"tiff.XResolution": "72", "tiff.YResolution": "72", "tiff.ResolutionUnit": "inch"}, None, "none"),
-        ({"tiff.XResolution": "600", "tiff.YResolution": "600", "tiff.ResolutionUnit": "inch"}, None, "none"),
-        ({"tiff.XResolution": "1", "tiff.YResolution": "1", "tiff.ResolutionUnit": "none"}, None, "none"),
-        ({}, None, "none"),
-    ],
-)
-def test_where_the_mpp_comes_from(
-    properties: dict[str, str], mpp: tuple[float, float] | None, source: str
-) -> None:
-    assert mpp_of(properties) == (mpp, source)
 
 
 @pytest.mark.parametrize("unit", [2, 3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,14 +18,10 @@ from PIL import Image
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Level, Pyramid, Size
 from wsi_ats.slides.base import AS_IT_IS, WHITE, Opening, Rgb, Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.scale import mpp_of
 
 CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept, for all slides of a process together."""
-
-PLAUSIBLE_MPP = (0.05, 20.0)
-"""TIFF resolution tags outside are print resolutions (72 to 1200 dpi) or placeholders, not a microscope's."""
-
-MICROMETRES = {"inch": 25400.0, "centimeter": 10000.0}
 
 _abandoned: list[openslide.OpenSlide] = []
 
@@ -169,30 +165,6 @@ def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts
         background=colour_of(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "")),
         associated_names=tuple(handle.associated_images),
     )
-
-
-def mpp_of(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, str]:
-    """Micrometres per pixel (x, y) that OpenSlide properties tell, and the property it comes from, or "none".
-
-    `openslide.mpp-x` and `-y` first; else TIFF resolution tags, where they are plausible for a microscope.
-    """
-    given = tuple(_positive(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if all(given):
-        return (given[0], given[1]), "openslide.mpp-x"
-    unit = MICROMETRES.get(properties.get("tiff.ResolutionUnit", ""), 0.0)
-    tags = [_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
-    if unit and all(tags) and all(PLAUSIBLE_MPP[0] <= unit / tag <= PLAUSIBLE_MPP[1] for tag in tags):
-        return (unit / tags[0], unit / tags[1]), "tiff.XResolution"
-    return None, "none"
-
-
-def _positive(text: str | None) -> float:
-    """The number, or 0 where there is none: scanners write "", "0" and "N/A" for unknown."""
-    try:
-        value = float(text or 0)
-    except ValueError:
-        return 0.0
-    return value if 0 < value < float("inf") else 0.0
 
 
 def colour_of(text: str) -> Rgb:

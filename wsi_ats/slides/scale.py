@@ -1,0 +1,229 @@
+"""How large a pixel is: micrometres per level-0 pixel (mpp), from whatever scanners and converters write.
+
+The sources, in the order in which they are believed; the first plausible one is taken:
+
+1. `openslide.mpp-x` and `-y`: what OpenSlide makes of the vendor's fields;
+2. the vendor's fields themselves: Aperio, Philips, MIRAX, Ventana, Sakura, DICOM, Hamamatsu;
+3. the text of `tiff.ImageDescription`: Aperio's `|MPP = 0.4990|`, OME-XML (or the property `ome.xml`), Philips XML;
+4. the resolution tags of a TIFF.
+
+Values that no microscope has are passed over and nothing is ever guessed: where no source is left, there is no mpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+Properties = Mapping[str, str]
+
+PLAUSIBLE_MPP = (0.05, 20.0)
+"""Values outside are print resolutions (72 to 1200 dpi) or placeholders, not a microscope's."""
+DISAGREE = 0.05
+"""Two sources that differ by more than 5 % are told to the user."""
+
+TIFF_UNITS = {"inch": 25400.0, "centimeter": 10000.0}
+"""Micrometres per unit of the resolution tags."""
+OME_UNITS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+"""Micrometres per unit of OME-XML. The first two look alike: U+00B5, as the schema has it, and U+03BC."""
+
+DESCRIPTION = "tiff.ImageDescription"
+PHILIPS = "DICOM_PIXEL_SPACING"
+DICOM = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing"
+MIRAX = "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_"
+APERIO = re.compile(r"\|\s*(MPP|AppMag)\s*=\s*([^|]*)")
+
+
+class Reading(NamedTuple):
+    """What one source says of the scale."""
+
+    mpp: tuple[float, float]
+    """Micrometres per level-0 px (x, y)."""
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.source} says {self.mpp[0]:.4g} x {self.mpp[1]:.4g} um/px"
+
+
+def mpp_of(properties: Properties) -> tuple[tuple[float, float] | None, str]:
+    """Micrometres per level-0 px (x, y) and the source that says so; (None, "none") where no source does.
+
+    properties: a slide's, named as OpenSlide names them; OME-XML under `ome.xml` or `tiff.ImageDescription`.
+    """
+    for reading in _readings(properties):
+        if _is_plausible(reading):
+            return reading.mpp, reading.source
+    return None, "none"
+
+
+def mpp_conflicts(properties: Properties, mpp: tuple[float, float] | None = None) -> list[str]:
+    """What else the slide says of its scale: sources that differ from `mpp` by more than 5 % in x or y.
+
+    mpp: what was taken; None: as `mpp_of` has it. Where that is nothing, the implausible values that were passed
+    over. Each a clause such as "tiff.XResolution says 0.25 x 0.25 um/px".
+    """
+    taken = mpp or mpp_of(properties)[0]
+    readings = list(_readings(properties))
+    if taken is None:
+        return [f"{reading}, which is implausible" for reading in readings]
+    return [str(r) for r in readings if _is_plausible(r) and _differ(r.mpp, taken)]
+
+
+def magnification_of(properties: Properties) -> tuple[float | None, str]:
+    """Power of the objective and the source that says so; (None, "none") where the slide does not.
+
+    For people only: it says little of the size of a pixel, which also depends on the camera.
+    """
+    for name in (
+        "openslide.objective-power",
+        "aperio.AppMag",
+        "hamamatsu.SourceLens",
+        "ventana.Magnification",
+    ):
+        if power := _positive(properties.get(name)):
+            return power, name
+    if power := _aperio(properties, "AppMag"):
+        return power, f"{DESCRIPTION}: AppMag"
+    root = _ome_root(properties)
+    objectives = [] if root is None else root.findall("{*}Instrument/{*}Objective")
+    powers = {_positive(o.get("NominalMagnification")) for o in objectives} - {0.0}
+    if len(powers) == 1:  # of several objectives it would take more to know which was used
+        return powers.pop(), "OME-XML NominalMagnification"
+    return None, "none"
+
+
+def parse_xml(text: str) -> ElementTree.Element | None:
+    """The root of an XML text; None where it is no XML, or declares a document type or entities.
+
+    Such declarations can make a parser expand a small text to gigabytes, and no slide needs one.
+    """
+    if not text.lstrip("\ufeff \t\r\n").startswith("<") or re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.I):
+        return None
+    try:
+        return ElementTree.fromstring(text.strip("\ufeff \t\r\n\0"))
+    except (ElementTree.ParseError, ValueError):
+        return None
+
+
+def _is_plausible(reading: Reading) -> bool:
+    return all(PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] for value in reading.mpp)
+
+
+def _differ(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return any(max(a, b) > (1 + DISAGREE) * min(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _readings(properties: Properties) -> Iterator[Reading]:
+    """What each source says, best first; those that say nothing are left out."""
+    for source, read in SOURCES:
+        x, y = read(properties)
+        if x and y:
+            yield Reading((x, y), source)
+
+
+def _field(x: str, y: str, unit: float = 1.0) -> Callable[[Properties], tuple[float, float]]:
+    """Reads two properties, in `unit` micrometres."""
+    return lambda properties: (unit * _positive(properties.get(x)), unit * _positive(properties.get(y)))
+
+
+def _tags(properties: Properties) -> tuple[float, float]:
+    unit = TIFF_UNITS.get(properties.get("tiff.ResolutionUnit", ""), 0.0)
+    x, y = (_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    return (unit / x, unit / y) if x and y else (0.0, 0.0)
+
+
+def _hamamatsu(properties: Properties) -> tuple[float, float]:
+    """Size of the slide in nanometres, by its size in pixels."""
+    spans = (_positive(properties.get(f"hamamatsu.Physical{side}")) for side in ("Width", "Height"))
+    sides = (_positive(properties.get(f"openslide.level[0].{side}")) for side in ("width", "height"))
+    x, y = (span / side / 1000 if side else 0.0 for span, side in zip(spans, sides, strict=True))
+    return x, y
+
+
+def _aperio_text(properties: Properties) -> tuple[float, float]:
+    mpp = _aperio(properties, "MPP")
+    return mpp, mpp
+
+
+def _aperio(properties: Properties, key: str) -> float:
+    """A number of an Aperio description: `Aperio Image Library ...|AppMag = 20|MPP = 0.4990|...`."""
+    pairs = dict(APERIO.findall(properties.get(DESCRIPTION, "")))
+    return _positive(pairs.get(key))
+
+
+def _ome_root(properties: Properties) -> ElementTree.Element | None:
+    text = properties.get("ome.xml") or properties.get(DESCRIPTION, "")
+    return parse_xml(text) if "<OME" in text or ":OME" in text else None
+
+
+def _ome(properties: Properties) -> tuple[float, float]:
+    """Of the largest image, the slide: others are its label and macro image."""
+    root = _ome_root(properties)
+    images = [] if root is None else root.findall("{*}Image/{*}Pixels")
+    if not images:
+        return 0.0, 0.0
+    largest = max(images, key=lambda image: _positive(image.get("SizeX")) * _positive(image.get("SizeY")))
+    x, y = (
+        _positive(largest.get(f"PhysicalSize{axis}"))
+        * OME_UNITS.get(largest.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
+        for axis in "XY"
+    )
+    return x, y
+
+
+def _philips_field(properties: Properties) -> tuple[float, float]:
+    return _spacing(properties.get(f"philips.{PHILIPS}", ""))
+
+
+def _philips_text(properties: Properties) -> tuple[float, float]:
+    """Of the slide's own image; else of its finest representation."""
+    text = properties.get(DESCRIPTION, "")
+    root = parse_xml(text) if PHILIPS in text else None
+    for image in [] if root is None else root.iter("DataObject"):
+        if _attributes(image).get("PIM_DP_IMAGE_TYPE") != "WSI":
+            continue
+        if own := _attributes(image).get(PHILIPS):
+            return _spacing(own)
+        levels = (_attributes(part).get(PHILIPS, "") for part in image.iter("DataObject"))
+        spacings = [spacing for spacing in map(_spacing, levels) if all(spacing)]
+        return min(spacings, default=(0.0, 0.0))
+    return 0.0, 0.0
+
+
+def _attributes(element: ElementTree.Element) -> dict[str, str]:
+    """Philips writes its values as children: <Attribute Name="...">value</Attribute>."""
+    return {child.get("Name", ""): (child.text or "").strip() for child in element.findall("Attribute")}
+
+
+def _spacing(text: str) -> tuple[float, float]:
+    """`"0.000226891" "0.000226907"`: millimetres between rows (y), then between columns (x)."""
+    values = [1000 * _positive(part.strip('"')) for part in text.split()]
+    return (values[1], values[0]) if len(values) == 2 else (0.0, 0.0)
+
+
+def _positive(text: str | None) -> float:
+    """The number, or 0 where there is none: scanners write "", "0" and "N/A" for unknown, some a decimal comma."""
+    try:
+        value = float((text or "0").strip().replace(",", "."))
+    except ValueError:
+        return 0.0
+    return value if 0 < value < float("inf") else 0.0
+
+
+SOURCES: tuple[tuple[str, Callable[[Properties], tuple[float, float]]], ...] = (
+    ("openslide.mpp-x", _field("openslide.mpp-x", "openslide.mpp-y")),
+    ("aperio.MPP", _field("aperio.MPP", "aperio.MPP")),
+    (f"philips.{PHILIPS}", _philips_field),
+    (f"{MIRAX}X", _field(f"{MIRAX}X", f"{MIRAX}Y")),
+    ("ventana.ScanRes", _field("ventana.ScanRes", "ventana.ScanRes")),
+    ("sakura.ResolutionMmPerPix", _field("sakura.ResolutionMmPerPix", "sakura.ResolutionMmPerPix", 1e3)),
+    (f"{DICOM}[1]", _field(f"{DICOM}[1]", f"{DICOM}[0]", 1e3)),  # of rows (y) first, then of columns
+    ("hamamatsu.PhysicalWidth", _hamamatsu),
+    (f"{DESCRIPTION}: MPP", _aperio_text),
+    ("OME-XML PhysicalSizeX", _ome),
+    (f"{DESCRIPTION}: {PHILIPS}", _philips_text),
+    ("tiff.XResolution", _tags),
+)
+"""Each source by its name and how it is read: micrometres per px (x, y), 0 where it does not say."""
