@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
-from wsi_ats.errors import ConfigError
 from wsi_ats.slides.local import FileSource, FolderSource
 from wsi_ats.slides.source import ByteSource, Part
+from wsi_ats.slides.urls import public_url
 
-__all__ = ["ByteSource", "Part", "as_file", "is_url", "open_source"]
+__all__ = ["ByteSource", "Part", "as_file", "is_url", "open_source", "public_url"]
 
 KEPT_BYTES = 32 << 20
 """Blocks that a file view remembers: many times what the metadata of a slide needs."""
+FIRST_AHEAD, MOST_AHEAD = 256 << 10, 4 << 20
+"""Bytes that a file view fetches from a server at once: the first where a parser jumps to a new place (a round
+trip lasts as long as about so many bytes), twice as many each time it reads on from there."""
 
 
 def is_url(text: str) -> bool:
@@ -27,14 +30,17 @@ def is_url(text: str) -> bool:
 def open_source(address: str) -> ByteSource:
     """The bytes behind the path of a file or folder, or behind a URL (https, http, s3, gs, az, file).
 
-    Raises FileNotFoundError where a path does not exist, OSError where it cannot be opened, ConfigError for a
-    URL of another kind.
+    A server is not asked yet. Raises FileNotFoundError where a path does not exist, OSError where it cannot be
+    opened, ConfigError for a URL of another kind and where obstore is not installed.
     """
     if is_url(address):
-        parts = urlsplit(address)
-        if parts.scheme.lower() != "file":
-            raise ConfigError(f"{parts.scheme}:// is not a kind of URL that slides are read from")
-        address = unquote(parts.path)
+        if not address.lower().startswith("file://"):
+            from wsi_ats.slides.remote import (
+                RemoteSource,
+            )  # and with it asyncio, which most processes do not need
+
+            return RemoteSource(address)
+        address = unquote(urlsplit(address).path)
     return FolderSource(address) if Path(address).is_dir() else FileSource(address)
 
 
@@ -55,8 +61,14 @@ class _Blocks(io.RawIOBase):
         self._source, self._block = source, block
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._at = 0
-        self._size = source.stamp()[0]
+        self._ahead, self._next = FIRST_AHEAD // 2, 0
+        self._blocks = 1 << 62
         self.name = source.address
+        if source.remote:
+            # Every parser begins here, and with the first answer a server tells the size, too.
+            self._load(0, 1)
+        self._size = source.stamp()[0]
+        self._blocks = -(-self._size // block)
 
     def readable(self) -> bool:
         """It is."""
@@ -79,21 +91,37 @@ class _Blocks(io.RawIOBase):
         return at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill `buffer`; fewer bytes only at the end."""
-        count = max(min(len(buffer), self._size - self._at), 0)
+        """Fill `buffer` as far as one fetch or what is remembered goes; the caller asks again for the rest."""
+        end = min(self._at + len(buffer), self._size)
+        if self._at >= end:
+            return 0
+        index, stop = self._at // self._block, -(-end // self._block)
+        if index not in self._kept:
+            self._load(index, stop)
         done = 0
-        for index in range(self._at // self._block, -(-(self._at + count) // self._block)):
+        while index < stop and index in self._kept:
+            self._kept.move_to_end(index)
             within = self._at + done - index * self._block
-            piece = self._piece(index)[within : within + count - done]
+            piece = self._kept[index][within : within + end - self._at - done]
+            if not piece:
+                break
             buffer[done : done + len(piece)] = piece
             done += len(piece)
+            index += 1
         self._at += done
         return done
 
-    def _piece(self, index: int) -> bytes:
-        if index not in self._kept:
-            self._kept[index] = self._source.read(Part("", index * self._block, self._block))
-            while len(self._kept) * self._block > max(KEPT_BYTES, self._block):
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(index)
-        return self._kept[index]
+    def _load(self, index: int, stop: int) -> None:
+        """Fetch blocks `index` to `stop`, and from a server some more: twice as many each time one goes on."""
+        if self._source.remote:
+            self._ahead = min(2 * self._ahead, MOST_AHEAD) if index == self._next else FIRST_AHEAD
+            stop = max(stop, index + -(-self._ahead // self._block))
+        stop = min(stop, index + KEPT_BYTES // self._block, self._blocks)
+        stop = self._next = next((n for n in range(index, stop) if n in self._kept), stop)
+        data = self._source.read(Part("", index * self._block, (stop - index) * self._block))
+        for number in range(index, stop):
+            first = (number - index) * self._block
+            self._kept[number] = data[first : first + self._block]
+            self._kept.move_to_end(number)
+        while len(self._kept) * self._block > KEPT_BYTES:
+            self._kept.popitem(last=False)
