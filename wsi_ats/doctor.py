@@ -42,6 +42,7 @@ def checks() -> Iterator[Check]:
     yield Check("cores", True, str(os.cpu_count()))
     yield _device()
     yield _openslide()
+    yield _window()
     yield _round_trip()
 
 
@@ -66,6 +67,13 @@ def _openslide() -> Check:
     except (ImportError, OSError) as error:
         return Check("OpenSlide library", False, str(error), "pip install openslide-bin")
     return Check("OpenSlide library", True, openslide.__library_version__)
+
+
+def _window() -> Check:
+    """Optional: tiles have the same pixels without it."""
+    from wsi_ats.slides.window import compiled
+
+    return Check("windowed JPEG decode", True, compiled().state)
 
 
 def _round_trip() -> Check:
