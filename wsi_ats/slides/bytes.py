@@ -35,9 +35,8 @@ def open_source(address: str) -> ByteSource:
     """
     if is_url(address):
         if not address.lower().startswith("file://"):
-            from wsi_ats.slides.remote import (
-                RemoteSource,
-            )  # and with it asyncio, which most processes do not need
+            # Here, because most processes need no event loop.
+            from wsi_ats.slides.remote import RemoteSource
 
             return RemoteSource(address)
         address = unquote(urlsplit(address).path)
@@ -61,7 +60,7 @@ class _Blocks(io.RawIOBase):
         self._source, self._block = source, block
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._at = 0
-        self._ahead, self._next = FIRST_AHEAD // 2, 0
+        self._ahead = FIRST_AHEAD
         self._blocks = 1 << 62
         self.name = source.address
         if source.remote:
@@ -90,7 +89,7 @@ class _Blocks(io.RawIOBase):
         self._at = at
         return at
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fill `buffer` as far as one fetch or what is remembered goes; the caller asks again for the rest."""
         end = min(self._at + len(buffer), self._size)
         if self._at >= end:
@@ -114,10 +113,11 @@ class _Blocks(io.RawIOBase):
     def _load(self, index: int, stop: int) -> None:
         """Fetch blocks `index` to `stop`, and from a server some more: twice as many each time one goes on."""
         if self._source.remote:
-            self._ahead = min(2 * self._ahead, MOST_AHEAD) if index == self._next else FIRST_AHEAD
+            reads_on = index - 1 in self._kept
+            self._ahead = min(2 * self._ahead, MOST_AHEAD) if reads_on else FIRST_AHEAD
             stop = max(stop, index + -(-self._ahead // self._block))
         stop = min(stop, index + KEPT_BYTES // self._block, self._blocks)
-        stop = self._next = next((n for n in range(index, stop) if n in self._kept), stop)
+        stop = next((n for n in range(index, stop) if n in self._kept), stop)
         data = self._source.read(Part("", index * self._block, (stop - index) * self._block))
         for number in range(index, stop):
             first = (number - index) * self._block

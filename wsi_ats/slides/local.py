@@ -1,4 +1,4 @@
-"""Bytes of local files: positional reads, which need no seek and no lock."""
+"""Bytes of local files: positional reads, which need neither a seek nor a lock."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from wsi_ats.slides.source import ByteSource, Part, span
 
 OPEN_FILES = 64
 """Files that a folder keeps open; a process may have about 1,000, and shares them among all of its slides."""
+OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+"""O_NONBLOCK: opening a pipe would wait for its writer."""
 AHEAD = 32
 """Parts of a folder that the kernel is told about before they are read."""
 
@@ -22,13 +24,13 @@ class _File:
     """An open file, closed when nobody holds it any more: a number may be given to another file at once after
     that, and a thread that still reads by it would get that file's bytes."""
 
-    __slots__ = ("fd", "path", "size", "stamp")
+    __slots__ = ("fd", "lock", "path", "size", "stamp")
 
     def __init__(self, path: str) -> None:
         self.fd = -1
         self.path = path
-        # O_NONBLOCK: opening a pipe would wait for its writer.
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self.lock = threading.Lock()
+        self.fd = os.open(path, OPEN_FLAGS)
         facts = os.fstat(self.fd)
         if not stat.S_ISREG(facts.st_mode):
             raise FileNotFoundError(f"{path} is not a file")
@@ -43,11 +45,12 @@ class _File:
                 os.posix_fadvise(self.fd, start, count, os.POSIX_FADV_WILLNEED)
 
     def read(self, part: Part) -> bytes:
+        """Bytes of a part."""
         start, count = span(part, self.size)
         pieces: list[bytes] = []
         try:
             while count:
-                piece = os.pread(self.fd, count, start)
+                piece = _read_at(self, count, start)
                 if not piece:  # cut short since it was opened
                     break
                 if len(piece) == count and not pieces:
@@ -61,6 +64,19 @@ class _File:
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+
+
+def _positional(file: _File, count: int, start: int) -> bytes:
+    return os.pread(file.fd, count, start)
+
+
+def _by_seeking(file: _File, count: int, start: int) -> bytes:
+    with file.lock:
+        os.lseek(file.fd, start, os.SEEK_SET)
+        return os.read(file.fd, count)
+
+
+_read_at = _positional if hasattr(os, "pread") else _by_seeking  # Windows has no pread, and no fork either
 
 
 class FileSource(ByteSource):
