@@ -69,8 +69,13 @@ class Phantom:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
-def write_phantom(path: Path | str, settings: Phantom) -> SlideTruth:
-    """Write the slide as a pyramidal TIFF (levels 1, 4, 16) and return what was planted in it.
+def write_phantom(
+    path: Path | str,
+    settings: Phantom,
+    downsamples: tuple[int, ...] = (1, 4, 16),
+    description: str | None = None,
+) -> SlideTruth:
+    """Write the slide as a pyramidal TIFF (levels `downsamples`) and return what was planted in it.
 
     Memory is a few bands of 256 rows, whatever the height. Raises ConfigError where lesions and decoys do not
     fit.
@@ -78,7 +83,14 @@ def write_phantom(path: Path | str, settings: Phantom) -> SlideTruth:
     rng = np.random.default_rng((settings.seed, 1))
     layout = _Layout(settings, rng)
     renderer = _Renderer(settings, layout, rng)
-    write_pyramid(path, renderer.bands(), settings.shape, settings.mpp)
+    write_pyramid(
+        path,
+        renderer.bands(),
+        settings.shape,
+        settings.mpp,
+        downsamples=downsamples,
+        description=description,
+    )
     return layout.truth
 
 

@@ -38,13 +38,14 @@ def write_pyramid(
     tile: int = 256,
     quality: int = 80,
     downsamples: tuple[int, ...] = (1, 4, 16),
+    description: str | None = None,
 ) -> None:
     """Write `bands`, stacked from top to bottom, as a tiled JPEG pyramid.
 
     `bands` yields full-width strips of any height, (h, width, 3) uint8 RGB; a multiple of `tile` rows copies
     least. `size` is (width, height) of level 0 in px, `mpp` micrometres per px, or (x, y). Level l has
     ceil(size / downsamples[l]) px and each of its pixels is the mean of the pixels below it (level 0's border
-    is repeated where the last one overhangs). Nothing is left at `path` unless the whole file was written.
+    is repeated where the last one overhangs). `description` is level 0's image description. Nothing is left at `path` unless the whole file was written.
 
     Raises ConfigError where the bands do not add up to `size` or the settings contradict each other.
     """
@@ -65,7 +66,9 @@ def write_pyramid(
                 tiles = _feed(level, bands, size, path.name) if factor == 1 else level.spooled()
                 # The writer takes the tiles it needs and would close a generator then; what `_feed` does
                 # after its last tile, handing the last rows to the coarser levels, must still run.
-                _write_level(tiff, map(bytes, tiles), level, tile, factor, mpp_xy)
+                _write_level(
+                    tiff, map(bytes, tiles), level, tile, factor, mpp_xy, description if factor == 1 else None
+                )
                 if next(tiles, None) is not None:
                     raise AssertionError(f"{path.name}: more tiles than level {factor} has room for")
         temporary.replace(path)
@@ -208,6 +211,7 @@ def _write_level(
     tile: int,
     factor: int,
     mpp: tuple[float, float],
+    description: str | None,
 ) -> None:
     tiff.write(
         tiles,
@@ -221,5 +225,6 @@ def _write_level(
         resolution=(1e4 / (mpp[0] * factor), 1e4 / (mpp[1] * factor)),
         resolutionunit="CENTIMETER",
         metadata=None,
+        description=description,
         software=False,
     )
