@@ -125,24 +125,10 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: Keeper) -> 
     some = [train_set[i].scene for i in range(min(len(train_set), CALIBRATION_SLIDES))]
     module.model.calibrate(some, config.train.seed, module.memory)
     settings = config.train
-    trainer = pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        max_epochs=settings.epochs,
-        gradient_clip_val=settings.clip,
-        callbacks=[keeper],
-        # Its own environment, also inside a SLURM job: one process needs no help of the job's manager.
-        plugins=[Checkpoints(), LightningEnvironment()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
     shuffled = Shuffled(train_set, settings.seed)
     try:
         with _without_advice():
-            trainer.fit(
+            _trainer(config, keeper).fit(
                 module,
                 DataLoader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
                 DataLoader(sets["val"], settings.batch, collate_fn=list),
@@ -154,6 +140,23 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: Keeper) -> 
             raise end.__context__ from None
         raise SystemExit(128 + signal.SIGTERM) from None
     module.load_state_dict(Checkpoints().load_checkpoint(keeper.best)["state_dict"])
+
+
+def _trainer(config: Config, keeper: Keeper) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        max_epochs=config.train.epochs,
+        gradient_clip_val=config.train.clip,
+        callbacks=[keeper],
+        # Its own environment, also inside a SLURM job: one process needs no help of the job's manager.
+        plugins=[Checkpoints(), LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
 
 
 @contextmanager
