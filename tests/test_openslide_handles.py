@@ -42,7 +42,7 @@ def test_a_file_that_is_no_slide_is_named_with_cause_and_remedy(tmp_path: Path, 
         )
     cause = {"missing": "No such file", "folder": "Is a directory|Permission", "empty": "empty file"}
     with pytest.raises(SlideError, match=cause.get(kind, "no format|cut short")) as caught:
-        open_slide(path)
+        open_slide(path, "openslide")
     assert str(path) in caught.value.message
     assert "'bad.svs'" in caught.value.message
     assert caught.value.remedy
@@ -63,7 +63,7 @@ def damaged(tmp_path: Path) -> Path:
 
 def test_a_failed_read_names_slide_level_and_position_and_the_slide_goes_on(damaged: Path) -> None:
     whole = noise(128, 128)
-    with open_slide(damaged) as slide:
+    with open_slide(damaged, "openslide") as slide:
         for _ in range(2):
             with pytest.raises(SlideError, match=r"'damaged.tif': level 0 .* x=70, y=80 .* 20 x 30 px"):
                 slide.read((70, 80), (20, 30))
@@ -71,12 +71,12 @@ def test_a_failed_read_names_slide_level_and_position_and_the_slide_goes_on(dama
 
 
 def test_read_many_fails_where_one_region_does(damaged: Path) -> None:
-    with open_slide(damaged) as slide, pytest.raises(SlideError, match="x=64, y=64"):
+    with open_slide(damaged, "openslide") as slide, pytest.raises(SlideError, match="x=64, y=64"):
         slide.read_many(np.asarray([[0, 0], [64, 64], [0, 64]]), (64, 64))
 
 
 def test_a_closed_slide_says_so_and_keeps_what_it_knows(tiff: tuple[Path, list[np.ndarray]]) -> None:
-    with open_slide(tiff[0]) as slide:
+    with open_slide(tiff[0], "openslide") as slide:
         pass
     slide.close()
     with pytest.raises(SlideError, match="closed"):
@@ -92,7 +92,7 @@ def test_a_closed_slide_says_so_and_keeps_what_it_knows(tiff: tuple[Path, list[n
 def test_threads_share_a_slide(tiff: tuple[Path, list[np.ndarray]]) -> None:
     path, levels = tiff
     xy = np.random.default_rng(0).integers(-20, 300, (200, 2))
-    with open_slide(path) as slide, ThreadPoolExecutor(8) as pool:
+    with open_slide(path, "openslide") as slide, ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda corner: slide.read(tuple(corner), (33, 33)), xy))
         counted = slide.bytes_read
     with open_slide(levels) as oracle:
@@ -110,12 +110,12 @@ def test_threads_go_on_while_others_meet_a_damaged_tile(damaged: Path) -> None:
             slide.read((64, 64), (64, 64))
         return True
 
-    with open_slide(damaged) as slide, ThreadPoolExecutor(4) as pool:
+    with open_slide(damaged, "openslide") as slide, ThreadPoolExecutor(4) as pool:
         assert all(pool.map(attempt, [i % 3 == 0 for i in range(120)]))
 
 
 def test_a_slide_survives_pickling(tiff: tuple[Path, list[np.ndarray]]) -> None:
-    with open_slide(tiff[0], mpp=0.4) as slide:
+    with open_slide(tiff[0], "openslide", mpp=0.4) as slide:
         blob = pickle.dumps(slide)
         assert len(blob) < 1000
         with pickle.loads(blob) as other:  # noqa: S301
@@ -128,7 +128,7 @@ def test_an_address_holds_in_other_folders(
     tiff: tuple[Path, list[np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiff[0].parent)
-    with open_slide(tiff[0].name) as slide:
+    with open_slide(tiff[0].name, "openslide") as slide:
         blob = pickle.dumps(slide)
     monkeypatch.chdir(tmp_path)
     with pickle.loads(blob) as other:  # noqa: S301
@@ -142,7 +142,7 @@ def _corner(slide: Slide) -> np.ndarray:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_slide_survives_a_fork(tiff: tuple[Path, list[np.ndarray]]) -> None:
-    with open_slide(tiff[0]) as slide:
+    with open_slide(tiff[0], "openslide") as slide:
         expected = _corner(slide)
         reader, writer = multiprocessing.Pipe(duplex=False)
         with slide._lock:  # as if another thread were in the middle of a read
@@ -163,7 +163,7 @@ def test_a_slide_survives_a_fork(tiff: tuple[Path, list[np.ndarray]]) -> None:
 
 @pytest.mark.slow
 def test_a_slide_goes_to_a_spawned_process(tiff: tuple[Path, list[np.ndarray]]) -> None:
-    with open_slide(tiff[0]) as slide, multiprocessing.get_context("spawn").Pool(1) as pool:
+    with open_slide(tiff[0], "openslide") as slide, multiprocessing.get_context("spawn").Pool(1) as pool:
         assert np.array_equal(pool.apply(_corner, (slide,)), _corner(slide))
 
 
@@ -173,9 +173,9 @@ def test_no_descriptors_are_left_open(tiff: tuple[Path, list[np.ndarray]], damag
         return len(list(Path("/proc/self/fd").iterdir()))
 
     def use(path: Path) -> None:
-        with open_slide(path) as slide:
+        with open_slide(path, "openslide") as slide:
             slide.read((0, 0), (60, 60))
-        unclosed = open_slide(path)
+        unclosed = open_slide(path, "openslide")
         unclosed.read_many(np.asarray([[0, 0], [9, 9]]), (50, 50))
 
     bad = damaged.with_name("text.svs")
@@ -188,8 +188,8 @@ def test_no_descriptors_are_left_open(tiff: tuple[Path, list[np.ndarray]], damag
             use(tiff[0])
             use(damaged)
             with pytest.raises(SlideError):
-                open_slide(bad)
-            with open_slide(damaged) as slide, pytest.raises(SlideError):
+                open_slide(bad, "openslide")
+            with open_slide(damaged, "openslide") as slide, pytest.raises(SlideError):
                 slide.read((64, 64), (64, 64))
         assert open_descriptors() <= before + 2
     finally:
@@ -200,4 +200,4 @@ def test_a_truncated_aperio_slide_is_an_error(tmp_path: Path) -> None:
     content = shared_data(CMU).read_bytes()
     (tmp_path / "cut.svs").write_bytes(content[: int(len(content) * 0.9)])
     with pytest.raises(SlideError, match="cut short"):
-        open_slide(tmp_path / "cut.svs")
+        open_slide(tmp_path / "cut.svs", "openslide")

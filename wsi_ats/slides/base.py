@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -21,10 +21,16 @@ from jaxtyping import Int, UInt8
 from wsi_ats.errors import ConfigError, MissingMppError
 from wsi_ats.geometry import MATCH, Box, Level, Pyramid, Region, Size
 from wsi_ats.slides import resample
+from wsi_ats.slides.colour import convert_all, to_srgb
+
+if TYPE_CHECKING:
+    from dask.array import Array
 
 Whole = int | np.integer
 Rgb = tuple[int, int, int]
 WHITE: Rgb = (255, 255, 255)
+TILE = (256, 256)
+"""Width and height in px of tiles where a backend does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ class SlideAddress(ABC):
 
     name: str
     """The slide's name in messages and results."""
+    opening: Opening = AS_IT_IS
+    """How it is opened."""
 
     @abstractmethod
     def open(self) -> Slide:
@@ -84,6 +92,9 @@ class Slide(ABC):
     """Why this backend reads the slide: the rule, never what happens to be installed."""
     threads: int = 1
     """How many threads `read_many` uses."""
+    bounds: tuple[int, int, int, int] | None = None
+    """Rectangle (x, y, width, height) in level-0 px that holds all there is, where the slide says; for people:
+    positions are those of the whole slide."""
 
     def __init__(self, address: SlideAddress, facts: SlideFacts) -> None:
         self.address = address
@@ -94,6 +105,8 @@ class Slide(ABC):
         self.properties: Mapping[str, str] = MappingProxyType(dict(facts.properties))
         self.background = facts.background
         self.icc_profile = facts.icc_profile
+        profile = facts.icc_profile if address.opening.srgb else None
+        self._to_srgb = to_srgb(profile, self.name) if profile else None
         self._associated_names = facts.associated_names
         self._lock = threading.Lock()
         self._bytes_read = 0
@@ -117,6 +130,11 @@ class Slide(ABC):
     def associated_images(self) -> Mapping[str, UInt8[np.ndarray, "h w 3"]]:
         """Label, macro, thumbnail, ... by name, (h, w, 3) uint8; read when asked for."""
         return _LazyImages(self._associated_names, self._associated)
+
+    @property
+    def bad_tiles(self) -> tuple[tuple[int, int, int], ...]:
+        """(level, column, row) of the tiles met so far that could not be read and were tolerated."""
+        return ()
 
     @property
     def bytes_read(self) -> int:
@@ -177,6 +195,20 @@ class Slide(ABC):
         boxes = resample.read_boxes(self, corner, (int(size[0]), int(size[1])), downsample)
         return np.asarray(boxes[0])
 
+    def dask(self, level: Whole = 0, chunk: int | None = None) -> Array:
+        """The level as a Dask array, (h, w, 3) uint8, cut along tiles; nothing is read before it is computed.
+
+        chunk: length of a chunk's sides in px of the level, rounded up to whole tiles; about 8 MB by default.
+        It works with every scheduler; workers open the slide by its address. See `wsi_ats.slides.lazy`.
+        """
+        from wsi_ats.slides.lazy import lazy_level
+
+        return lazy_level(self, int(level), chunk)
+
+    def tile_size(self, level: Whole = 0) -> tuple[int, int]:
+        """(width, height) in px of what is decoded at a time: the sizes at whose multiples it is best to cut."""
+        return TILE
+
     @abstractmethod
     def close(self) -> None:
         """Release files. Reading afterwards is an error; what is known about the slide stays."""
@@ -228,6 +260,8 @@ class Slide(ABC):
                 targets.append(target[top - y : bottom - y, left - x : right - x])
         if boxes:
             self._fill(level, boxes, targets)
+            if self._to_srgb is not None:
+                convert_all(self._to_srgb, targets, self.threads)
             with self._lock:
                 self._bytes_read += sum(3 * box.width * box.height for box in boxes)
 

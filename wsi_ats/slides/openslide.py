@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +17,18 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from wsi_ats.errors import SlideError
-from wsi_ats.geometry import Level, Pyramid, Size
+from wsi_ats.geometry import Box, Level, Pyramid, Size
 from wsi_ats.slides.base import AS_IT_IS, WHITE, Opening, Rgb, Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.parts import common, spans, tile_size, tiles_under, window
 from wsi_ats.slides.scale import mpp_of
 
 CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept, for all slides of a process together."""
+
+DAMAGED = (
+    "the file is damaged there or was cut short: copy it again from its source, or allow a few bad tiles "
+    "(--tolerate-bad-tiles, or tolerate_bad_tiles=... of open_slide)"
+)
 
 _abandoned: list[openslide.OpenSlide] = []
 
@@ -52,7 +59,10 @@ class OpenSlideSlide(Slide):
     def __init__(self, address: OpenSlideAddress) -> None:
         handle = _open(address)
         super().__init__(address, _facts(handle, address))
+        self.bounds = bounds_of(self.properties)
         self._downsamples = handle.level_downsamples
+        self._tolerated = address.opening.tolerate_bad_tiles
+        self._bad: frozenset[tuple[int, int, int]] = frozenset()
         self._reopen = address
         self._handle: openslide.OpenSlide | None = handle
         self._pid = os.getpid()
@@ -63,21 +73,110 @@ class OpenSlideSlide(Slide):
         self._closed = True
         self._handle = None
 
+    @property
+    def bad_tiles(self) -> tuple[tuple[int, int, int], ...]:
+        """(level, column, row) of the tiles met so far that could not be read and were tolerated.
+
+        Of blocks of 256 px where OpenSlide does not say how the level is tiled.
+        """
+        return tuple(sorted(self._bad))
+
     def _pixels(self, level: Level, x: int, y: int, size: Size) -> UInt8[np.ndarray, "h w 3"]:
+        return self._copied(level, Box(x, y, size.width, size.height), self._block)
+
+    def _copied(
+        self, level: Level, box: Box, read: Callable[[Level, Box], UInt8[np.ndarray, "h w 3"]]
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a box, read in parts that OpenSlide copies and does not blend."""
+        downsample = self._downsamples[level.index]
+        columns = spans(box.x, box.width, downsample)
+        out = np.empty((box.height, box.width, 3), np.uint8)
+        for top, bottom, above in spans(box.y, box.height, downsample):
+            for left, right, before in columns:
+                part = Box(left, top, right - left, bottom - top)
+                more = Box(before, above, right - before, bottom - above)
+                window(out, box, part)[:] = window(read(level, more), more, part)
+        return out
+
+    def _block(self, level: Level, box: Box) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a box that is small enough to be read at once."""
+        tiles = (
+            tiles_under(box, tile_size(self.properties, level.index), level.size) if self._tolerated else {}
+        )
+        if self._bad.isdisjoint((level.index, *tile) for tile in tiles):
+            try:
+                return self._region(level, box)
+            except openslide.OpenSlideError as error:
+                if not tiles:
+                    raise self._unreadable(level, box, error) from error
+        return self._patchwork(level, box, tiles)
+
+    def _patchwork(
+        self, level: Level, box: Box, tiles: Mapping[tuple[int, int], Box]
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a box, tile by tile; those that cannot be read are background, and are counted."""
+        out = np.empty((box.height, box.width, 3), np.uint8)
+        out[:] = self.background
+        for (col, row), tile in tiles.items():
+            if (level.index, col, row) not in self._bad:
+                pixels = self._tile(level, tile, (level.index, col, row))
+                part = common(tile, box)
+                window(out, box, part)[:] = window(pixels, tile, part)
+        return out
+
+    def _tile(self, level: Level, tile: Box, key: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of one tile, background where it cannot be read."""
+        try:
+            return self._copied(level, tile, self._region)
+        except openslide.OpenSlideError:
+            pass  # perhaps not of this tile: positions between pixels need its neighbours
+        try:
+            return self._inner(level, tile)
+        except openslide.OpenSlideError as error:
+            self._tolerate(key, error)
+            return np.full((tile.height, tile.width, 3), self.background, np.uint8)
+
+    def _inner(self, level: Level, tile: Box) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a tile read from the first position inside it, be it between pixels, and ending inside it."""
+        downsample = self._downsamples[level.index]
+        x, y = math.ceil(tile.x * downsample), math.ceil(tile.y * downsample)
+        width = max(1, tile.width - (x > tile.x * downsample))
+        height = max(1, tile.height - (y > tile.y * downsample))
+        pixels = self._read((x, y), level, (width, height))
+        return np.pad(pixels, ((0, tile.height - height), (0, tile.width - width), (0, 0)), "edge")
+
+    def _tolerate(self, key: tuple[int, int, int], error: openslide.OpenSlideError) -> None:
+        """Count a damaged tile. Raises SlideError, with its coordinates, where it is one too many."""
+        with self._lock:
+            if len(self._bad | {key}) <= self._tolerated:
+                self._bad = self._bad | {key}
+                return
+        place = f"level {key[0]}, tile column {key[1]}, row {key[2]} cannot be read"
+        raise SlideError(
+            f"slide {self.name!r}: {place}: {error}; {self._tolerated} such tile(s) are allowed", DAMAGED
+        ) from error
+
+    def _region(self, level: Level, box: Box) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a box as OpenSlide gives them. Raises OpenSlideError where they cannot be read."""
+        return self._read(self._location(level, box), level, (box.width, box.height))
+
+    def _read(
+        self, location: tuple[int, int], level: Level, size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        return opaque(self._use(lambda h: h.read_region(location, level.index, size)), self.background)
+
+    def _location(self, level: Level, box: Box) -> tuple[int, int]:
         # OpenSlide divides by its own downsample, the mean of both axes: multiply by it to land on a pixel.
         downsample = self._downsamples[level.index]
-        location = round(x * downsample), round(y * downsample)
-        try:
-            image = self._use(
-                lambda handle: handle.read_region(location, level.index, (size.width, size.height))
-            )
-        except openslide.OpenSlideError as error:
-            raise SlideError(
-                f"slide {self.name!r}: level {level.index} cannot be read at x={location[0]}, "
-                f"y={location[1]} (level-0 px), {size.width} x {size.height} px: {error}",
-                "the file is damaged there or was cut short: copy it again from its source",
-            ) from error
-        return opaque(image, self.background)
+        return round(box.x * downsample), round(box.y * downsample)
+
+    def _unreadable(self, level: Level, box: Box, error: openslide.OpenSlideError) -> SlideError:
+        x, y = self._location(level, box)
+        return SlideError(
+            f"slide {self.name!r}: level {level.index} cannot be read at x={x}, y={y} (level-0 px), "
+            f"{box.width} x {box.height} px: {error}",
+            DAMAGED,
+        )
 
     def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
         try:
@@ -164,7 +263,18 @@ def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts
         properties=properties,
         background=colour_of(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "")),
         associated_names=tuple(handle.associated_images),
+        # A region without pixels carries the profile, too, as it is in the file, be it damaged.
+        icc_profile=handle.read_region((0, 0), 0, (0, 0)).info.get("icc_profile"),
     )
+
+
+def bounds_of(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
+    """(x, y, width, height) in level-0 px of the part of the slide that was scanned, where it says so."""
+    texts = [properties.get(f"openslide.bounds-{name}", "") for name in ("x", "y", "width", "height")]
+    if not all(re.fullmatch("[0-9]{1,15}", text) for text in texts):
+        return None
+    x, y, width, height = map(int, texts)
+    return x, y, width, height
 
 
 def colour_of(text: str) -> Rgb:
