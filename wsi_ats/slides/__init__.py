@@ -12,12 +12,9 @@ from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Pair
 from wsi_ats.slides.base import Opening, Slide, SlideAddress
 from wsi_ats.slides.memory import MemoryAddress
-from wsi_ats.slides.openslide import OpenSlideAddress
+from wsi_ats.slides.opening import open_path
 
 __all__ = ["Slide", "SlideAddress", "open_slide"]
-
-BACKENDS = {"openslide": OpenSlideAddress}
-"""Backends that open a path, by name; arrays are always read by "memory"."""
 
 
 def open_slide(
@@ -25,26 +22,30 @@ def open_slide(
     backend: str | None = None,
     mpp: float | int | Pair | None = None,
     name: str | None = None,
+    srgb: bool = False,
+    tolerate_bad_tiles: int = 0,
 ) -> Slide:
     """Open a slide.
 
-    source: a path, an (h, w, 3) uint8 array, or a sequence of such arrays that are the levels of a pyramid.
-    backend: "openslide" or "memory"; None takes the one that fits the source.
+    source: a path, a URL (of a tiled TIFF or an OME-Zarr), an (h, w, 3) uint8 array, or a sequence of such arrays
+        that are the levels of a pyramid.
+    backend: "tiff", "zarr", "openslide" or "memory"; None takes the one that fits the source, and
+        `slide.backend_reason` says why.
     mpp: micrometres per level-0 pixel, one number or (x, y); wins over what the slide says.
     name: shown in messages and results; the file's name by default.
+    srgb: turn colours to sRGB by the slide's ICC profile, where it has one.
+    tolerate_bad_tiles: how many damaged tiles may be read as background; `slide.bad_tiles` lists them.
     Raises SlideError, with the path, the cause and a remedy, where the slide cannot be opened.
     """
-    scale = None if mpp is None else _check_mpp(mpp)
-    if not isinstance(source, str | Path):
-        if backend not in (None, "memory"):
-            raise ConfigError(f"backend={backend!r} cannot read arrays", "leave backend away")
-        levels = [source] if isinstance(source, np.ndarray) else list(source)
-        return MemoryAddress(tuple(levels), name or "array", scale).open()
-    path = Path(source).absolute()  # the address must hold in processes that work in other folders
-    chosen = "openslide" if backend is None else backend
-    if chosen not in BACKENDS:
-        raise ConfigError(f"backend={backend!r} cannot open the file {path}", f"choose of {sorted(BACKENDS)}")
-    return BACKENDS[chosen](str(path), name or path.name, Opening(mpp=scale)).open()
+    if isinstance(tolerate_bad_tiles, bool) or tolerate_bad_tiles < 0:
+        raise ConfigError(f"tolerate_bad_tiles={tolerate_bad_tiles} is not a number of tiles, 0 or more")
+    opening = Opening(None if mpp is None else _check_mpp(mpp), srgb, tolerate_bad_tiles)
+    if isinstance(source, str | Path):
+        return open_path(str(source), name, opening, backend)
+    if backend not in (None, "memory"):
+        raise ConfigError(f"backend={backend!r} cannot read arrays", "leave backend away")
+    levels = [source] if isinstance(source, np.ndarray) else list(source)
+    return MemoryAddress(tuple(levels), name or "array", opening.mpp).open()
 
 
 def _check_mpp(mpp: float | int | Pair) -> tuple[float, float]:

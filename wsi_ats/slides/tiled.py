@@ -6,6 +6,7 @@ the regions. A backend says how its tiles are laid out, fetched and decoded.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from abc import abstractmethod
@@ -18,11 +19,13 @@ from jaxtyping import UInt8
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level
-from wsi_ats.slides.base import Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.base import Slide, SlideAddress, SlideFacts, Whole
 
 Encoded = bytes | memoryview
-BATCH = 8
-"""Tiles that a thread takes at a time: enough to keep neighbours in the file together."""
+BATCH = 32
+"""Tiles that a thread takes at a time: enough for the kernel to read ahead, few enough to share evenly."""
+AT_ONCE = 1024
+"""Tiles that are asked of a server in one go."""
 THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -56,16 +59,25 @@ class UndecodableTile(Exception):
 class TiledSlide(Slide):
     """A slide stored as tiles that are decoded one by one, in threads, outside the interpreter's lock."""
 
+    _remote: bool = False
+    """Each fetch costs a round trip: all tiles of a call are fetched at once, not batch by batch."""
+
     def __init__(self, address: SlideAddress, facts: SlideFacts, tolerate_bad_tiles: int = 0) -> None:
         super().__init__(address, facts)
         self.threads = THREADS
         self._tolerated = tolerate_bad_tiles
         self._bad: set[tuple[int, int, int]] = set()
+        self._pid = os.getpid()
 
     @property
     def bad_tiles(self) -> tuple[tuple[int, int, int], ...]:
         """(level, column, row) of the tiles met so far that could not be decoded and were tolerated."""
         return tuple(sorted(self._bad))
+
+    def tile_size(self, level: Whole = 0) -> tuple[int, int]:
+        """(width, height) of a tile of the level in px."""
+        tiling = self._tiling(self._level(level))
+        return tiling.width, tiling.height
 
     @abstractmethod
     def _tiling(self, level: Level) -> Tiling:
@@ -98,39 +110,70 @@ class TiledSlide(Slide):
     def _fill(
         self, level: Level, boxes: Sequence[Box], targets: Sequence[UInt8[np.ndarray, "_ _ 3"]]
     ) -> None:
-        jobs = _jobs(self._tiling(level), boxes, targets)
-        ordered = [Job(i, jobs[i]) for i in self._in_storage_order(level, list(jobs))]
-        batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
-        if self.threads == 1 or len(ordered) < 4:
-            for batch in batches:
-                self._work(level, batch)
+        if self._pid != os.getpid():  # a thread of the parent may have held the lock when it forked
+            self._lock, self._pid = threading.Lock(), os.getpid()
+        found = _jobs(self._tiling(level), boxes, targets)
+        jobs = [Job(tile, found[tile]) for tile in self._in_storage_order(level, list(found))]
+        if self._remote:
+            self._stream(level, jobs)
+        elif self.threads == 1 or len(jobs) < 4:
+            self._work(level, jobs)
         else:
-            size = max(1, min(BATCH, len(ordered) // self.threads))
-            batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-            # A pool a call: threads do not survive a fork, and starting them costs less than one tile.
-            with ThreadPoolExecutor(min(self.threads, len(batches))) as pool:
-                list(pool.map(lambda batch: self._work(level, batch), batches))
+            self._share(level, jobs)
+
+    def _stream(self, level: Level, jobs: Sequence[Job]) -> None:
+        """Decode tiles in threads as they arrive."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            for start in range(0, len(jobs), AT_ONCE):
+                fetched = self._fetched(level, jobs[start : start + AT_ONCE])
+                list(pool.map(lambda job: self._place(level, *job), fetched))
+
+    def _share(self, level: Level, jobs: Sequence[Job]) -> None:
+        """Fetch and decode tiles in threads, each a part of the file at a time."""
+        rounds = math.ceil(len(jobs) / (self.threads * BATCH))
+        size = math.ceil(len(jobs) / (self.threads * rounds))
+        batches = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+        # A pool a call: threads do not survive a fork, and starting them costs less than one tile.
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(lambda batch: self._work(level, batch), batches))
 
     def _work(self, level: Level, jobs: Sequence[Job]) -> None:
         """Fetch and decode tiles and copy them to where they are wanted."""
-        fetched = self._fetch(level, [job.tile for job in jobs])
-        for job in jobs:
+        for job, encoded in self._fetched(level, jobs):
+            self._place(level, job, encoded)
+
+    def _fetched(self, level: Level, jobs: Sequence[Job]) -> Iterator[tuple[Job, Encoded | None]]:
+        """Tiles with their bytes; those that cannot be fetched are painted over, if that is tolerated."""
+        left = iter(jobs)
+        while rest := list(left):
+            left = iter(rest)
             try:
-                encoded = next(fetched)
-                if encoded is None:
-                    _paint(job, self.background)
-                    continue
-                window = job.copies[0].box if len(job.copies) == 1 else None
-                pixels, x, y = self._decode(level, job.tile, encoded, window)
+                for encoded in self._fetch(level, [job.tile for job in rest]):
+                    yield next(left), encoded
+                return
             except UndecodableTile as error:
-                self._tolerate(level, job.tile, error)
-                _paint(job, self.background)
-                fetched = self._fetch(level, [j.tile for j in jobs[jobs.index(job) + 1 :]])
-                continue
-            for box, target in job.copies:
-                left, top = box.x - x, box.y - y
-                target[:] = pixels[top : top + box.height, left : left + box.width]
-            self._release(pixels)
+                self._give_up(level, next(left), error)
+
+    def _place(self, level: Level, job: Job, encoded: Encoded | None) -> None:
+        """Decode a tile and copy it to where it is wanted."""
+        if encoded is None:
+            _paint(job, self.background)
+            return
+        window = job.copies[0].box if len(job.copies) == 1 else None
+        try:
+            pixels, x, y = self._decode(level, job.tile, encoded, window)
+        except UndecodableTile as error:
+            self._give_up(level, job, error)
+            return
+        for box, target in job.copies:
+            left, top = box.x - x, box.y - y
+            target[:] = pixels[top : top + box.height, left : left + box.width]
+        self._release(pixels)
+
+    def _give_up(self, level: Level, job: Job, error: UndecodableTile) -> None:
+        """Background instead of a damaged tile, if it is tolerated."""
+        self._tolerate(level, job.tile, error)
+        _paint(job, self.background)
 
     def _tolerate(self, level: Level, index: int, error: UndecodableTile) -> None:
         """Count a damaged tile. Raises SlideError, with its coordinates, where it is one too many."""
@@ -167,23 +210,23 @@ def _paint(job: Job, colour: tuple[int, int, int]) -> None:
 
 
 class Buffers:
-    """Arrays of one shape to decode into, used again: a fresh one costs a page fault for every 4 KiB."""
+    """Arrays of one shape to decode into, used again: a fresh one costs a page fault for every 4 KiB.
+
+    Without a lock, which a fork could leave locked: taking from a list and adding to it are single steps.
+    """
 
     def __init__(self) -> None:
         self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
-        self._lock = threading.Lock()
 
     def take(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, " ..."]:
         """An array of that shape with anything in it."""
-        with self._lock:
-            free = self._free.get(shape)
-            if free:
-                return free.pop()
-        return np.empty(shape, np.uint8)
+        try:
+            return self._free[shape].pop()
+        except (KeyError, IndexError):
+            return np.empty(shape, np.uint8)
 
     def give(self, array: UInt8[np.ndarray, " ..."]) -> None:
         """Put an array back; a few are kept for each shape."""
-        with self._lock:
-            free = self._free.setdefault(array.shape, [])
-            if len(free) < THREADS:
-                free.append(array)
+        free = self._free.setdefault(array.shape, [])
+        if len(free) < THREADS:
+            free.append(array)

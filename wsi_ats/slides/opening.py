@@ -1,0 +1,93 @@
+"""Which backend reads a file: a rule that follows from the file alone.
+
+OME-Zarr is read as such. The tiles of a tiled TIFF are read directly if they are as its family has them and a few
+of them equal OpenSlide's (`tiff`). All else is read by OpenSlide, and `backend_reason` says why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from wsi_ats.errors import ConfigError, SlideError
+from wsi_ats.slides.base import Opening, Slide
+from wsi_ats.slides.bytes import is_url
+from wsi_ats.slides.openslide import OpenSlideAddress
+from wsi_ats.slides.tiff import TiffAddress, TiffSlide
+from wsi_ats.slides.tiff_tags import Irregular
+
+BACKENDS = ("openslide", "tiff", "zarr")
+"""Backends that open a path or a URL."""
+
+REASONS = {
+    "hamamatsu": "NDPI has no tiles",
+    "trestle": "Trestle's tiles overlap",
+    "ventana": "Ventana's tiles overlap",
+    "leica": "Leica SCN has several areas",
+}
+"""By OpenSlide's vendor: what is wrong with formats that look like a damaged or an ordinary TIFF at first."""
+
+
+def open_path(path: str, name: str | None, opening: Opening, backend: str | None) -> Slide:
+    """Open a file, a folder or a URL; see `open_slide`."""
+    path = _located(path)
+    name = name or path.rstrip("/").rpartition("/")[2]
+    if backend is None:
+        return _zarr(path, name, opening) if _is_zarr(path) else _file(path, name, opening)
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend={backend!r} cannot open {path}", f"choose one of {', '.join(BACKENDS)}")
+    if backend == "openslide" and is_url(path):
+        raise ConfigError(f"backend='openslide' cannot open the URL {path}", "copy the slide to a disk")
+    if backend == "zarr":
+        return _zarr(path, name, opening)
+    kind: type[TiffAddress | OpenSlideAddress] = TiffAddress if backend == "tiff" else OpenSlideAddress
+    slide = kind(path, name, opening).open()
+    slide.backend_reason = slide.backend_reason or "as asked for"
+    return slide
+
+
+def _located(path: str) -> str:
+    """An absolute path, which holds in processes that work in other folders, or a URL."""
+    if not is_url(path):
+        return str(Path(path).absolute())
+    return unquote(urlsplit(path).path) if path.lower().startswith("file://") else path
+
+
+def _is_zarr(path: str) -> bool:
+    # What is neither a folder nor behind a URL is not asked: zarr is slow to import.
+    if not (is_url(path) or Path(path).is_dir()):
+        return False
+    from wsi_ats.slides.zarr import is_zarr
+
+    return is_zarr(path)
+
+
+def _zarr(path: str, name: str, opening: Opening) -> Slide:
+    from wsi_ats.slides.zarr import ZarrAddress
+
+    return ZarrAddress(path, name, opening).open()
+
+
+def _file(path: str, name: str, opening: Opening) -> Slide:
+    """The fast path where it fits, else OpenSlide, with the reason."""
+    address = TiffAddress(path, name, opening)
+    if is_url(path):
+        return address.open()
+    try:
+        return TiffSlide(address)
+    except Irregular as error:
+        reason = str(error)
+    except SlideError:
+        reason = ""  # whatever it is, OpenSlide says it as well
+    try:
+        slide = OpenSlideAddress(path, name, opening).open()
+    except SlideError as error:
+        if reason in ("", "not a TIFF"):
+            raise
+        raise SlideError(
+            f"{error.message}; as a tiled TIFF it cannot be read, either: {reason}", error.remedy
+        ) from error
+    if reason != "not a TIFF":
+        reason = REASONS.get(slide.properties.get("openslide.vendor", ""), reason)
+    slide.backend_reason = f"OpenSlide: {reason}"
+    return slide
