@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from wsi_ats.encoders.settings import FeatureSettings
 from wsi_ats.errors import ConfigError
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, and a name that does not exist is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from wsi_ats.section import Section
 
 
 class Scale(Section):
@@ -103,25 +99,6 @@ class SamplingSettings(Section):
     """Subtract the summary from the features in the attention gradient: same value, far lower variance."""
     uniform: bool = False
     """Ignore the attention and draw tissue cells uniformly: the baseline, not a method."""
-
-
-class FeatureSettings(Section):
-    """The feature network: tile -> vector of unit length."""
-
-    network: Literal["small-resnet", "paper", "mobilenet-v1"] = "small-resnet"
-    """small-resnet and paper train from scratch; mobilenet-v1 loads ImageNet weights from `weights`."""
-    width: int = Field(default=12, ge=4, multiple_of=4)
-    """Channels of the stem of small-resnet; its vectors have eight times as many entries."""
-    weights: Path | None = None
-    """npz file of the pretrained weights (mobilenet-v1). Read when training starts; a trained model holds its own."""
-    frozen: bool | None = None
-    """Keep the feature network fixed; by default pretrained networks are frozen and the others are trained."""
-
-    @model_validator(mode="after")
-    def _weights_where_taken(self) -> FeatureSettings:
-        if self.network != "mobilenet-v1" and self.weights is not None:
-            raise ValueError(f"weights is {self.weights}, but network {self.network!r} takes none")
-        return self
 
 
 class HeadSettings(Section):
