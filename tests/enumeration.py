@@ -10,11 +10,20 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from wsi_ats.sampling import Draws, des_raj, draw, multinomial_at, systematic_at
+from wsi_ats.sampling import (
+    Draws,
+    des_raj,
+    draw,
+    multinomial_at,
+    murthy,
+    priority_at,
+    systematic_at,
+    threshold_at,
+)
 
 SIZES = [(5, 2), (6, 3), (7, 4)]
 INF = math.inf
-UNBIASED = ["systematic", "gumbel", "multinomial", "all"]
+UNBIASED = ["systematic", "gumbel", "unordered", "gumbel-threshold", "priority", "multinomial", "all"]
 
 
 def some_log_p(k: int, seed: int, spread: float) -> torch.Tensor:
@@ -51,23 +60,82 @@ def intervals(pi: np.ndarray, order: np.ndarray) -> Iterator[tuple[float, float]
             yield high - low, (low + high) / 2
 
 
+def below_gumbel_threshold(a: np.ndarray, n: int) -> Iterator[tuple[float, tuple[int, ...], float]]:
+    """(probability, sample, kappa): quadrature over the (n + 1)-th largest log a + G.
+
+    P(log a_i + G_i <= kappa) = exp(-a_i e^-kappa), so the largest of the cells left out, of mass r, has density
+    r e^-kappa exp(-r e^-kappa). In kappa all is smooth and falls fast: the trapezoidal rule is exact.
+    """
+    step = 0.05
+    kappas = np.arange(-6.0, 40.0, step)
+    for sample in itertools.combinations(range(len(a)), n):
+        inside = np.array(sample)
+        r = np.delete(a, inside).sum()
+        s = r * np.exp(-(kappas + math.log(r)))  # kappa counted from where that density lies
+        above = (-np.expm1(-np.outer(a[inside] / r, s))).prod(0)
+        for kappa, p in zip(kappas + math.log(r), step * s * np.exp(-s) * above, strict=True):
+            yield float(p), sample, float(kappa)
+
+
+def below_priority_threshold(a: np.ndarray, n: int) -> Iterator[tuple[float, tuple[int, ...], float]]:
+    """(probability, sample, tau): quadrature over z = 1 / tau, tau the (n + 1)-th largest a / u.
+
+    P(a_i / u_i > tau) = min(1, a_i z), so all is a polynomial in z between the places where some a_i z = 1: Gauss's
+    rule is exact.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(n + len(a))
+    for sample in itertools.combinations(range(len(a)), n):
+        inside, outside = a[list(sample)], np.delete(a, list(sample))
+        for low, high in itertools.pairwise(np.unique(np.concatenate([[0.0], 1 / a]))):
+            if high > 1 / outside.max() + 1e-12:
+                break  # some cell that was left out is sure to lie above
+            for z, weight in zip((low + high) / 2 + (high - low) / 2 * nodes, weights, strict=True):
+                left = 1 - outside * z
+                density = sum(outside[j] * np.delete(left, j).prod() for j in range(len(outside)))
+                above = np.minimum(1.0, inside * z).prod()
+                yield float((high - low) / 2 * weight * density * above), sample, 1 / z
+
+
 def outcomes(
     sampler: str, log_p: torch.Tensor, n: int, order: np.ndarray | None = None
-) -> list[tuple[float, Draws]]:
-    """(probability, draws) of everything `sampler` can answer."""
+) -> tuple[torch.Tensor, Draws]:
+    """Probabilities (M,) and draws (M, N) of everything `sampler` can answer, as one batch."""
     log_p = log_p.detach()
     a = log_p.exp().numpy()
     if sampler == "all":
-        return [(1.0, draw(log_p, n, "all", generator=torch.Generator()))]
+        d = draw(log_p, n, "all", generator=torch.Generator())
+        return torch.ones(1, dtype=torch.float64), Draws(d.cells[None], d.log_weights[None])
+    if sampler == "systematic":
+        path = np.arange(len(a)) if order is None else order
+        p, u = np.array(list(intervals(inclusion(a, n), path))).T
+        many = log_p.expand(len(p), -1)
+        paths = torch.from_numpy(path).expand(len(p), -1)
+        return torch.from_numpy(p), systematic_at(many, n, torch.from_numpy(u), paths)
+    if sampler in ("gumbel-threshold", "priority"):
+        listed = below_gumbel_threshold if sampler == "gumbel-threshold" else below_priority_threshold
+        p, samples, thresholds = zip(*listed(a, n), strict=True)
+        at = threshold_at if sampler == "gumbel-threshold" else priority_at
+        threshold = torch.tensor(thresholds, dtype=torch.float64)
+        if sampler == "priority":
+            threshold = threshold.log()
+        drawn = at(log_p.expand(len(p), -1), torch.tensor(samples), threshold)
+        return torch.tensor(p, dtype=torch.float64), drawn
+    if sampler == "unordered":  # the probability of a set is that of all its orders
+        sets: dict[tuple[int, ...], float] = {}
+        for probability, sample in ordered_samples(a, n):
+            key = tuple(sorted(sample))
+            sets[key] = sets.get(key, 0.0) + probability
+        drawn = murthy(log_p.expand(len(sets), -1), torch.tensor(list(sets)))
+        return torch.tensor(list(sets.values()), dtype=torch.float64), drawn
     if sampler == "gumbel":
-        return [(p, des_raj(log_p, torch.tensor(s))) for p, s in ordered_samples(a, n)]
-    if sampler == "multinomial":
-        tuples = itertools.product(range(len(a)), repeat=n)
-        return [(float(np.prod(a[list(s)])), multinomial_at(log_p, torch.tensor(s))) for s in tuples]
-    assert sampler == "systematic"
-    path = np.arange(len(a)) if order is None else order
-    cuts = intervals(inclusion(a, n), path)
-    return [(p, systematic_at(log_p, n, u, torch.from_numpy(path))) for p, u in cuts]
+        p, samples = zip(*ordered_samples(a, n), strict=True)
+        drawn = des_raj(log_p.expand(len(p), -1), torch.tensor(samples))
+    else:
+        assert sampler == "multinomial"
+        samples = tuple(itertools.product(range(len(a)), repeat=n))
+        p = [float(np.prod(a[list(s)])) for s in samples]
+        drawn = multinomial_at(log_p.expand(len(p), -1), torch.tensor(samples))
+    return torch.tensor(p, dtype=torch.float64), drawn
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.enumeration import SIZES, UNBIASED, ordered_samples, outcomes, seeded, some_log_p
 from wsi_ats.errors import ConfigError
 from wsi_ats.estimator import entropy_penalty, expectation, proposal_loss, refined_expectation, shares
-from wsi_ats.sampling import SAMPLERS, Draws, draw
+from wsi_ats.sampling import SAMPLERS, Draws, draw, smooth
 
 DIM = 3
 CENTRES = [False, torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64)]
@@ -37,13 +37,12 @@ class Problem:
         return logits, features
 
     def mean(
-        self, drawn: list[tuple[float, Draws]], centre: bool | torch.Tensor
+        self, drawn: tuple[torch.Tensor, Draws], centre: bool | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The estimate and its two gradients, averaged over all outcomes."""
-        phi = sum(
-            (p * expectation(self.log_p, d, self.features[d.cells], centre) for p, d in drawn),
-            start=torch.zeros(DIM, dtype=torch.float64),
-        )
+        p, d = drawn
+        log_p = self.log_p.expand(len(p), -1)
+        phi = p @ expectation(log_p, d, self.features[d.cells], centre)
         return (phi.detach(), *self.gradients(phi))
 
 
@@ -67,18 +66,61 @@ def test_value_and_both_gradients_are_unbiased(
     assert_equal(problem.mean(outcomes(sampler, problem.log_p, n, order), centre), problem.exact)
 
 
+def proposals(log_p: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Distributions that tiles may have been drawn from before `log_p` was known."""
+    log_p = log_p.detach()
+    return {
+        "wrong": some_log_p(len(log_p), 99, 2.0),
+        "opposite": torch.log_softmax(-log_p, 0),
+        "tempered": torch.log_softmax(0.4 * log_p, 0),
+        "mixed with uniform": smooth(log_p, 0.3),
+    }
+
+
 @pytest.mark.parametrize("centre", CENTRES, ids=["plain", "centred"])
+@pytest.mark.parametrize("proposal", ["wrong", "opposite", "tempered", "mixed with uniform"])
 @pytest.mark.parametrize("sampler", UNBIASED)
-def test_draws_of_another_distribution_stay_unbiased(sampler: str, centre: bool | torch.Tensor) -> None:
+def test_draws_of_another_distribution_stay_unbiased(
+    sampler: str, proposal: str, centre: bool | torch.Tensor
+) -> None:
     problem = Problem(6, 1.5, 7)
-    proposal = some_log_p(6, 99, 2.0)
-    assert_equal(problem.mean(outcomes(sampler, proposal, 3), centre), problem.exact)
+    log_q = proposals(problem.log_p)[proposal]
+    assert_equal(problem.mean(outcomes(sampler, log_q, 3), centre), problem.exact)
 
 
-def test_centring_on_the_estimate_keeps_the_value_of_such_draws_unbiased() -> None:
+@pytest.mark.parametrize("sampler", UNBIASED)
+def test_weights_of_the_wrong_distribution_would_not_do(sampler: str) -> None:
+    """Drawn from q, weighted as if drawn from p: the proof above can fail."""
+    if sampler == "all":
+        return
     problem = Problem(6, 1.5, 7)
-    found = problem.mean(outcomes("gumbel", some_log_p(6, 99, 2.0), 3), True)
+    p, d = outcomes(sampler, some_log_p(6, 99, 2.0), 3)
+    log_a = problem.log_p.detach()
+    moved = Draws(d.cells, d.log_weights + (some_log_p(6, 99, 2.0) - log_a)[d.cells])
+    phi = problem.mean((p, moved), False)[0]
+    assert float((phi - problem.exact[0]).norm()) > 0.05
+
+
+@pytest.mark.parametrize("sampler", UNBIASED)
+def test_centring_on_the_estimate_keeps_the_value_of_such_draws_unbiased(sampler: str) -> None:
+    problem = Problem(6, 1.5, 7)
+    found = problem.mean(outcomes(sampler, some_log_p(6, 99, 2.0), 3), True)
     assert_equal(found[:1], problem.exact[:1])
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_normalised_weights_are_the_normalised_estimate(centre: bool) -> None:
+    """Value and attention gradient, whichever way it is asked for."""
+    problem = Problem(30, 2.0, 3)
+    plain = draw(problem.log_p, 6, "gumbel-threshold", generator=seeded())
+    own = draw(problem.log_p, 6, "gumbel-threshold-normalised", generator=seeded())
+    assert torch.equal(own.cells, plain.cells)
+    f = problem.features[own.cells]
+    by_weights = expectation(problem.log_p, own, f, centre=True)
+    by_estimator = expectation(problem.log_p, plain, f, centre, normalise=True)
+    assert by_weights.tolist() == pytest.approx(by_estimator.tolist())
+    for one, other in zip(problem.gradients(by_weights), problem.gradients(by_estimator), strict=True):
+        assert one.numpy() == pytest.approx(other.numpy(), abs=1e-12)
 
 
 def published_gradient(a: torch.Tensor, f: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -118,7 +160,10 @@ def test_centring_does_not_change_the_value(sampler: str) -> None:
     plain = expectation(problem.log_p, d, f, centre=False)
     assert torch.equal(expectation(problem.log_p, d, f, centre=True), plain)
     shifted = expectation(problem.log_p, d, f, centre=torch.full((DIM,), 7.0))
-    assert shifted.tolist() == pytest.approx(plain.tolist(), abs=1e-9)
+    if SAMPLERS[sampler].sums_to_one:
+        assert shifted.tolist() == pytest.approx(plain.tolist(), abs=1e-9)
+    else:  # why the estimate itself must not be taken off the features there
+        assert float((shifted - plain).detach().abs().min()) > 1e-3
 
 
 def test_centring_removes_the_noise_of_a_shared_mean() -> None:
@@ -148,6 +193,18 @@ def test_shares_meet_in_log_space() -> None:
     log_p = torch.tensor([-2000.0, 0.0], dtype=torch.float64)
     d = Draws(torch.tensor([0, 1]), torch.tensor([1999.0, 0.0], dtype=torch.float64))
     assert shares(log_p, d).tolist() == pytest.approx([np.exp(-1.0), 1.0])
+
+
+def test_a_batch_of_draws_gives_a_batch_of_summaries() -> None:
+    problem = Problem(40, 2.0, 3)
+    log_p = problem.log_p.detach().expand(5, -1)
+    alone = [draw(problem.log_p, 8, "priority", generator=seeded(b)) for b in range(5)]
+    batch = Draws(torch.stack([d.cells for d in alone]), torch.stack([d.log_weights for d in alone]))
+    for centre, normalise in [(True, False), (False, True), (torch.ones(DIM), False)]:
+        found = expectation(log_p, batch, problem.features[batch.cells], centre, normalise)
+        for row, d in zip(found, alone, strict=True):
+            one = expectation(problem.log_p, d, problem.features[d.cells], centre, normalise)
+            assert row.tolist() == pytest.approx(one.tolist())
 
 
 def test_float32_features_give_a_float32_summary() -> None:

@@ -27,7 +27,7 @@ from wsi_ats.sampling import SAMPLERS, Draws, draw, pool, smooth
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @given(log_p=attentions(), n=st.integers(1, 45), seed=st.integers(0, 2**32))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_draws_are_distinct_cells_with_mass_and_their_shares_sum_to_one(
     sampler: str, log_p: torch.Tensor, n: int, seed: int
 ) -> None:
@@ -39,7 +39,8 @@ def test_draws_are_distinct_cells_with_mass_and_their_shares_sum_to_one(
     size = with_mass(log_p) if sampler == "all" else min(n, with_mass(log_p))
     assert len(cells) <= size if sampler == "multinomial" else len(cells) == size
     shares = (drawn.log_weights + log_p[drawn.cells]).exp()
-    assert float(shares.sum()) == pytest.approx(1.0, abs=1e-9)
+    if SAMPLERS[sampler].sums_to_one:
+        assert float(shares.sum()) == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -133,18 +134,16 @@ def test_bad_arguments_are_refused() -> None:
 @pytest.mark.parametrize("sampler", UNBIASED)
 def test_expected_weight_of_every_cell_is_one(sampler: str, k: int, n: int, spread: float) -> None:
     log_p = some_log_p(k, 10 * k + n, spread)
+    p, drawn = outcomes(sampler, log_p, n, np.random.default_rng(n).permutation(k))
     mean = torch.zeros(k, dtype=torch.float64)
-    total = 0.0
-    for probability, drawn in outcomes(sampler, log_p, n, np.random.default_rng(n).permutation(k)):
-        mean[drawn.cells] += probability * drawn.weights
-        total += probability
-    assert total == pytest.approx(1.0, abs=1e-12)
-    assert mean.tolist() == pytest.approx([1.0] * k, abs=1e-11)
+    mean.index_add_(0, drawn.cells.flatten(), (p[:, None] * drawn.weights).flatten())
+    assert float(p.sum()) == pytest.approx(1.0, abs=1e-10)
+    assert mean.tolist() == pytest.approx([1.0] * k, abs=1e-10)
 
 
 def test_samplers_marked_unbiased_are_the_enumerated_ones() -> None:
     assert {name for name, s in SAMPLERS.items() if s.unbiased} == set(UNBIASED)
-    assert {name for name, s in SAMPLERS.items() if s.trainable} == set(UNBIASED)
+    assert {name for name, s in SAMPLERS.items() if s.trainable} == {*UNBIASED, "gumbel-threshold-normalised"}
 
 
 def test_top_takes_the_heaviest_and_normalises() -> None:
@@ -173,8 +172,9 @@ def test_gumbel_draws_in_the_order_of_sampling_without_replacement() -> None:
 def test_the_random_part_has_the_enumerated_distribution(sampler: str) -> None:
     log_p, runs = some_log_p(4, 2, 1.0), 1500
     expected: dict[tuple[int, ...], float] = {}
-    for probability, drawn in outcomes(sampler, log_p, 2):
-        key = tuple(drawn.cells.tolist())
+    p, drawn = outcomes(sampler, log_p, 2)
+    for probability, d in zip(p.tolist(), drawn.split(), strict=True):
+        key = tuple(d.cells.tolist())
         expected[key] = expected.get(key, 0.0) + probability
     seen = frequencies(sampler, log_p, 2, runs)
     assert set(seen) <= set(expected)
@@ -209,7 +209,7 @@ def test_pooling_nothing_is_an_error() -> None:
 
 
 @given(log_p=attentions(), strength=st.floats(1e-12, 0.999))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_smoothing_mixes_with_the_uniform(log_p: torch.Tensor, strength: float) -> None:
     smoothed = smooth(log_p, strength)
     oracle = (1 - strength) * log_p.exp() + strength / len(log_p)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.enumeration import INF, attentions, inclusion, intervals, seeded, some_log_p, with_mass
-from wsi_ats.sampling import _distinct, draw, log_inclusion, systematic_at
+from wsi_ats.sampling import draw, log_inclusion, systematic_at
+from wsi_ats.sampling.systematic import distinct
 
 
 @given(log_p=attentions().filter(lambda p: with_mass(p) == len(p)), data=st.data())
@@ -94,7 +95,8 @@ def test_rounding_takes_no_cell_twice(u: float) -> None:
 def test_places_spoilt_by_rounding_become_distinct_again(data: st.DataObject, size: int) -> None:
     n = data.draw(st.integers(0, size))
     at = sorted(data.draw(st.lists(st.integers(0, size), min_size=n, max_size=n)))
-    found = _distinct(torch.tensor(at, dtype=torch.int64), size).tolist()
+    places = torch.tensor(at, dtype=torch.int64)
+    found = distinct(places, torch.tensor([size]), torch.tensor([n])).tolist()
     assert found == sorted(set(found))
     assert len(found) == n
     assert all(0 <= i < size for i in found)

@@ -43,7 +43,13 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model.", metavar="MODEL")]
 Tiles = Annotated[int, typer.Option(min=1, help="Tiles to read a slide.")]
-Sampler = Annotated[str, typer.Option(help="systematic, gumbel, multinomial, top, or all (exact, slow).")]
+Sampler = Annotated[
+    str,
+    typer.Option(
+        help="systematic, gumbel, unordered, gumbel-threshold, gumbel-threshold-normalised, priority, "
+        "multinomial, top, or all (exact, slow)."
+    ),
+]
 Repeats = Annotated[
     int, typer.Option(min=1, help="Rounds the tiles are drawn in; their spread is the standard error.")
 ]

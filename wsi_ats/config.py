@@ -89,8 +89,17 @@ class AttentionSettings(Section):
 class SamplingSettings(Section):
     """How tiles are drawn from the attention and how their features are averaged."""
 
-    sampler: Literal["systematic", "gumbel", "multinomial", "all"] = "systematic"
-    """systematic has the lowest variance; gumbel and multinomial are the paper's."""
+    sampler: Literal[
+        "systematic",
+        "gumbel",
+        "unordered",
+        "gumbel-threshold",
+        "gumbel-threshold-normalised",
+        "priority",
+        "multinomial",
+        "all",
+    ] = "systematic"
+    """systematic has the lowest variance; gumbel and multinomial are the paper's; docs/estimators.md compares all."""
     tiles: int = Field(default=32, ge=1)
     """Tiles a slide and training step."""
     refined: bool = True

@@ -3,7 +3,8 @@
 Phi is linear in the attention `a` and in the features `f`. With detached weights w for which E[w_i 1{i in S}]
 = 1, the sum of w_i a_i f_i over the draws is therefore unbiased for Phi and, through plain autograd, for its
 gradients with respect to both: no custom backward pass is needed. The draws may come from another
-distribution than `a` (an earlier attention, a smoothed one): the weights carry that.
+distribution than `a` (an earlier attention, a tempered one, a mixture with the uniform): the weights carry
+that, so that tiles can be read before the attention is known that they will be used with.
 
 Model: Katharopoulos & Fleuret, "Processing Megapixel Images with Deep Attention-Sampling Models", ICML 2019.
 The attention gradient of its code for sampling without replacement is biased (`tests/test_estimator.py` shows
@@ -19,7 +20,7 @@ from wsi_ats.errors import ConfigError
 from wsi_ats.sampling import Draws
 
 
-def shares(log_p: Float[torch.Tensor, " K"], draws: Draws) -> Float[torch.Tensor, " N"]:
+def shares(log_p: Float[torch.Tensor, "*b K"], draws: Draws) -> Float[torch.Tensor, "*b N"]:
     """sg(w_i) a_i (N,), float64: what each drawn tile counts for in Phi; the gradient flows to `log_p`.
 
     Multiplied in log space, where a huge weight and a tiny probability meet without overflow.
@@ -28,30 +29,40 @@ def shares(log_p: Float[torch.Tensor, " K"], draws: Draws) -> Float[torch.Tensor
 
 
 def expectation(
-    log_p: Float[torch.Tensor, " K"],
+    log_p: Float[torch.Tensor, "*b K"],
     draws: Draws,
-    features: Float[torch.Tensor, "N D"],
+    features: Float[torch.Tensor, "*b N D"],
     centre: bool | Float[torch.Tensor, " D"] = True,
-) -> Float[torch.Tensor, " D"]:
+    normalise: bool = False,
+) -> Float[torch.Tensor, "*b D"]:
     """Phi_hat (D,) = sum_S sg(w_i) a_i f_i, in the features' dtype.
 
-    `features` (N, D) are those of `draws.cells`, in their order. Centring takes a constant c off every
-    feature before it meets the gradient of `a`. That leaves the mean of the gradient alone (the
-    probabilities' gradients sum to 0) and removes most of its noise where features share a mean:
+    `features` (N, D) are those of `draws.cells`, in their order. `log_p` need not be what the draw was made from:
+    the weights belong to the proposal that made it. It must have had mass wherever `log_p` has.
 
-    - True: c is the estimate itself, detached. The forward value is that of False, whatever the weights.
+    Centring takes a constant c off every feature before it meets the gradient of `a`. That leaves the mean of
+    the gradient alone (the probabilities' gradients sum to 0) and removes most of its noise where features
+    share a mean:
+
+    - True: c is the self-normalised estimate, detached, sum_S w_i a_i f_i / sum_S w_i a_i. The forward value is
+      that of False, also where the shares w_i a_i do not sum to 1 (`gumbel-threshold`, `priority`, draws made
+      from another distribution); with c in the forward value too, as for a tensor, it would change there.
     - a tensor (D,): c + sum_S w_i a_i (f_i - c), unbiased for every c that does not depend on the draw.
     - False: no centring.
+
+    `normalise` divides by sum_S w_i a_i: less noise where that is not 1 anyway, for a bias of O(1/N). Such an
+    estimate has its centring built in, and `centre` makes no difference.
     """
     _check_rows(draws, features)
-    share = shares(log_p, draws).to(features.dtype)
+    log_share = _log_shares(log_p, draws)
+    share = (torch.log_softmax(log_share, -1) if normalise else log_share).exp().to(features.dtype)
     if isinstance(centre, torch.Tensor):
         c = centre.detach().to(features)
-        return c + share @ (features - c)
-    phi = share @ features
+        return c + _weighted(share, features - c)
+    phi = _weighted(share, features)
     if not centre:
         return phi
-    total = share.sum()
+    total = share.sum(-1, keepdim=True)
     c = (phi / total).detach()
     return phi - c * (total - total.detach())
 
@@ -91,12 +102,16 @@ def entropy_penalty(log_p: Float[torch.Tensor, " K"]) -> Float[torch.Tensor, ""]
 
 
 def _log_shares(log_p: torch.Tensor, draws: Draws) -> torch.Tensor:
-    return draws.log_weights.detach() + log_p[draws.cells].to(draws.log_weights.dtype)
+    return draws.log_weights.detach() + log_p.gather(-1, draws.cells).to(draws.log_weights.dtype)
+
+
+def _weighted(share: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    return (share.unsqueeze(-2) @ features).squeeze(-2)
 
 
 def _check_rows(draws: Draws, features: torch.Tensor) -> None:
-    if len(features) != len(draws):
+    if features.shape[:-1] != draws.cells.shape:
         raise ConfigError(
-            f"{len(features)} features for {len(draws)} drawn cells",
+            f"{features.shape[-2]} features for {draws.cells.shape[-1]} drawn cells",
             "pass one row for each of draws.cells, in that order",
         )

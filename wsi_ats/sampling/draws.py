@@ -1,0 +1,81 @@
+"""What a sampler answers, several answers as one, and attention that no cell is lost from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int
+
+from wsi_ats.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """The cells that were drawn and the logarithms of their weights.
+
+    `cells` (N,) int64 index into the log-probabilities they were drawn from (0 .. K-1) and are distinct.
+    `log_weights` (N,) float64: logarithms, since the weight of a cell that attention all but ignores
+    overflows. Inside the samplers both may have leading batch dimensions; there a log-weight of -inf marks an
+    empty place, which counts for nothing.
+    """
+
+    cells: Int[torch.Tensor, "*b N"]
+    log_weights: Float[torch.Tensor, "*b N"]
+
+    @property
+    def weights(self) -> Float[torch.Tensor, "*b N"]:
+        """Weights (N,), 1 for a cell that is always read; infinite where float64 cannot hold them."""
+        return self.log_weights.exp()
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def to(self, device: torch.device | str) -> Draws:
+        """The same draws on another device (in float32 where the device has no float64)."""
+        real = torch.float32 if torch.device(device).type == "mps" else self.log_weights.dtype
+        return Draws(self.cells.to(device), self.log_weights.to(device, real))
+
+    def split(self) -> list[Draws]:
+        """The draws of a batch (B, N), one each, without their empty places."""
+        taken = self.log_weights > -math.inf
+        return [
+            Draws(c[t], w[t]) for c, w, t in zip(self.cells, self.log_weights, taken.unbind(), strict=True)
+        ]
+
+
+def normalised(log_p: Float64[torch.Tensor, "*b K"], draws: Draws) -> Draws:
+    """The draws with weights divided by sum_S w_j a_j: less noise, for a bias of O(1/N)."""
+    total = (draws.log_weights + log_p.gather(-1, draws.cells)).logsumexp(-1, keepdim=True)
+    return Draws(draws.cells, draws.log_weights - total)
+
+
+def pool(draws: Sequence[Draws]) -> Draws:
+    """R exchangeable draws as one: the union of their cells, weights summed and divided by R.
+
+    The plain estimate from the pooled draws is the mean of the R estimates; each tile is read once. Cells
+    ascend.
+    """
+    if not draws:
+        raise ConfigError("cannot pool 0 draws", "draw at least once")
+    cells = torch.cat([d.cells for d in draws])
+    log_w = torch.cat([d.log_weights for d in draws])
+    largest = log_w.new_full((int(cells.max()) + 1,), -math.inf).scatter_reduce(0, cells, log_w, "amax")
+    total = torch.zeros_like(largest).index_add(0, cells, (log_w - largest[cells]).exp())
+    union = total.nonzero().squeeze(1)
+    return Draws(union, largest[union] + total[union].log() - math.log(len(draws)))
+
+
+def smooth(log_p: Float[torch.Tensor, " K"], strength: float) -> Float[torch.Tensor, " K"]:
+    """Mix attention with the uniform distribution: a <- (1 - s) a + s / K, in log space; keeps the graph.
+
+    Without it a cell whose probability reaches 0 is never read again and never gets a gradient (ICML 2019).
+    """
+    if not 0.0 <= strength < 1.0:
+        raise ConfigError(f"smoothing strength {strength} is outside [0, 1)", "1e-4 is a good start")
+    if strength == 0.0:
+        return log_p
+    uniform = log_p.new_tensor(math.log(strength / len(log_p)))
+    return torch.logaddexp(log_p + math.log1p(-strength), uniform)
