@@ -28,7 +28,16 @@ NUMPY_ARM = (
 )
 TORCH_ARM = tuple(
     f"wsi_ats.{name}"
-    for name in ("sampling", "estimator", "attention", "features", "mobilenet", "head", "baselines")
+    for name in (
+        "sampling",
+        "estimator",
+        "attention",
+        "features",
+        "mobilenet",
+        "encoders",
+        "head",
+        "baselines",
+    )
 )
 TORCH = ("torch", "pytorch_lightning", "torchmetrics", "lightning", "torchvision")
 

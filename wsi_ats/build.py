@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from wsi_ats.attention import PaperAttention, WideAttention
-from wsi_ats.config import AttentionSettings, Config, FeatureSettings
+from wsi_ats.config import AttentionSettings, Config
+from wsi_ats.encoders.encoder import Encoder, refuse_mismatch
+from wsi_ats.encoders.exported import exported_encoder
+from wsi_ats.encoders.huggingface import huggingface_encoder
+from wsi_ats.encoders.opening import open_weights
+from wsi_ats.encoders.published import PUBLISHED
+from wsi_ats.encoders.resnet import resnet_encoder
+from wsi_ats.encoders.settings import FROM_SCRATCH, RESNETS, FeatureSettings
+from wsi_ats.encoders.timm_models import timm_encoder
 from wsi_ats.errors import ConfigError
 from wsi_ats.features import PaperFeatures, SmallResNet
 from wsi_ats.head import ClassHead
@@ -16,18 +24,28 @@ from wsi_ats.mobilenet import MobileNetV1
 from wsi_ats.model import AttentionSampler
 from wsi_ats.score import RefiningScore
 
+Features = PaperFeatures | SmallResNet | MobileNetV1 | Encoder
+
 
 def build_model(config: Config, classes: Sequence[str], *, pretrained: bool = True) -> AttentionSampler:
     """A model with fresh weights; the initial weights depend on `config.train.seed` alone.
 
     With `pretrained` the feature network reads its weights file; without, its weights are left for a checkpoint to
-    fill. Raises `ConfigError` for settings that do not go together and `ModelError` for a bad weights file.
+    fill. Raises `ConfigError` for settings that do not go together, such as tiles of another size or mpp than the
+    encoder was trained on, and `ModelError` for a bad weights file.
     """
     if len(classes) < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {list(classes)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         features = build_features(config.features, pretrained=pretrained)
+        refuse_mismatch(
+            features,
+            config.features.network,
+            config.tile.px,
+            config.tile.mpp,
+            any_scale=config.features.any_scale,
+        )
         return AttentionSampler(
             config,
             classes,
@@ -45,23 +63,32 @@ def build_attention(settings: AttentionSettings) -> nn.Module:
     return WideAttention(settings.stride, settings.width)
 
 
-def build_features(
-    settings: FeatureSettings, *, pretrained: bool
-) -> PaperFeatures | SmallResNet | MobileNetV1:
+def build_features(settings: FeatureSettings, *, pretrained: bool) -> Features:
     """The feature network: tile -> unit vector."""
-    features: PaperFeatures | SmallResNet | MobileNetV1
+    if settings.network in FROM_SCRATCH:
+        own = PaperFeatures() if settings.network == "paper" else SmallResNet(settings.width)
+        own.frozen = settings.is_frozen
+        own.requires_grad_(not own.frozen)
+        return own
     if settings.network == "mobilenet-v1":
-        if pretrained and settings.weights is None:
-            raise ConfigError(
-                "features.network is mobilenet-v1 and features.weights is not set",
-                remedy="set features.weights to the npz file of its weights, or choose features.network = "
-                '"small-resnet", which trains from scratch',
-            )
-        features = MobileNetV1(settings.weights if pretrained else None)
-    else:
-        features = PaperFeatures() if settings.network == "paper" else SmallResNet(settings.width)
-    if settings.frozen is not None:
-        features.frozen = settings.frozen
-    for parameter in features.parameters():
-        parameter.requires_grad_(not features.frozen)
-    return features
+        return _build_mobilenet(settings, pretrained=pretrained)
+    if settings.network == "exported":
+        return exported_encoder(settings)
+    if settings.network in RESNETS:
+        return resnet_encoder(settings, pretrained=pretrained)
+    card = PUBLISHED.get(settings.network)
+    library = card.library if card else settings.network
+    make = timm_encoder if library == "timm" else huggingface_encoder
+    return make(settings, pretrained=pretrained)
+
+
+def _build_mobilenet(settings: FeatureSettings, *, pretrained: bool) -> MobileNetV1:
+    if pretrained and settings.weights is None:
+        raise ConfigError(
+            "features.network is mobilenet-v1 and features.weights is not set",
+            remedy="set features.weights to the npz file of its weights, or choose features.network = "
+            '"small-resnet", which trains from scratch',
+        )
+    network = MobileNetV1(settings.weights if pretrained else None, frozen=settings.is_frozen)
+    open_weights(network, settings, network.pairs)
+    return network

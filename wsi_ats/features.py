@@ -4,7 +4,8 @@ Unit length, because drawing tiles in proportion to attention gives the least no
 equally long (ICML 2019). No batch normalisation: the tiles of one batch come from few slides, chosen by an
 attention that moves, and a tile's feature must not depend on the others that were drawn.
 
-The pretrained network is `wsi_ats.mobilenet.MobileNetV1`.
+They take tiles of any size and mpp (`input_px` and `mpp` are None). Pretrained networks are in
+`wsi_ats.mobilenet` and `wsi_ats.encoders`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class PaperFeatures(nn.Module):
         super().__init__()
         self.dim = 32
         self.frozen = False
+        self.input_px: int | None = None
+        self.mpp: tuple[float, ...] | None = None
         sizes = ((3, 7), (32, 3), (32, 3), (32, 3))
         layers = [part for n, k in sizes for part in (nn.Conv2d(n, self.dim, k), nn.ReLU())]
         self.layers = nn.Sequential(*layers)
@@ -50,6 +53,8 @@ class SmallResNet(nn.Module):
         super().__init__()
         self.dim = 8 * width
         self.frozen = False
+        self.input_px: int | None = None
+        self.mpp: tuple[float, ...] | None = None
         self.trunk = residual_trunk(width)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -30,13 +30,15 @@ class MobileNetV1(nn.Module):
 
     `weights`: the .npz file, or None for random weights (to be filled from a model file). `layer`: one of
     conv_pw_1 .. conv_pw_12; a linear probe on conv_pw_11 (512 channels, stride 16) tells tumour from benign colon.
-    `frozen`: no gradients, no training; features of a tile may then be cached.
+    `frozen`: no gradients, no training; features of a tile may then be cached. Takes tiles of any size and mpp.
     """
 
     def __init__(
         self, weights: str | Path | None = None, layer: str = "conv_pw_11", *, frozen: bool = True
     ) -> None:
         super().__init__()
+        self.input_px: int | None = None
+        self.mpp: tuple[float, ...] | None = None
         self.blocks = _block_number(layer)
         self.dim = _BLOCKS[self.blocks - 1][0]
         self.frozen = frozen
@@ -57,6 +59,12 @@ class MobileNetV1(nn.Module):
             return self._vectors(tiles)
         with torch.no_grad():
             return torch.cat([self._vectors(part) for part in torch.split(tiles, _CHUNK)])
+
+    @property
+    def pairs(self) -> list[nn.ModuleList]:
+        """The blocks, conv_dw_i with conv_pw_i, in order."""
+        layers = list(self.children())[1:]
+        return [nn.ModuleList(pair) for pair in zip(layers[::2], layers[1::2], strict=True)]
 
     def activations(self, tiles: Float[torch.Tensor, "N 3 h w"]) -> Float[torch.Tensor, "N dim r c"]:
         """Activations of the last layer, (N, dim, h / stride, w / stride), in [0, 6]."""

@@ -25,7 +25,7 @@ _TRAINABLE = {"mobilenet-v1", *RESNETS, *PUBLISHED, *LIBRARIES}
 _TAKEN_BY: Mapping[str, set[str]] = {
     "weights": {*_TRAINABLE, "exported"},
     "open_blocks": _TRAINABLE,
-    "checkpointing": _TRAINABLE,
+    "checkpointing": _TRAINABLE - {"mobilenet-v1"},
     "pooling": LIBRARIES,
     "input_px": {"exported"},
     "mpp": {*RESNETS, *LIBRARIES, "exported"},

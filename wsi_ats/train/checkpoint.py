@@ -1,4 +1,8 @@
-"""A trained model as a folder: weights, settings and a card. Loading it runs no code from the files."""
+"""A trained model as a folder: weights, settings and a card.
+
+Loading it runs no code from the files; only of a model whose encoder is a program, and only where the caller says
+so (docs/encoders.md).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from wsi_ats.build import build_model
 from wsi_ats.config import parse_config, to_values
+from wsi_ats.encoders.kept import check_encoder, find_encoder, keep_encoder
 from wsi_ats.errors import ModelError
 from wsi_ats.model import AttentionSampler
 
@@ -24,18 +29,23 @@ def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
     """Write `model.safetensors`, `config.toml` and `model-card.md` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     values = to_values(model.config)
-    # The weights are in the safetensors file; the path they once came from means nothing elsewhere.
-    values["features"].pop("weights", None)
-    header = {"format": FORMAT, "classes": list(model.classes)}
+    header: dict[str, Any] = {"format": FORMAT, "classes": list(model.classes)}
+    encoder = keep_encoder(model.features, values["features"], folder)
+    if encoder is not None:
+        header["encoder"] = encoder
     (folder / SETTINGS).write_text(tomli_w.dumps({"model": header, **values}), encoding="utf-8")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def load_model(folder: Path | str, device: str = "cpu") -> AttentionSampler:
+def load_model(
+    folder: Path | str, device: str = "cpu", *, encoder: Path | str | None = None, trust: bool = False
+) -> AttentionSampler:
     """The model of a folder written by `save_model`, in evaluation mode on `device`.
 
-    Raises `ModelError` naming the file and what is wrong with it.
+    encoder: where the weights of an encoder are that the folder only refers to, if they have moved; they are known by
+    their digest. trust: load an encoder that is a program, which can run any code. Raises `ModelError` naming the
+    file and what is wrong with it.
     """
     folder = Path(folder)
     values = _settings(folder)
@@ -46,7 +56,12 @@ def load_model(folder: Path | str, device: str = "cpu") -> AttentionSampler:
             f"{header.get('classes')!r}; this version reads format {FORMAT} with a list of classes",
             remedy="train the model again with this version, or install the version that wrote it",
         )
-    model = build_model(parse_config(values, str(folder / SETTINGS)), header["classes"], pretrained=False)
+    record, features = header.get("encoder"), values.setdefault("features", {})
+    pretrained = find_encoder(record, features, folder, encoder, trust=trust)
+    model = build_model(
+        parse_config(values, str(folder / SETTINGS)), header["classes"], pretrained=pretrained
+    )
+    check_encoder(model.features, record)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
