@@ -207,3 +207,44 @@ def test_loading_gives_the_model_that_was_saved(tmp_path: Path, paths: list[Path
     first, second = (m.predict(paths[0], tiles=8) for m in (model, loaded))
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
     assert len(loaded.hash) == 16
+
+
+BLOCKS = ["view.whole=0", "view.block=16"]
+"""No view in memory, and blocks of two cells a side."""
+
+
+def test_a_view_in_blocks_changes_no_prediction(paths: list[Path]) -> None:
+    whole, blocks = model_with(), model_with(*BLOCKS)
+    for path in paths:
+        first, second = (model.predict(path, tiles=12) for model in (whole, blocks))
+        np.testing.assert_array_equal(first.tissue, second.tissue)
+        np.testing.assert_array_equal(first.cells, second.cells)
+        np.testing.assert_allclose(first.attention, second.attention, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(first.probabilities, second.probabilities, rtol=0, atol=1e-5)
+        again = blocks.predict(path, tiles=12)
+        np.testing.assert_array_equal(again.probabilities, second.probabilities)
+
+
+@pytest.mark.parametrize("refined", ["true", "false"])
+def test_a_view_in_blocks_changes_no_gradient(paths: list[Path], refined: str) -> None:
+    setting = f"sampling.refined={refined}"
+    found = []
+    for model in (model_with(setting), model_with(setting, *BLOCKS)):
+        model.double()
+        scenes = scenes_of(model, paths)
+        log_p = [model.attend(scene) for scene in scenes]
+        (sum((p.exp() * p).sum() for p in log_p) + log_p[0][0]).backward()
+        found.append([p.grad.clone() for p in model.attention.parameters() if p.grad is not None])
+    assert len(found[0]) > 2
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_a_scene_whose_view_stays_on_the_slide_is_small_and_trains(paths: list[Path]) -> None:
+    model = model_with(*BLOCKS).train()
+    scenes = scenes_of(model, paths[:2])  # the slides are closed by now
+    assert all(scene.nbytes == 16 * len(scene.tissue) for scene in scenes)
+    estimates = model(scenes, [generator_for(0, scene.name) for scene in scenes])
+    sum(estimate.logits[1] for estimate in estimates).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.filters import gaussian
+from skimage.filters import gaussian, threshold_otsu
 
 from tests.helpers import shared_data
 from wsi_ats.errors import NoTissueError
 from wsi_ats.geometry import Grid
 from wsi_ats.slides import open_slide
-from wsi_ats.tissue import Method, find_tissue, tissue_cells, tissue_mask
-from wsi_ats.view import View, read_view, resolve_downsample
+from wsi_ats.tissue import THRESHOLD_RANGE, Method, _percentile, find_tissue, tissue_cells, tissue_mask
+from wsi_ats.view import LazyView, View, read_view, resolve_downsample
 
 METHODS: list[Method] = ["saturation", "optical-density"]
 both = pytest.mark.parametrize("method", METHODS)
@@ -169,6 +169,68 @@ def test_no_tissue_is_an_error_that_names_the_slide_and_the_settings() -> None:
             min_fraction=0.3,
         )
     assert caught.value.remedy
+
+
+# ---- blocks
+
+
+@both
+@settings(deadline=None, max_examples=12)
+@given(
+    block=st.sampled_from([8, 16, 40, 64]),
+    stride=st.sampled_from([1, 3, 4, 8]),
+    min_object=st.integers(0, 40),
+    min_hole=st.integers(0, 40),
+    density=st.floats(0.3, 0.7),
+    seed=st.integers(0, 999),
+)
+def test_the_cells_of_a_view_in_blocks_are_those_of_the_view_at_once(
+    method: Method, block: int, stride: int, min_object: int, min_hole: int, density: float, seed: int
+) -> None:
+    # Specks of all sizes, long and thin ones among them, of which many cross blocks.
+    noise = gaussian(np.random.default_rng(seed).normal(size=(6 * 24, 5 * 24)), 1.2)
+    pixels = paint(GLASS, noise.shape)
+    stained = noise > np.quantile(noise, density)
+    pixels[stained] = paint(EOSIN, noise.shape)[stained]
+    rows, cols = pixels.shape[0] // stride, pixels.shape[1] // stride
+    grid = Grid(rows, cols, (40, 40))
+    view = View(pixels, grid, stride, (10.0, 10.0))
+    expected = tissue_cells(
+        tissue_mask(pixels, method=method, min_object=min_object, min_hole=min_hole), stride, 0.5
+    )
+    assert len(expected), "there is something to find"
+
+    def found(view: View | LazyView) -> np.ndarray:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("wsi_ats.tissue.BLOCK", block)
+            return find_tissue(
+                view,
+                name="x",
+                read=lambda box: pixels[box.y : box.y + box.height, box.x : box.x + box.width],
+                method=method,
+                min_object=min_object,
+                min_hole=min_hole,
+                min_fraction=0.5,
+            )
+
+    assert np.array_equal(found(view), expected)
+    assert np.array_equal(found(LazyView(grid, stride, (10.0, 10.0))), expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_is_otsu_s(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = on_glass(blob(), (236 - 12 * seed, 205 - 20 * seed, 222 - 15 * seed))
+    values = pixels.astype(np.float32)
+    saturation = (values.max(2) - values.min(2)) / values.max(2)
+    monkeypatch.setitem(THRESHOLD_RANGE, "saturation", (0.0, 1.0))  # else its bounds decide
+    assert np.array_equal(tissue_mask(pixels), saturation > threshold_otsu(saturation))
+
+
+def test_percentiles_of_counts_are_those_of_the_values() -> None:
+    values = np.random.default_rng(0).integers(0, 50, 37)
+    for percent in (0, 10, 50, 90, 99, 100):
+        counted = _percentile(np.bincount(values, minlength=60), percent)
+        assert counted == pytest.approx(np.percentile(values, percent))
 
 
 # ---- real slides

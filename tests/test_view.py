@@ -11,11 +11,11 @@ from tests.helpers import shared_data
 from tests.strategies import pyramids
 from wsi_ats import view as view_module
 from wsi_ats.errors import ConfigError, MissingMppError, SlideError
-from wsi_ats.geometry import Grid, Level, Pyramid, Size
+from wsi_ats.geometry import Box, Grid, Level, Pyramid, Size
 from wsi_ats.slides import Slide, SlideAddress, open_slide
 from wsi_ats.slides.base import SlideFacts
 from wsi_ats.slides.resample import read_boxes
-from wsi_ats.view import read_view, resolve_downsample
+from wsi_ats.view import boxes, frame_view, read_view, resolve_downsample
 
 moderate = settings(deadline=None, max_examples=60)
 
@@ -31,7 +31,7 @@ def test_the_view_covers_the_grid(arrays: list[np.ndarray], x: float, y: float, 
     assert view.downsample == pytest.approx((x, y), rel=0.011)
 
 
-@pytest.mark.parametrize("block", [7, 20, 33, 64])
+@pytest.mark.parametrize("block", [20, 33, 64])
 @pytest.mark.parametrize("scale", [1.0, 1.7, 3.0, 5.3])
 def test_a_view_read_in_blocks_equals_one_read_at_once(
     monkeypatch: pytest.MonkeyPatch, block: int, scale: float
@@ -42,8 +42,33 @@ def test_a_view_read_in_blocks_equals_one_read_at_once(
     view = read_view(slide, downsample, 4)
     height, width = view.pixels.shape[:2]
     whole = read_boxes(slide, np.zeros((1, 2)), (width, height), view.downsample)[0]
-    # Pillow rounds after each axis: a tie may go the other way, twice. One pixel of noise off would be far more.
-    assert np.abs(view.pixels.astype(int) - whole).max() <= 2
+    # Pillow rounds after each axis, in an order of its choice. One pixel of noise off would be far more.
+    assert np.abs(view.pixels.astype(int) - whole).max() <= 1
+    monkeypatch.undo()
+    assert np.array_equal(view.pixels, read_view(slide, downsample, 4).pixels)
+
+
+@moderate
+@given(pyramids(longest=70), st.floats(1, 9), st.floats(1, 9), st.integers(1, 6), st.data())
+def test_any_box_of_a_view_has_the_pixels_of_the_view(
+    arrays: list[np.ndarray], x: float, y: float, stride: int, data: st.DataObject
+) -> None:
+    slide = open_slide(arrays)
+    view, frame = read_view(slide, (x, y), stride), frame_view(slide, (x, y), stride)
+    height, width = frame.shape
+    assert (view.shape, view.grid, view.downsample) == (frame.shape, frame.grid, frame.downsample)
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    box = Box(left, top, data.draw(st.integers(1, width - left)), data.draw(st.integers(1, height - top)))
+    assert np.array_equal(frame.read(slide, box), view.crop(box))
+
+
+@pytest.mark.parametrize("side", [1, 7, 16, 100])
+def test_boxes_cover_a_view_once(side: int) -> None:
+    seen = np.zeros((33, 50), int)
+    for box in boxes(seen.shape, side):
+        assert max(box.width, box.height) <= side
+        seen[box.y : box.y + box.height, box.x : box.x + box.width] += 1
+    assert (seen == 1).all()
 
 
 def test_a_level_that_matches_is_taken_as_it_is() -> None:
@@ -146,7 +171,8 @@ def test_the_view_of_an_aperio_slide_without_a_pyramid() -> None:
     with open_slide(shared_data("slides/aperio-cmu1-small/CMU-1-Small-Region.svs")) as slide:
         view = read_view(slide, resolve_downsample(slide, mpp=8, downsample=None, setting="view"), 4)
         assert slide.bytes_read >= 3 * 2220 * 2967
-    assert view.grid == Grid(47, 35, (4 * 8 / 0.499, 4 * 8 / 0.499))
+    assert (view.grid.rows, view.grid.cols) == (47, 35)
+    assert view.grid.cell == pytest.approx((4 * 8 / 0.499, 4 * 8 / 0.499), rel=1e-3)
     assert 150 < view.pixels.mean() < 240
 
 

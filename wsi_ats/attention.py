@@ -1,10 +1,10 @@
 """Attention networks: a low-resolution view of the slide -> one logit per grid cell.
 
 The view's border: outside the slide there is white glass, so the view is padded with white by the network's
-whole receptive field (`halo`) and every convolution is a valid one. A logit then depends on the pixels within
-`halo` of its cell and on nothing else: a cell at the border sees what it would see on a larger slide with
-more glass around, and a view worked through in blocks (block + halo) gives the numbers of the view as a
-whole.
+whole receptive field (`halo`), and what the padding of single layers made is cut off. A logit then depends on
+the pixels within `halo` of its cell and on nothing else: a cell at the border sees what it would see on a
+larger slide with more glass around, and a view worked through in blocks (block + halo, `blockwise.py`) gives
+the numbers of the view as a whole.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.receptive import Reach, reach_of
 
-_COUPLING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+Halo = tuple[int, int, int, int]
+"""View px around a block: left, right, top, bottom, in the order of `torch.nn.functional.pad`."""
 
 
 class ConvAttention(nn.Module):
-    """Convolutions on the view, averaged over the `stride` x `stride` px of each cell, then a layer per cell.
+    """Convolutions on the view, averaged over the `stride` x `stride` px of each cell, then layers per cell.
 
-    `body` holds 3x3 convolutions without padding, each of which costs one pixel of `halo`; `head` maps the
-    averaged channels to one logit. `background` is the grey value in [0, 1] of what lies outside the view.
+    `body` is made of convolutions (any kernel, stride, dilation, padding), pooling and pointwise layers; where it
+    takes strides itself, what is left of `stride` is averaged. `head` maps the averaged channels to one logit.
+    `background` is the grey value in [0, 1] of what lies outside the view. Raises `ConfigError`, naming the
+    layer, where it cannot be told what a layer sees.
     """
+
+    halo: Halo
+    """View px around a cell that its logit depends on."""
 
     def __init__(self, body: nn.Sequential, head: nn.Module, stride: int, background: float = 1.0) -> None:
         super().__init__()
@@ -34,8 +41,22 @@ class ConvAttention(nn.Module):
         self.background = background
         self.body = body
         self.head = head
-        self.halo = sum(isinstance(layer, nn.Conv2d) for layer in body)
-        require_local(self)
+        seen = reach_of(body, name="body")
+        if any(stride % step for step in seen.step):
+            raise ConfigError(
+                f"attention stride of {stride} view px per cell, and the body takes strides of {seen.step} px (y, x)",
+                "let the strides of the network divide the attention stride",
+            )
+        self._pool = (stride // seen.step[0], stride // seen.step[1])
+        seen = reach_of(head, seen.then(self._pool, self._pool, (0, 0)), name="head")
+        if seen.step != (stride, stride):
+            raise ConfigError(
+                f"the head of the attention network takes strides: {seen.step} view px (y, x) instead of {stride}",
+                "take strides in the body; there is one logit a cell",
+            )
+        (top, bottom, self._skip_y), (left, right, self._skip_x) = (_margins(seen, axis) for axis in (0, 1))
+        self.halo = (left, right, top, bottom)
+        self._extra = (self._skip_x * stride - seen.pad[1], 0, self._skip_y * stride - seen.pad[0], 0)
 
     def forward(self, view: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b rows cols"]:
         """Logits (B, H / stride, W / stride) of views (B, 3, H, W), RGB in [0, 1]."""
@@ -45,13 +66,18 @@ class ConvAttention(nn.Module):
                 f"a view of {w} x {h} px does not divide into cells of {self.stride} view px",
                 "read the view with the attention network's stride",
             )
-        return self.valid(F.pad(view, (self.halo,) * 4, value=self.background))
+        return self.valid(F.pad(view, self.halo, value=self.background))
 
     def valid(self, block: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b rows cols"]:
         """Logits of a block that already carries `halo` px of its surroundings, or of glass, all round."""
-        maps = self.body((block - 0.5) / 0.25)
-        logits: torch.Tensor = self.head(F.avg_pool2d(maps, self.stride))
-        return logits.squeeze(1)
+        left, right, top, bottom = self.halo
+        rows = (block.shape[-2] - top - bottom) // self.stride
+        cols = (block.shape[-1] - left - right) // self.stride
+        # A shift that lets the outputs of padded layers fall on the cells; they see nothing of it.
+        block = (F.pad(block, self._extra) if any(self._extra) else block).sub(0.5).div_(0.25)
+        logits: torch.Tensor = self.head(F.avg_pool2d(self.body(block), self._pool))
+        y, x = self._skip_y, self._skip_x
+        return logits.squeeze(1)[..., y : y + rows, x : x + cols]
 
 
 class PaperAttention(ConvAttention):
@@ -84,18 +110,10 @@ def log_attention(
     return torch.log_softmax(logits.reshape(-1)[cells], 0)
 
 
-def require_local(net: nn.Module) -> None:
-    """Raise `ConfigError` where a layer ties logits to far pixels of the view through shared statistics.
-
-    Batch, instance, group and layer normalisation all do; a view worked through in blocks would change its
-    answer.
-    """
-    for name, layer in net.named_modules():
-        if isinstance(layer, _COUPLING):
-            raise ConfigError(
-                f"attention network layer {name!r} ({type(layer).__name__}) normalises over the whole view",
-                "leave normalisation layers out of attention networks",
-            )
+def _margins(seen: Reach, axis: int) -> tuple[int, int, int]:
+    """View px seen before and behind a cell along an axis, and outputs to skip that the layers' padding made."""
+    spare = max(seen.size[axis] - seen.step[axis], 0)
+    return spare // 2, spare - spare // 2, -(-seen.pad[axis] // seen.step[axis])
 
 
 def _flat(layer: nn.Conv2d) -> nn.Conv2d:

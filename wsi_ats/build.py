@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
-from wsi_ats.attention import PaperAttention, WideAttention
+from wsi_ats.attention import ConvAttention, PaperAttention, WideAttention
 from wsi_ats.config import AttentionSettings, Config
 from wsi_ats.encoders.encoder import Encoder, refuse_mismatch
 from wsi_ats.encoders.exported import exported_encoder
@@ -56,7 +55,7 @@ def build_model(config: Config, classes: Sequence[str], *, pretrained: bool = Tr
         )
 
 
-def build_attention(settings: AttentionSettings) -> nn.Module:
+def build_attention(settings: AttentionSettings) -> ConvAttention:
     """The attention network: view -> one logit a cell of `stride` view px."""
     if settings.network == "paper":
         return PaperAttention(settings.stride)

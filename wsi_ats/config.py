@@ -49,6 +49,10 @@ class ViewSettings(Scale):
 
     mpp: float | None = Field(default=8.0, gt=0)
     """Micrometres per pixel of the view: 8 shows nuclear density and architecture at 1/256 of 20x."""
+    block: int = Field(default=512, ge=1)
+    """Attention is computed in blocks of this many view pixels a side: memory is that of a block, not of a slide."""
+    whole: int = Field(default=3072, ge=0)
+    """Views of at most whole x whole pixels are kept in memory; larger ones are read again, a block at a time."""
 
 
 class TissueSettings(Section):

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from wsi_ats.attention import log_attention
+from wsi_ats.attention import ConvAttention
+from wsi_ats.blockwise import cell_logits
 from wsi_ats.config import Config
 from wsi_ats.estimator import expectation, refined_expectation, shares
 from wsi_ats.head import ClassHead
@@ -67,7 +68,7 @@ class AttentionSampler(nn.Module):
         self,
         config: Config,
         classes: Sequence[str],
-        attention: nn.Module,
+        attention: ConvAttention,
         features: nn.Module,
         score: nn.Module | None,
         head: ClassHead,
@@ -102,9 +103,10 @@ class AttentionSampler(nn.Module):
         """Smoothed log-attention over the tissue cells, from the view."""
         if self.config.sampling.uniform:
             return uniform_attention(len(scene.tissue)).to(self._device)
-        logits = self.attention(self._pixels(scene.view.pixels[None]))[0]
-        cells = torch.from_numpy(scene.tissue).to(self._device)
-        return smooth(log_attention(logits, cells), self.config.attention.smoothing)
+        logits = cell_logits(
+            self.attention, scene.looking, scene.view.grid, scene.tissue, self.config.view.block
+        )
+        return smooth(torch.log_softmax(logits, 0), self.config.attention.smoothing)
 
     def draw(self, log_p: Float[Tensor, " K"], scene: Scene, generator: torch.Generator) -> Draws:
         """Cells to read, as the training settings have it."""

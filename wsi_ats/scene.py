@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int64
@@ -13,7 +14,7 @@ from wsi_ats.config import Config
 from wsi_ats.errors import SlideError
 from wsi_ats.slides.base import Slide, SlideAddress
 from wsi_ats.tissue import find_tissue
-from wsi_ats.view import View, read_view, resolve_downsample
+from wsi_ats.view import LazyView, Read, View, frame_view, resolve_downsample
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Scene:
     """Level-0 px (width, height)."""
     mpp: tuple[float, float] | None
     """Micrometres per level-0 px (x, y); None where the slide does not say."""
-    view: View
+    view: View | LazyView
+    """A large view is not kept in memory: it is read again whenever it is needed."""
     tissue: Int64[np.ndarray, " K"]
     """Flat grid indices of the tissue cells, ascending; draws index into this."""
     order: Int64[np.ndarray, " K"]
@@ -37,6 +39,20 @@ class Scene:
     tile_downsample: tuple[float, float]
     """Level-0 px per tile px (x, y)."""
     slide: Slide | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the scene holds."""
+        return self.view.nbytes + self.tissue.nbytes + self.order.nbytes
+
+    @contextmanager
+    def looking(self) -> Iterator[Read]:
+        """Gives the pixels of boxes of the view, from memory or from the slide, open for the length of the block."""
+        if isinstance(self.view, View):
+            yield self.view.crop
+            return
+        with self.open() as slide:
+            yield partial(self.view.read, slide)
 
     @contextmanager
     def open(self) -> Iterator[Slide]:
@@ -60,8 +76,11 @@ def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
     """
     tile = resolve_downsample(slide, mpp=config.tile.mpp, downsample=config.tile.downsample, setting="tile")
     coarse = resolve_downsample(slide, mpp=config.view.mpp, downsample=config.view.downsample, setting="view")
-    view = read_view(slide, coarse, config.attention.stride)
-    tissue = find_tissue(view, name=slide.name, **config.tissue.model_dump())
+    frame = frame_view(slide, coarse, config.attention.stride)
+    small = frame.shape[0] * frame.shape[1] <= config.view.whole**2
+    view = frame.load(slide) if small else frame
+    read = view.crop if isinstance(view, View) else partial(view.read, slide)
+    tissue = find_tissue(view, name=slide.name, read=read, **config.tissue.model_dump())
     return Scene(
         address=slide.address,
         name=slide.name,

@@ -1,16 +1,27 @@
-"""Where the tissue is: a mask on the low-resolution view, and the cells of the grid that it fills."""
+"""Where the tissue is: a mask on the low-resolution view, and the cells of the grid that it fills.
+
+Everything that decides is counted in whole numbers, so that a view that comes in blocks gets the mask of the view
+at once. The first walk over the blocks finds the threshold, the second the mask, which is kept as bits (5 MB for a
+slide of 200,000 px at 0.25 um/px and a view of 8 um/px). Small objects and holes are then judged block by block
+with as many px around as they may cover: what reaches further is not small.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
+from wsi_ats.ahead import read_ahead
 from wsi_ats.errors import NoTissueError
-from wsi_ats.view import View
+from wsi_ats.geometry import Box
+from wsi_ats.view import LazyView, Read, View, boxes
 
 Method = Literal["saturation", "optical-density"]
 
@@ -21,14 +32,24 @@ THRESHOLD_RANGE: dict[Method, tuple[float, float]] = {
 """Otsu always finds two classes. Within these bounds it separates tissue from glass; on a blank slide it would
 separate noise from noise (below), on one that is mostly tissue dark from pale tissue (above)."""
 
-DARK = 25.0
+DARK = 25
 """Luma below which a pixel holds too little light to judge a stain by: black padding, scanner artefacts."""
 
 GLASS = 60.0
 """Grey level that all three colours reach in the brightest tenth of a bright-field slide, where light comes
 through glass or pale tissue. Fluorescence glows in one colour on black."""
 
-LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
+WHITE = 250
+"""Luma from which a pixel is white: a view has it beyond the slide's edge, so it does not tell of the slide."""
+
+LUMA = (299, 587, 114)
+"""Thousandths of red, green and blue in the luma."""
+
+DENSITY_STEPS = 30_000
+"""Steps per unit of optical density, mean of RGB, in which it is counted."""
+
+BLOCK = 512
+"""Side in view px of the blocks in which the mask is made."""
 
 
 def tissue_mask(
@@ -44,17 +65,7 @@ def tissue_mask(
     log10(light through glass / light through the pixel), mean of RGB. Objects smaller than min_object view px
     go, then holes smaller than min_hole. A view that lets no light through (fluorescence, black) has no tissue.
     """
-    luma = pixels @ LUMA
-    # White is left out of what tells of the slide: a view has it beyond the slide's edge.
-    inside = luma < 250
-    through = _over_channels(np.minimum, pixels)[inside]
-    if not len(through) or np.percentile(through, 90) < GLASS:
-        return np.zeros(luma.shape, bool)
-    lit = luma >= DARK
-    stain = _saturation(pixels) if method == "saturation" else _optical_density(pixels, luma[inside])
-    low, high = THRESHOLD_RANGE[method]
-    mask = _without_small(lit & (stain > np.clip(threshold_otsu(stain[lit]), low, high)), min_object)
-    return np.asarray(~_without_small(~mask, min_hole), bool)
+    return _cleaned(stain_rule([pixels], method).mask(pixels), min_object, min_hole)
 
 
 def tissue_cells(
@@ -67,23 +78,29 @@ def tissue_cells(
 
 
 def find_tissue(
-    view: View,
+    view: View | LazyView,
     *,
     name: str,
+    read: Read | None = None,
     method: Method = "saturation",
     min_object: int = 0,
     min_hole: int = 0,
     min_fraction: float | int = 0.25,
 ) -> Int64[np.ndarray, " K"]:
-    """The grid cells of a view that hold tissue, ascending.
+    """The grid cells of a view that hold tissue, ascending: `tissue_cells` of `tissue_mask`, block by block.
 
-    name: of the slide. Raises NoTissueError, naming the slide and these settings, where there are none.
+    name: of the slide. read: gives the pixels of a box of a LazyView. Raises NoTissueError, naming the slide and
+    these settings, where there are none.
     """
-    mask = tissue_mask(view.pixels, method=method, min_object=min_object, min_hole=min_hole)
-    cells = tissue_cells(mask, view.stride, min_fraction)
+    if read is None:
+        if isinstance(view, LazyView):
+            raise TypeError("find_tissue needs `read` for a view that is not in memory")
+        read = view.crop
+    mask = _stained(view, read, method)
+    cells, share = _cells_of(mask, view, min_object, min_hole, min_fraction)
     if not len(cells):
         raise NoTissueError(
-            f"slide {name!r}: no tissue; {mask.mean():.2%} of the view is in the mask (method={method!r}, "
+            f"slide {name!r}: no tissue; {share:.2%} of the view is in the mask (method={method!r}, "
             f"min_object={min_object} px, min_hole={min_hole} px) and no cell is filled to "
             f"min_fraction={min_fraction}",
             "look at the slide: a bright-field stain is needed; else lower min_object or min_fraction",
@@ -91,19 +108,156 @@ def find_tissue(
     return cells
 
 
-def _saturation(pixels: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
-    highest, lowest = _over_channels(np.maximum, pixels), _over_channels(np.minimum, pixels)
-    return np.asarray((highest - lowest) / np.maximum(highest, 1, dtype=np.float32), np.float32)
+@dataclass(frozen=True, slots=True)
+class StainRule:
+    """Which pixels are stained; the same for every block of a view."""
+
+    method: Method
+    stained: Bool[np.ndarray, " codes"]
+    """For every code of a colour."""
+
+    def mask(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+        """True where a pixel is stained and light enough to judge."""
+        return np.asarray(self.stained[_codes(pixels, self.method)] & (_luma(pixels) >= 1000 * DARK), bool)
 
 
-def _optical_density(
-    pixels: UInt8[np.ndarray, "h w 3"], luma: Float32[np.ndarray, " n"]
-) -> Float32[np.ndarray, "h w"]:
+def stain_rule(blocks: Iterable[UInt8[np.ndarray, "h w 3"]], method: Method = "saturation") -> StainRule:
+    """The threshold of a view that comes in blocks; which blocks does not matter."""
+    counts = _Counts(method)
+    for pixels in blocks:
+        counts.add(pixels)
+    if not counts.through.any() or _percentile(counts.through, 90) < GLASS:
+        return StainRule(method, np.zeros(len(counts.codes), bool))
+    stain = _stain_of_codes(method, counts)
+    met = counts.codes > 0
+    low, high = THRESHOLD_RANGE[method]
+    return StainRule(method, stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high))
+
+
+@dataclass
+class _Counts:
+    """Pixels of a view, counted by what decides the threshold."""
+
+    method: Method
+    through: Int64[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
+    """Pixels that are not white, by their darkest colour."""
+    luma: Int64[np.ndarray, " 2501"] = field(default_factory=lambda: np.zeros(10 * WHITE + 1, np.int64))
+    """Pixels that are not white, by tenths of luma."""
+    codes: Int64[np.ndarray, " codes"] = field(init=False)
+    """Pixels that are not dark, by the code of their colour."""
+
+    def __post_init__(self) -> None:
+        self.codes = np.zeros(1 << 16 if self.method == "saturation" else 3 * int(_DENSITY[0]) + 1, np.int64)
+
+    def add(self, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Count the pixels of one block."""
+        luma = _luma(pixels)
+        inside = luma < 1000 * WHITE
+        self.through += np.bincount(_over_channels(np.minimum, pixels)[inside], minlength=256)
+        self.luma += np.bincount(luma[inside] // 100, minlength=len(self.luma))
+        codes = _codes(pixels, self.method)[luma >= 1000 * DARK]
+        self.codes += np.bincount(codes, minlength=len(self.codes))
+
+
+# Density of one of three colours in steps, against light of 255.
+_DENSITY = np.rint(DENSITY_STEPS / 3 * np.log10(255 / np.maximum(np.arange(256), 1))).astype(np.int32)
+
+
+def _codes(pixels: UInt8[np.ndarray, "h w 3"], method: Method) -> Int32[np.ndarray, "h w"]:
+    """A number for every colour from which its stain follows."""
+    if method == "saturation":
+        highest, lowest = _over_channels(np.maximum, pixels), _over_channels(np.minimum, pixels)
+        return np.asarray(highest.astype(np.int32) << 8 | lowest, np.int32)
+    return np.asarray(sum(_DENSITY[pixels[..., channel]] for channel in range(3)), np.int32)
+
+
+def _stain_of_codes(method: Method, counts: _Counts) -> Float32[np.ndarray, " codes"]:
+    """The stain of every code: saturation or optical density."""
+    codes = np.arange(len(counts.codes), dtype=np.int32)
+    if method == "saturation":
+        highest, lowest = codes >> 8, codes & 255
+        return np.asarray((highest - lowest) / np.maximum(highest, 1), np.float32)
     # The brightest hundredth of the slide is glass, as bright as the lamp was set; on a slide that is all
     # tissue it would be tissue, so glass is taken to be no darker than 220.
-    glass = max(220.0, float(np.percentile(luma, 99)))
-    density = np.log10(glass / np.maximum(np.arange(256), 1)).astype(np.float32) / 3
-    return np.asarray(sum(density[pixels[..., channel]] for channel in range(3)), np.float32)
+    glass = max(220.0, _percentile(counts.luma, 99) / 10)
+    return np.asarray(codes / DENSITY_STEPS + np.log10(glass / 255), np.float32)
+
+
+def _percentile(counts: Int64[np.ndarray, " n"], percent: float | int) -> float:
+    """np.percentile of the values 0, 1, ... that were counted."""
+    upto = np.cumsum(counts)
+    rank = percent / 100 * (int(upto[-1]) - 1)
+    low, high = (int(np.searchsorted(upto, int(r), side="right")) for r in (rank, math.ceil(rank)))
+    return low + (high - low) * (rank - int(rank))
+
+
+def _otsu(values: Float32[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> float:
+    """Otsu's threshold of values that were met so many times."""
+    if values.min() == values.max():
+        return float(values[0])
+    heights, edges = np.histogram(values, bins=256, weights=counts)
+    return float(threshold_otsu(hist=(heights, (edges[:-1] + edges[1:]) / 2)))
+
+
+class _Bits:
+    """A mask of the whole view, eight pixels a byte."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self._bytes = np.zeros((shape[0], -(-shape[1] // 8)), np.uint8)
+
+    def write(self, box: Box, mask: Bool[np.ndarray, "h w"]) -> None:
+        """Set a box whose left edge is a multiple of 8 px, and its right edge too unless it is the view's."""
+        packed = np.packbits(mask, axis=1)
+        self._bytes[box.y : box.y + box.height, box.x // 8 : box.x // 8 + packed.shape[1]] = packed
+
+    def read(self, box: Box) -> Bool[np.ndarray, "h w"]:
+        """Any box."""
+        first = box.x // 8
+        packed = self._bytes[box.y : box.y + box.height, first : -(-(box.x + box.width) // 8)]
+        return np.unpackbits(packed, axis=1)[:, box.x - 8 * first :][:, : box.width].view(bool)
+
+
+def _stained(view: View | LazyView, read: Read, method: Method) -> _Bits:
+    """The mask of the view, small objects and holes still in it."""
+    rule = stain_rule((pixels for _, pixels in read_ahead(read, boxes(view.shape, BLOCK))), method)
+    mask = _Bits(view.shape)
+    if rule.stained.any():
+        for box, pixels in read_ahead(read, boxes(view.shape, BLOCK)):
+            mask.write(box, rule.mask(pixels))
+    return mask
+
+
+def _cells_of(
+    mask: _Bits, view: View | LazyView, min_object: int, min_hole: int, min_fraction: float | int
+) -> tuple[Int64[np.ndarray, " K"], float]:
+    """The cells, ascending, that the mask fills, and the share of the view that is in it."""
+    halo = min_object + min_hole
+    height, width = mask.shape
+    found, inside = [], 0
+    # Blocks no smaller than their halo, else most of the work would be done on halos.
+    side = -(-max(BLOCK, halo) // view.stride) * view.stride
+    for box in boxes(mask.shape, side):
+        left, top = max(box.x - halo, 0), max(box.y - halo, 0)
+        right, bottom = min(box.x + box.width + halo, width), min(box.y + box.height + halo, height)
+        around = _cleaned(mask.read(Box(left, top, right - left, bottom - top)), min_object, min_hole)
+        own = around[box.y - top :, box.x - left :][: box.height, : box.width]
+        inside += int(np.count_nonzero(own))
+        row, col = np.divmod(tissue_cells(own, view.stride, min_fraction), box.width // view.stride)
+        found.append((row + box.y // view.stride) * view.grid.cols + col + box.x // view.stride)
+    return np.sort(np.concatenate(found)), inside / (height * width)
+
+
+def _luma(pixels: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
+    """Thousandths of luma."""
+    luma = pixels[..., 0] * np.int32(LUMA[0])
+    for channel in (1, 2):
+        luma += pixels[..., channel] * np.int32(LUMA[channel])
+    return np.asarray(luma, np.int32)
+
+
+def _cleaned(mask: Bool[np.ndarray, "h w"], min_object: int, min_hole: int) -> Bool[np.ndarray, "h w"]:
+    return np.asarray(~_without_small(~_without_small(mask, min_object), min_hole), bool)
 
 
 def _over_channels(

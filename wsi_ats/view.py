@@ -1,35 +1,116 @@
-"""The low-resolution view: the whole slide at a few micrometres per pixel, cut to the attention grid."""
+"""The low-resolution view: the whole slide at a few micrometres per pixel, cut to the attention grid.
+
+A view that is small is an array (`View`); of a large one only the frame is kept (`LazyView`) and its pixels come
+from the slide, box by box, whenever they are needed. Both give the same pixels, whatever boxes are asked for.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from wsi_ats.errors import ConfigError, MissingMppError, SlideError
-from wsi_ats.geometry import MATCH, Grid, Pair
+from wsi_ats.geometry import MATCH, Box, Grid, Level, Pair
 from wsi_ats.slides.base import Slide
-from wsi_ats.slides.resample import matching_level, read_boxes
+from wsi_ats.slides.resample import matching_level
 
 BLOCK = 2048
 """Side, in px of the level that is read, of the blocks that a view is put together from."""
 
+STEPS = 1024
+"""Where a view is resampled, its pixels are a whole number of 1 / STEPS level px wide. The resampling filter takes
+its positions as 32-bit floats; so they are exact, and a pixel is the same in whatever box it is read."""
+
+Read = Callable[[Box], UInt8[np.ndarray, "h w 3"]]
+"""Pixels of a box, in view px, that lies inside a view."""
+
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A slide at low resolution.
+class LazyView:
+    """A slide at low resolution, of which no pixel is in memory.
 
-    pixels: (rows * stride, cols * stride, 3) uint8; stride x stride of them are a cell of the grid, and what
+    The view is `shape` px large, (rows * stride, cols * stride); stride x stride px are a cell of the grid, and what
     lies beyond the slide is background. downsample: level-0 px per view pixel (x, y), so that
     grid.cell == stride * downsample.
     """
+
+    grid: Grid
+    stride: int
+    downsample: Pair
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in view px."""
+        return self.grid.rows * self.stride, self.grid.cols * self.stride
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels in memory."""
+        return 0
+
+    def read(self, slide: Slide, box: Box) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a box of the view, from the slide that this is a view of.
+
+        Memory stays at the box and a few blocks of the level even where that level is the full slide. Raises
+        SlideError where the slide cannot be read.
+        """
+        level = slide.pyramid.nearest_finer(self.downsample)
+        scale = (self.downsample[0] / level.downsample[0], self.downsample[1] / level.downsample[1])
+        pixels = np.empty((box.height, box.width, 3), np.uint8)
+        for part in boxes(
+            (box.height, box.width), (max(1, int(BLOCK / scale[1])), max(1, int(BLOCK / scale[0])))
+        ):
+            target = pixels[part.y : part.y + part.height, part.x : part.x + part.width]
+            place = Box(box.x + part.x, box.y + part.y, part.width, part.height)
+            if matching_level(slide.pyramid, self.downsample) is not None:
+                corner = level.location_of(np.asarray([[place.x, place.y]], np.int64))[0]
+                target[:] = slide.read((corner[0], corner[1]), (place.width, place.height), level.index)
+            else:
+                target[:] = _resampled(slide, level, place, scale)
+        return pixels
+
+    def load(self, slide: Slide) -> View:
+        """The same view with its pixels in memory."""
+        height, width = self.shape
+        return View(self.read(slide, Box(0, 0, width, height)), self.grid, self.stride, self.downsample)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A slide at low resolution, in memory: a `LazyView` with its pixels, (*shape, 3) uint8."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     grid: Grid
     stride: int
     downsample: Pair
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in view px."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels in memory."""
+        return self.pixels.nbytes
+
+    def crop(self, box: Box) -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels of a box of the view; not copied."""
+        return self.pixels[box.y : box.y + box.height, box.x : box.x + box.width]
+
+
+def boxes(shape: tuple[int, int], side: int | tuple[int, int]) -> Iterator[Box]:
+    """Boxes of side x side px, or of (height, width), less at the far edges, that cover `shape` (h, w), row by row."""
+    height, width = shape
+    down, right = (side, side) if isinstance(side, int) else side
+    for y in range(0, height, down):
+        for x in range(0, width, right):
+            yield Box(x, y, min(right, width - x), min(down, height - y))
 
 
 def resolve_downsample(
@@ -63,35 +144,50 @@ def resolve_downsample(
     return max(wanted[0], 1.0), max(wanted[1], 1.0)
 
 
-def read_view(slide: Slide, downsample: Pair, stride: int) -> View:
-    """Read the view of a slide at `downsample` level-0 px per pixel (x, y), for cells of stride x stride px.
+def frame_view(slide: Slide, downsample: Pair, stride: int) -> LazyView:
+    """The view of a slide at `downsample` level-0 px per pixel (x, y), for cells of stride x stride px; no pixels.
 
-    Where a level matches within 1 %, the view takes that level's pixels and its exact downsample. Otherwise
-    it is resampled from the nearest finer level, read in blocks: memory stays at the view and a few blocks
-    even where that level is the full slide.
+    Where a level matches within 1 %, the view takes that level's pixels and its exact downsample. Otherwise it is
+    resampled from the nearest finer level, at a scale that is `downsample` within 1 / (2 * STEPS) level px.
     """
     level = matching_level(slide.pyramid, downsample)
     if level is not None:
         downsample = level.downsample
+    else:
+        finer = slide.pyramid.nearest_finer(downsample).downsample
+        x, y = (round(d / f * STEPS) / STEPS * f for d, f in zip(downsample, finer, strict=True))
+        downsample = (x, y)
     grid = Grid.covering(slide.pyramid.size, (stride * downsample[0], stride * downsample[1]))
-    width, height = grid.cols * stride, grid.rows * stride
-    finer = slide.pyramid.nearest_finer(downsample).downsample
-    lefts, block_w = _blocks(width, downsample[0] / finer[0])
-    tops, block_h = _blocks(height, downsample[1] / finer[1])
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in tops:
-        corners = np.stack([lefts, np.full_like(lefts, top)], axis=1) * np.asarray(downsample)
-        row = pixels[top : top + block_h]
-        for left, block in zip(
-            lefts, read_boxes(slide, corners, (block_w, block_h), downsample), strict=True
-        ):
-            target = row[:, left : left + block_w]
-            target[:] = block[: target.shape[0], : target.shape[1]]
-    return View(pixels, grid, stride, downsample)
+    return LazyView(grid, stride, downsample)
 
 
-def _blocks(length: int, scale: float) -> tuple[np.ndarray, int]:
-    """Starts and length of equal blocks of at most BLOCK level px, `scale` level px a view pixel."""
-    count = math.ceil(length / max(1, int(BLOCK / scale)))
-    size = math.ceil(length / count)
-    return np.arange(0, length, size), size
+def read_view(slide: Slide, downsample: Pair, stride: int) -> View:
+    """Read the view of a slide as an array: `frame_view` with its pixels."""
+    return frame_view(slide, downsample, stride).load(slide)
+
+
+def _resampled(
+    slide: Slide, level: Level, box: Box, scale: tuple[float, float]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A box of a view whose pixels are `scale` px of `level` wide and high.
+
+    As `slides.resample` does it, but with the axes in a fixed order: Pillow chooses one by the shape of the box and
+    rounds in between, so that a pixel could differ by 1 with the box it is read in.
+    """
+    starts = (box.x * scale[0], box.y * scale[1])
+    # What the filter reaches beyond the box, a px for the fraction at its start and one for that at its end.
+    margins = [math.ceil(max(s, 1.0)) + 1 for s in scale]
+    origin = [math.floor(start) - margin for start, margin in zip(starts, margins, strict=True)]
+    spans = (box.width * scale[0], box.height * scale[1])
+    size = [math.ceil(span) + 1 + 2 * margin for span, margin in zip(spans, margins, strict=True)]
+    corner = level.location_of(np.asarray([origin], np.int64))[0]
+    picture = Image.fromarray(slide.read((corner[0], corner[1]), (size[0], size[1]), level.index))
+    left, top = starts[0] - origin[0], starts[1] - origin[1]
+    # BILINEAR is a triangle two view pixels wide: no aliasing when shrinking, no ringing.
+    across = picture.resize(
+        (box.width, size[1]), Image.Resampling.BILINEAR, (left, 0, left + spans[0], size[1])
+    )
+    both = across.resize(
+        (box.width, box.height), Image.Resampling.BILINEAR, (0, top, box.width, top + spans[1])
+    )
+    return np.asarray(both)

@@ -54,8 +54,8 @@ class Examples(Dataset[Example]):
             return self._kept[row.slide]
         scene = look_at(row, self._config)
         self._addresses[row.slide] = scene.address
-        if scene.view.pixels.nbytes <= self._room:
-            self._room -= scene.view.pixels.nbytes
+        if scene.nbytes <= self._room:
+            self._room -= scene.nbytes
             self._kept[row.slide] = scene
         return scene
 

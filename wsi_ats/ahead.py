@@ -1,0 +1,26 @@
+"""Read one thing ahead: while a block is worked on, a thread reads the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+def read_ahead(read: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[tuple[Item, Value]]:
+    """(item, read(item)) in order; the next `read` runs in a thread meanwhile. At most two values are held.
+
+    An error of `read` is raised where its item would come.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[Item, Future[Value]] | None = None
+        for item in items:
+            ready, waiting = waiting, (item, pool.submit(read, item))
+            if ready is not None:
+                yield ready[0], ready[1].result()
+                del ready  # else its value would be held while the one after next is read
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
