@@ -1,6 +1,7 @@
 """Published encoders: what their model cards say of the tiles they take and the vectors they give.
 
-The figures are those of the cards, looked up in November 2026; docs/encoders.md says which were run here.
+The figures follow the cards or public copies of their loading code. Those of H-optimus-0, Midnight, UNI and UNI2 were
+compared with such copies, the others not: compare them with the card before you rely on them (docs/encoders.md).
 """
 
 from __future__ import annotations
