@@ -2,7 +2,7 @@
 
     python benchmarks/mosaic.py --tiles TILES --weights MOBILENET.npz --work FOLDER
 
-Slides of the train groups are split into 128 to train on and 32 to choose the epoch by; the 50 slides of the val
+Slides of the train groups are split into 80 to train on and 16 to choose the epoch by; the 50 slides of the val
 groups, whose tiles no training has seen, are classified once at the end. Every method sees the same slides and
 reads N = 32 tiles a slide and step. Results go to benchmarks/results/mosaic.{json,md}.
 """
@@ -33,10 +33,10 @@ from wsi_ats.train.data import Examples
 from wsi_ats.train.run import train
 
 CLASSES = ("benign", "tumour")
-COUNTS = {"train": 160, "val": 50}
-CHOOSE = 32
+COUNTS = {"train": 96, "val": 50}
+CHOOSE = 16
 GEOMETRY = ["view.mpp=8.0", "tile.px=112", "tile.mpp=1.0", "attention.stride=14", "attention.width=8"]
-MOBILENET = ["features.network=mobilenet-v1", "train.epochs=20", "train.patience=20"]
+MOBILENET = ["features.network=mobilenet-v1", "train.epochs=30", "train.patience=30", "train.warm_up=12"]
 SCRATCH = ["train.epochs=20", "train.patience=20"]
 METHODS = {
     "MobileNet, refined attention": MOBILENET,

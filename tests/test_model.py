@@ -160,6 +160,17 @@ def test_uniform_ignores_the_view(paths: list[Path]) -> None:
     assert np.ptp(prediction.attention) < 1e-7
 
 
+def test_an_even_draw_leaves_attention_alone(paths: list[Path]) -> None:
+    model = model_with().train()
+    with torch.no_grad():  # an opinion that an even draw must not ask for
+        next(iter(model.attention.head.parameters())).normal_()
+    scene = scenes_of(model, paths[1:2])[0]
+    estimate = model([scene], [generator_for(0, "x")], even=True)[0]
+    assert float(estimate.log_p.max() - estimate.log_p.min()) == 0
+    estimate.logits[1].backward()
+    assert all(parameter.grad is None for parameter in model.attention.parameters())
+
+
 def test_calibration_takes_the_common_part_off(paths: list[Path]) -> None:
     model = model_with()
     scenes = scenes_of(model, paths)

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 
 from tests.cohort import settings
 from tests.fake_model import make_slide
-from tests.training import assert_same_weights, silent, table
+from tests.training import assert_same_weights, silent, table, weights
 from wsi_ats import load_model
 from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.manifest import Row
@@ -43,6 +44,17 @@ def test_the_files_of_a_run(trained: Path, rows: list[Row]) -> None:
     assert record["val_auc"]["value"] == pytest.approx(float(best["val_auc"]), abs=1e-6)
     assert table(trained / "failures.csv") == []
     assert [row["split"] for row in table(trained / "slides.csv")] == [row.split for row in rows]
+
+
+def test_attention_rests_while_the_rest_warms_up(rows: list[Row], tmp_path: Path) -> None:
+    for name, warm_up in (("rested", 1), ("learned", 0)):
+        train(rows, settings("train.epochs=1", f"train.warm_up={warm_up}"), tmp_path / name, say=silent)
+    rested, learned = (weights(tmp_path / name / "model/model.safetensors") for name in ("rested", "learned"))
+    last = [key for key in rested if key.startswith("attention.head")]
+    assert last
+    assert all(not rested[key].any() for key in last)
+    assert all(learned[key].any() for key in last)
+    assert not all(torch.equal(rested[key], learned[key]) for key in rested if key.startswith("features."))
 
 
 def test_the_model_answers_as_validation_csv_says(trained: Path, rows: list[Row]) -> None:

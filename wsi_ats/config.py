@@ -126,6 +126,10 @@ class TrainSettings(Section):
 
     epochs: int = Field(default=40, ge=1)
     """Passes over the slides, at most; early stopping may end sooner."""
+    warm_up: int = Field(default=0, ge=0)
+    """Epochs at the start in which tiles are drawn evenly and attention rests. Attention that learns from a score
+    which knows nothing yet can settle on the wrong tissue and then never shows the score anything else; behind frozen
+    features such epochs cost next to nothing."""
     patience: int = Field(default=12, ge=1)
     """Epochs without a better validation AUC before training stops."""
     batch: int = Field(default=4, ge=1)

@@ -88,13 +88,15 @@ class AttentionSampler(nn.Module):
         generators: Sequence[torch.Generator],
         memory: Memory | None = None,
         turns: torch.Generator | None = None,
+        even: bool = False,
     ) -> list[Estimate]:
         """Estimates of a batch of slides, with gradients to attention, features, score and head.
 
         `generators`: one a slide, so that a slide's draw does not depend on its batch. `memory` keeps tiles (or,
         where the feature network is frozen, vectors) for later epochs. `turns` flips and turns the tiles at random.
+        `even`: draw evenly from the tissue, as if attention had no opinion.
         """
-        log_p = [self.attend(scene) for scene in scenes]
+        log_p = [self._no_attention(scene) if even else self.attend(scene) for scene in scenes]
         draws = [self.draw(p, s, g) for p, s, g in zip(log_p, scenes, generators, strict=True)]
         vectors = self.describe(scenes, draws, memory, turns)
         return [self.conclude(p, d, v) for p, d, v in zip(log_p, draws, vectors, strict=True)]
@@ -102,11 +104,14 @@ class AttentionSampler(nn.Module):
     def attend(self, scene: Scene) -> Float[Tensor, " K"]:
         """Smoothed log-attention over the tissue cells, from the view."""
         if self.config.sampling.uniform:
-            return uniform_attention(len(scene.tissue)).to(self._device)
+            return self._no_attention(scene)
         logits = cell_logits(
             self.attention, scene.looking, scene.view.grid, scene.tissue, self.config.view.block
         )
         return smooth(torch.log_softmax(logits, 0), self.config.attention.smoothing)
+
+    def _no_attention(self, scene: Scene) -> Float[Tensor, " K"]:
+        return uniform_attention(len(scene.tissue)).to(self._device)
 
     def draw(self, log_p: Float[Tensor, " K"], scene: Scene, generator: torch.Generator) -> Draws:
         """Cells to read, as the training settings have it."""

@@ -42,6 +42,7 @@ class TrainingModule(pl.LightningModule):
             [generator_for(seed, epoch, example.slide) for example in batch],
             self.memory,
             turns=generator_for(seed, epoch, batch_idx) if self.settings.augment else None,
+            even=epoch < self.settings.warm_up,
         )
         losses = [self._loss(e, x.label) for e, x in zip(estimates, batch, strict=True)]
         loss = torch.stack(losses).mean()
