@@ -171,7 +171,7 @@ def labels_of(rows: list[Row]) -> np.ndarray:
 
 
 def truth_of(row: Row) -> SlideTruth:
-    return SlideTruth.load(row.path.with_suffix(".geojson"))
+    return SlideTruth.load(Path(row.path).with_suffix(".geojson"))
 
 
 def save(results: list[dict[str, object]], path: Path) -> None:

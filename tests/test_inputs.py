@@ -8,6 +8,7 @@ import pytest
 from tests.helpers import shared_data
 from wsi_ats.batch.inputs import SlideItem, find_slides, manifest_slides, slide_id
 from wsi_ats.errors import ConfigError
+from wsi_ats.slides.stamp import stamp_of
 
 
 @pytest.fixture
@@ -191,3 +192,33 @@ def test_parquet_manifest(tmp_path: Path) -> None:
 def test_slide_id_is_posix() -> None:
     assert slide_id("./a//b/../c.svs") == "a/c.svs"
     assert slide_id(Path("a") / "b.svs") == "a/b.svs"
+
+
+def test_ome_zarr_folders_are_slides_and_are_not_searched(tmp_path: Path) -> None:
+    store = tmp_path / "slides" / "a.ome.zarr"
+    (store / "0").mkdir(parents=True)
+    (store / "0" / "not_a_slide.tif").touch()
+    (tmp_path / "slides" / ".b.ome.zarr").mkdir()
+    for arguments in ([tmp_path / "slides"], [store], [str(tmp_path / "slides" / "*")], [str(store) + "/"]):
+        assert [item.path for item in find_slides(arguments)] == [store]
+
+
+def test_urls_stay_as_they_are(tmp_path: Path) -> None:
+    url = "https://example.org/slides//a.ome.zarr"
+    assert [(item.id, item.path) for item in find_slides([url])] == [(url, url)]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(f"slide\n{url}\n")
+    assert [(item.id, item.path) for item in find_slides([manifest])] == [(url, url)]
+
+
+def test_the_stamp_of_a_slide_follows_its_file(tmp_path: Path) -> None:
+    file, store = tmp_path / "a.tif", tmp_path / "b.ome.zarr"
+    file.write_bytes(b"1234")
+    assert stamp_of(file) == (4, file.stat().st_mtime_ns)
+    store.mkdir()
+    with pytest.raises(FileNotFoundError):
+        stamp_of(store)
+    (store / "zarr.json").write_text("{}")
+    first = stamp_of(store)
+    (store / "zarr.json").write_text('{"changed": 1}')
+    assert stamp_of(store) != first

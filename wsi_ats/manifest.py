@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.slides.bytes import is_url
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -38,7 +39,7 @@ class Entry:
 
     slide: str
     """Path as the manifest has it, normalised: the slide's id."""
-    path: Path
+    path: Path | str
     """The same, seen from the working folder."""
     patient: str
     """Empty where the manifest names none."""
@@ -55,7 +56,7 @@ class Row:
 
     slide: str
     """Path as the manifest has it: the slide's id."""
-    path: Path
+    path: Path | str
     """The same, seen from the working folder."""
     label: str
     patient: str
@@ -142,7 +143,7 @@ def entries_of(table: pd.DataFrame, path: Path) -> Iterator[Entry]:
 def slide_id(path: str | Path) -> str:
     """A path as the id of a slide: as it is written, without `.`, `..` and double slashes, slashes
     forward."""
-    return Path(os.path.normpath(path)).as_posix()
+    return str(path) if is_url(str(path)) else Path(os.path.normpath(path)).as_posix()
 
 
 def parse_mpp(text: str, line: str) -> float | None:
@@ -228,8 +229,10 @@ def _no_column(name: str, table: pd.DataFrame, path: Path, remedy: str) -> Confi
     )
 
 
-def _find_file(folder: Path, written: str, line: str, *, bare: bool) -> Path:
-    """The file that a manifest means; `bare` names may lack their suffix."""
+def _find_file(folder: Path, written: str, line: str, *, bare: bool) -> Path | str:
+    """The file or URL that a manifest means; `bare` names may lack their suffix."""
+    if is_url(written):
+        return written
     path = Path(os.path.normpath(folder / written))
     if path.exists() or not bare:
         return path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import SUFFIXES, entries_of, read_table, slide_id
+from wsi_ats.slides.bytes import is_url
 
 __all__ = ["SlideItem", "find_slides", "manifest_slides", "slide_id"]
 
@@ -28,8 +29,8 @@ class SlideItem:
     """The path as the user gave it, with forward slashes: the slide's name in every table. For a slide found
     in a folder, the folder as given joined with the path inside it; for one of a manifest, the path as
     written there."""
-    path: Path
-    """Absolute, so that a worker with another working directory finds it."""
+    path: Path | str
+    """Absolute, so that a worker with another working directory finds it; a string where it is a URL."""
     mpp: float | None = None
     """Micrometres per pixel as the manifest has it."""
     patient: str = ""
@@ -44,7 +45,7 @@ def find_slides(arguments: Iterable[str | Path]) -> list[SlideItem]:
     A slide met twice is taken once. Raises `ConfigError` for an argument that leads to no slide. A slide that
     a manifest names and that is not there is no error here: it fails alone, later, and the others are done.
     """
-    items: dict[Path, SlideItem] = {}
+    items: dict[Path | str, SlideItem] = {}
     for argument in arguments:
         for item in _items_of(str(argument)):
             items.setdefault(item.path, item)
@@ -56,7 +57,11 @@ def find_slides(arguments: Iterable[str | Path]) -> list[SlideItem]:
 
 
 def _items_of(argument: str) -> list[SlideItem]:
+    if is_url(argument):
+        return [SlideItem(argument, argument)]
     path = Path(argument)
+    if _is_store(path):
+        return [_item(path)]
     if path.is_dir():
         return _found(path, sorted(_search(path)), "has no file that looks like a slide")
     if path.is_file():
@@ -64,7 +69,10 @@ def _items_of(argument: str) -> list[SlideItem]:
     if glob.has_magic(argument):
         # Not Path.glob: that one wants its folder and its pattern apart.
         matches = sorted(Path(match) for match in glob.iglob(argument, recursive=True))  # noqa: PTH207
-        inside = (sorted(_search(match)) if match.is_dir() else [match] for match in matches)
+        inside = (
+            sorted(_search(match)) if match.is_dir() and not _is_store(match) else [match]
+            for match in matches
+        )
         return _found(path, [file for files in inside for file in files], "matches no slide")
     raise ConfigError(
         f"{argument} does not exist", remedy="check the path (a relative one starts at the working directory)"
@@ -78,6 +86,11 @@ def _found(argument: Path, files: Sequence[Path], otherwise: str) -> list[SlideI
             remedy=f"slides end in {' '.join(sorted(SUFFIXES))}; name others one by one or in a manifest",
         )
     return [_item(file) for file in _one_a_series(files)]
+
+
+def _is_store(path: Path) -> bool:
+    """Is it the folder of an OME-Zarr? One that is half written or hidden is none."""
+    return path.suffix.lower() == ".zarr" and not path.name.startswith(".") and path.is_dir()
 
 
 def _item(path: Path) -> SlideItem:
@@ -99,7 +112,9 @@ def _search(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        stores = [name for name in folders if _is_store(Path(place, name))]
+        yield from (Path(place, name) for name in stores)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in stores)
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
                 yield Path(place, name)
@@ -134,7 +149,8 @@ def manifest_slides(path: Path) -> list[SlideItem]:
     every suffix of a slide. Raises `ConfigError` naming the manifest, the row, the value and the rule."""
     items: dict[str, tuple[int, SlideItem]] = {}
     for entry in entries_of(read_table(path), path):
-        item = SlideItem(entry.slide, _absolute(entry.path), entry.mpp, entry.patient, entry.others)
+        place = entry.path if isinstance(entry.path, str) else _absolute(entry.path)
+        item = SlideItem(entry.slide, place, entry.mpp, entry.patient, entry.others)
         earlier, same = items.setdefault(item.id, (entry.row, item))
         if same != item:
             raise ConfigError(

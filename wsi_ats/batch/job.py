@@ -26,6 +26,7 @@ from wsi_ats.errors import ConfigError, Failure, ModelError, NoTissueError, Slid
 from wsi_ats.prediction import Prediction
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
+from wsi_ats.slides.stamp import stamp_of
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.view import read_view
 
@@ -252,13 +253,13 @@ def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, 
 def _stamp(job: Job) -> dict[str, int]:
     """Size and time of change of the slide's file: a slide that changed is predicted again."""
     try:
-        status = job.item.path.stat()
+        size, changed = stamp_of(job.item.path)
     except OSError as error:
         raise SlideError(
-            f"slide {job.item.path} cannot be found on {socket.gethostname()}: {error.strerror}",
+            f"slide {job.item.path} cannot be found on {socket.gethostname()}: {error.strerror or error}",
             remedy=f"check the path; {SHARED}",
         ) from error
-    return {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return {"size_bytes": size, "mtime_ns": changed}
 
 
 def _is_of(job: Job, result: Record) -> bool:

@@ -155,7 +155,7 @@ def _report(
         held_out_auc(out / "out" / "predictions.csv", test, seed),
         concentration(
             [sampled[row.slide] for row in with_lesion],
-            [SlideTruth.load(row.path.with_suffix(".geojson")) for row in with_lesion],
+            [SlideTruth.load(Path(row.path).with_suffix(".geojson")) for row in with_lesion],
         ),
         Cost.of(list(sampled.values())),
         Cost.of(exact),
