@@ -387,17 +387,20 @@ def check_gaps(found: list[Request], parts: list[Part], gap: int, longest: int) 
             assert next_start - start - (count or 0) > gap or together > longest
 
 
-@given(wanted(), st.integers(1, 4))
-def test_batches_keep_the_order_and_leave_the_first_request_for_a_file_alone(
-    parts: list[Part], most: int
+@given(wanted(), st.integers(1, 4), st.sets(st.sampled_from("abc")))
+def test_batches_keep_the_order_and_leave_alone_what_tells_the_size(
+    parts: list[Part], most: int, known: set[str]
 ) -> None:
-    found = requests(parts, 0, 10)
-    grouped = batches(found, most)
+    exact = [Part(key, *span(part, 500)) if (key := part.key) in known else part for part in parts]
+    found = requests(exact, 0, 10)
+    grouped = batches(found, most, known)
     assert [request for batch in grouped for request in batch] == found
     for batch in grouped:
         assert len(batch) <= most
         assert len({request.part.key for request in batch}) == 1
-        assert len(batch) == 1 or all(is_exact(request.part) for request in batch)
+        assert len(batch) == 1 or (batch[0].part.key in known and all(is_exact(r.part) for r in batch))
     for key in {request.part.key for request in found}:
-        first = next(batch for batch in grouped if batch[0].part.key == key)
+        first, *_ = (batch for batch in grouped if batch[0].part.key == key)
         assert len(first) == 1
+    if known and len({request.part.key for request in found}) == 1:
+        assert len(grouped) <= 1 + -(-(len(found) - 1) // most) or found[0].part.key not in known

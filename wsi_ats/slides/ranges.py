@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from wsi_ats.slides.source import Part
@@ -42,22 +42,22 @@ def requests(parts: Sequence[Part], gap: int = GAP, longest: int = LONGEST) -> l
     return sorted(found, key=lambda request: min(request.members))
 
 
-def batches(wanted: Sequence[Request], most: int) -> list[list[Request]]:
-    """Neighbouring requests of one file, up to `most`, to be handed over in one go.
+def batches(wanted: Sequence[Request], most: int, known: Container[str]) -> list[list[Request]]:
+    """Neighbouring requests of one file, up to `most`, to be handed over in one go; `known`: files of known size.
 
-    The first request for a file stays alone: its answer tells the size and the version of the file. So does one
-    whose end is not known.
+    The first request for a file stays alone: its answer tells the size and the version of the file. Where the
+    size is not known, all do: a range beyond the end must not take others with it.
     """
     found: list[list[Request]] = []
     seen: set[str] = set()
     open_for = None
     for request in wanted:
         key = request.part.key
-        if key == open_for and is_exact(request.part) and len(found[-1]) < most:
+        if key == open_for and len(found[-1]) < most:
             found[-1].append(request)
         else:
             found.append([request])
-            open_for = key if key in seen and is_exact(request.part) else None
+            open_for = key if key in seen and key in known else None
         seen.add(key)
     return found
 

@@ -58,7 +58,7 @@ class RemoteSource(ByteSource):
     def read_many(self, parts: Sequence[Part]) -> Iterator[bytes | None]:
         """The bytes of each part; near ones share a request, and up to 256 requests are under way."""
         parts = [self._located(part) for part in parts]
-        wanted = batches(requests(parts), TOGETHER)
+        wanted = batches(requests(parts), TOGETHER, self._stamps)
         places = {
             i: (b, r) for b, batch in enumerate(wanted) for r, one in enumerate(batch) for i in one.members
         }

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 AT_ONCE = 256
 """Requests under way in a process. With 128, the 190 tiles of 64 regions take two turns; a process may have about
 1,000 open connections and files."""
+
+PATIENCE_S = 5.0
+GRACE_S = 0.1
 
 T = TypeVar("T")
 
@@ -34,7 +38,25 @@ class _Loop:
         self._door = asyncio.Lock()
 
     def start(self) -> None:
-        threading.Thread(target=self.loop.run_forever, name="wsi-ats-transfer", daemon=True).start()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="wsi-ats-transfer", daemon=True)
+        self._thread.start()
+        atexit.register(self._end, os.getpid())
+
+    def _end(self, pid: int) -> None:
+        """Wait for requests under way: obstore's threads hand answers to the interpreter, which must be there."""
+        if pid != os.getpid():
+            return
+        wait([asyncio.run_coroutine_threadsafe(self._cancel(), self.loop)], PATIENCE_S)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(PATIENCE_S)
+
+    async def _cancel(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        # What was cancelled on the other side of the language border ends a moment later.
+        await asyncio.sleep(GRACE_S)
 
     async def in_turn(self, work: Callable[[], Coroutine[Any, Any, T]], requests: int) -> T:
         taken = 0

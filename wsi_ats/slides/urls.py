@@ -59,7 +59,9 @@ def connect(url: str, address: str) -> tuple[ObjectStore, str]:
             store = obstore.store.HTTPStore(_plain(url), client_options=_client(url), retry_config=RETRIES)
             return store, ""
         bucket, _, path = url.partition("://")[2].partition("/")
-        root = obstore.store.from_url(f"{scheme}://{bucket}", client_options=CLIENT, retry_config=RETRIES)
+        # Plain http only where the user names such an endpoint (AWS_ENDPOINT=http://...).
+        options: ClientConfig = {**CLIENT, "allow_http": True}
+        root = obstore.store.from_url(f"{scheme}://{bucket}", client_options=options, retry_config=RETRIES)
         return root, path.strip("/")
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise ConfigError(f"{address} cannot be opened: {reason(str(error))}", "check the URL") from None
@@ -98,6 +100,8 @@ def reason(said: str) -> str:
         return "the server cannot send parts of a file (it ignores the Range header)"
     if found := re.search(r'(?:message|error): "([^"]+)"', said):
         return found[1]
+    if "IncompleteMessage" in said or "ConnectionReset" in said:
+        return "the server closes the connection without an answer"
     if "TimedOut" in said:
         return "the server does not answer in time"
     if "kind: Body" in said:
