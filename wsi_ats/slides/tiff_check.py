@@ -75,14 +75,18 @@ def _refused(index: TiffIndex, error: openslide.OpenSlideError) -> TiffIndex:
 
 
 def _compare_pixels(handle: openslide.OpenSlide, index: TiffIndex, read: Read) -> None:
+    known = list(handle.level_dimensions)
     for number, tile in _samples(index):
         level = index.levels[number]
+        if (level.width, level.height) not in known:
+            continue  # a SubIFD of an OME-TIFF
         row, col = divmod(tile, level.cols)
         left, top = col * level.tile_width, row * level.tile_height
         size = min(level.tile_width, level.width - left), min(level.tile_height, level.height - top)
         ours = _decoded(level, tile, read)
         try:
-            theirs = np.asarray(handle.read_region((left, top), number, size))
+            place = known.index((level.width, level.height))
+            theirs = np.asarray(handle.read_region((left, top), place, size))
         except openslide.OpenSlideError as error:
             if ours is None:
                 return  # both see the damage, and it ends OpenSlide's handle
