@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_ats.slides import bytes as by
@@ -294,6 +294,7 @@ class Far(ByteSource):
         pass
 
 
+@settings(deadline=None)
 @given(st.lists(moves, max_size=12), st.sampled_from([1, 7, 256, 4096, 10000]), st.booleans())
 def test_a_file_view_is_a_file(
     one: FileSource, steps: list[tuple[str, int, int]], block: int, far: bool

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.commands import run, start
 from tests.fake_model import make_slide
+from tests.tiffs import picture, write_aperio
 from wsi_ats import __version__
 from wsi_ats.config import Config, parse_config
 from wsi_ats.doctor import Check
@@ -96,9 +97,10 @@ def test_version_and_help() -> None:
 
 def test_info(place: Path) -> None:
     text = run("info", "slides/test_1.tif").stdout
-    assert text.splitlines()[:5] == [
+    assert text.splitlines()[:6] == [
         "slide: test_1.tif",
-        "backend: openslide",
+        "backend: tiff (tiled JPEG TIFF, generic TIFF)",
+        "vendor: generic-tiff",
         "size: 768 x 768 px",
         "mpp: 0.5 x 0.5 um/px (openslide.mpp-x)",
         "level 0: 768 x 768 px, downsample 1 x 1",
@@ -108,6 +110,21 @@ def test_info(place: Path) -> None:
     assert facts["properties"]["openslide.vendor"] == "generic-tiff"
     assert [level["size"] for level in facts["levels"]] == [[768, 768], [192, 192], [48, 48]]
     assert "openslide.vendor: generic-tiff" in run("info", "slides/test_1.tif", "--properties").stdout
+
+
+def test_info_says_all_that_an_svs_says(tmp_path: Path) -> None:
+    path = write_aperio(tmp_path / "a.svs", [picture(300, 400)])
+    text = run("info", path).stdout
+    for line in (
+        "backend: tiff (tiled JPEG TIFF, Aperio)",
+        "magnification: 20x, says the slide",
+        "background: #ffffff; ICC profile: no",
+    ):
+        assert line in text
+    assert "thumbnail (80 x 60 px)" in text
+    facts = json.loads(run("info", path, "--json").stdout)
+    assert facts["associated images"]["thumbnail"] == [80, 60]
+    assert facts["mpp"] == pytest.approx([0.499, 0.499])
 
 
 def test_info_of_a_slide_without_mpp(place: Path) -> None:

@@ -132,7 +132,7 @@ def predict(
     model: Model,
     slides: Annotated[
         list[Path],
-        typer.Argument(metavar="SLIDES", help="Slides, folders of slides, globs or manifests (.csv)."),
+        typer.Argument(metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],
     tiles: Tiles = 64,
@@ -179,7 +179,7 @@ def predict(
 @command
 def heatmap(
     model: Model,
-    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="One slide.")],
+    slide: Annotated[str, typer.Argument(metavar="SLIDE", help="One slide: a path or a URL.")],
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("heatmap.png"),
     tiles: Tiles = 64,
     sampler: Sampler = "systematic",
@@ -216,7 +216,7 @@ def heatmap(
 
 @command
 def info(
-    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="One slide.")],
+    slide: Annotated[str, typer.Argument(metavar="SLIDE", help="One slide: a path or a URL.")],
     mpp: Mpp = None,
     properties: Annotated[bool, typer.Option(help="All properties of the file, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,

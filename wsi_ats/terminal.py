@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from wsi_ats.errors import WsiAtsError
+from wsi_ats.errors import SlideError, WsiAtsError
 
 if TYPE_CHECKING:  # these take a while to import
     from wsi_ats.batch.run import Summary
@@ -104,12 +104,18 @@ def show_summary(summary: Summary) -> None:
 
 def slide_facts(slide: Slide) -> dict[str, Any]:
     """What a slide is, as plain values."""
+    from wsi_ats.slides.scale import magnification_of, mpp_conflicts
+
     return {
         "slide": slide.name,
         "backend": slide.backend,
+        "backend reason": slide.backend_reason,
+        "vendor": slide.properties.get("openslide.vendor", "unknown"),
         "size": list(slide.size),
         "mpp": slide.mpp_xy,
         "mpp source": slide.mpp_source,
+        "mpp conflicts": mpp_conflicts(slide.properties, slide.mpp_xy),
+        "magnification": magnification_of(slide.properties)[0],
         "levels": [
             {
                 "level": level.index,
@@ -118,22 +124,46 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
             }
             for level in slide.levels
         ],
-        "associated images": sorted(slide.associated_images),
+        "bounds": slide.bounds,
+        "background": "#{:02x}{:02x}{:02x}".format(*slide.background),
+        "icc profile": slide.icc_profile is not None,
+        "associated images": {name: _picture_size(slide, name) for name in sorted(slide.associated_images)},
     }
+
+
+def _picture_size(slide: Slide, name: str) -> list[int] | str:
+    """(width, height) of an associated image, or why it cannot be read."""
+    try:
+        height, width, _ = slide.associated_images[name].shape
+    except SlideError as error:
+        return error.message
+    return [width, height]
 
 
 def show_facts(facts: Mapping[str, Any]) -> None:
     """The facts of a slide, for people."""
     say(f"slide: {facts['slide']}")
-    say(f"backend: {facts['backend']}")
+    say(f"backend: {facts['backend']} ({facts['backend reason'] or 'the only one for it'})")
+    say(f"vendor: {facts['vendor']}")
     say("size: {} x {} px".format(*facts["size"]))
     if facts["mpp"] is None:
         say("mpp: unknown; give --mpp where it is needed, it is never guessed")
     else:
         say("mpp: {:g} x {:g} um/px ({})".format(*facts["mpp"], facts["mpp source"]))
+    for conflict in facts["mpp conflicts"]:
+        say(f"  but {conflict}")
+    if facts["magnification"] is not None:
+        say(f"magnification: {facts['magnification']:g}x, says the slide")
     for level in facts["levels"]:
         (width, height), (x, y) = level["size"], level["downsample"]
         say(f"level {level['level']}: {width} x {height} px, downsample {x:g} x {y:g}")
-    say(f"associated images: {', '.join(facts['associated images']) or 'none'}")
+    if facts["bounds"] is not None:
+        say("scanned: {2} x {3} px from ({0}, {1})".format(*facts["bounds"]))
+    say(f"background: {facts['background']}; ICC profile: {'yes' if facts['icc profile'] else 'no'}")
+    pictures = [
+        f"{name} ({found if isinstance(found, str) else '{} x {} px'.format(*found)})"
+        for name, found in facts["associated images"].items()
+    ]
+    say(f"associated images: {', '.join(pictures) or 'none'}")
     for key, text in facts.get("properties", {}).items():
         say(f"  {key}: {text}")
