@@ -19,6 +19,7 @@ from typing import Annotated, Literal, TypeVar
 import typer
 
 from wsi_ats import __version__
+from wsi_ats.cli_convert import convert
 from wsi_ats.errors import ConfigError
 from wsi_ats.terminal import (
     complain,
@@ -77,7 +78,7 @@ def main() -> None:
 
 def command(function: Command) -> Command:
     """Register a command."""
-    app.command()(with_status(function, resumable=function.__name__ in ("train", "predict")))
+    app.command()(with_status(function, resumable=function.__name__ in ("train", "predict", "convert")))
     return function
 
 
@@ -229,6 +230,9 @@ def info(
         if properties:
             facts["properties"] = dict(handle.properties)
     console.print_json(json.dumps(facts)) if as_json else show_facts(facts)
+
+
+command(convert)
 
 
 @command

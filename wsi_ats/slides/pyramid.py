@@ -45,7 +45,8 @@ def write_pyramid(
     `bands` yields full-width strips of any height, (h, width, 3) uint8 RGB; a multiple of `tile` rows copies
     least. `size` is (width, height) of level 0 in px, `mpp` micrometres per px, or (x, y). Level l has
     ceil(size / downsamples[l]) px and each of its pixels is the mean of the pixels below it (level 0's border
-    is repeated where the last one overhangs). `description` is level 0's image description. Nothing is left at `path` unless the whole file was written.
+    is repeated where the last one overhangs). `description` is level 0's image description. Nothing is left at
+    `path` unless the whole file was written.
 
     Raises ConfigError where the bands do not add up to `size` or the settings contradict each other.
     """

@@ -21,7 +21,7 @@ from wsi_ats.geometry import Box, Level, Size
 from wsi_ats.slides.base import AS_IT_IS, Opening, Slide, SlideAddress, SlideFacts
 from wsi_ats.slides.bytes import ByteSource, Part, is_url, open_source
 from wsi_ats.slides.ngff import Multiscale, parse_multiscale, pyramid_of
-from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling
+from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling, UndecodableTile
 from wsi_ats.slides.zarr_array import array_facts, storage_of
 from wsi_ats.slides.zarr_codecs import Unusual
 from wsi_ats.slides.zarr_group import GROUP_FILES, Group, Json, read_arrays, read_group
@@ -30,6 +30,8 @@ from wsi_ats.slides.zarr_tiles import Tiles, rgb_axes
 if TYPE_CHECKING:
     import zarr  # takes a third of a second to import, and most slides never need it
 
+BLOCK = 512
+"""Side in px of what is called a tile of levels that zarr-python reads."""
 METADATA_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 """What metadata of another form than the standard's lead to."""
 
@@ -80,6 +82,7 @@ class ZarrSlide(TiledSlide):
             self._source.close()
             raise
         super().__init__(address, facts, address.opening.tolerate_bad_tiles)
+        self._remote = self._source.remote
         self.backend_reason = _reason(self._image, self._group, self._tiles)
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
@@ -123,6 +126,14 @@ class ZarrSlide(TiledSlide):
         except Unusual as reason:
             return reason
 
+    def encoded_tiles(self, level: int, tiles: Sequence[int]) -> Iterator[bytes]:
+        """Tiles as they are stored, each in one chunk; empty where they are not. Raises SlideError."""
+        try:
+            for encoded in self._tiles_at(self.levels[level]).fetch(tiles):
+                yield bytes(encoded)
+        except (UndecodableTile, OSError) as error:
+            raise SlideError(f"slide {self.name!r}: level {level} cannot be read: {error}") from error
+
     def _fill(
         self, level: Level, boxes: Sequence[Box], targets: Sequence[UInt8[np.ndarray, "_ _ 3"]]
     ) -> None:
@@ -143,7 +154,11 @@ class ZarrSlide(TiledSlide):
         return tiles
 
     def _tiling(self, level: Level) -> Tiling:
-        return self._tiles_at(level).tiling
+        tiles = self._tiles[level.index]
+        if isinstance(tiles, Tiles):
+            return tiles.tiling
+        width, height = level.size.width, level.size.height
+        return Tiling(BLOCK, BLOCK, -(-width // BLOCK), -(-height // BLOCK))
 
     def _in_storage_order(self, level: Level, indices: Sequence[int]) -> Sequence[int]:
         return self._tiles_at(level).in_storage_order(indices)
@@ -181,7 +196,7 @@ class ZarrSlide(TiledSlide):
         from wsi_ats.slides.zarr_python import FAILURES
 
         try:
-            return np.asarray(self._array(self._group.notes["associated"][name])[:])
+            return np.asarray(self._array(self._group.notes["associated"][name])[:]).transpose(1, 2, 0)
         except FAILURES as error:
             raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import google_crc32c
@@ -18,6 +18,9 @@ import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 
+from wsi_ats.geometry import Box
+from wsi_ats.slides.codecs import JPEG as TIFF_JPEG
+from wsi_ats.slides.codecs import Coding, decode
 from wsi_ats.slides.tiled import UndecodableTile
 
 Json = Mapping[str, Any]
@@ -57,20 +60,26 @@ class Chain:
     """None: the bytes are the values."""
     checked: bool
     """Chunks end with their crc32c."""
+    jpeg: Coding | None = None
+    """Chunks are JPEGs of known colours, as the tiles of a TIFF; then there is no decoder."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of a decoded chunk."""
         return math.prod(self.shape)
 
-    def decode(self, encoded: Bytes, out: Flat) -> None:
+    def decode(self, encoded: Bytes, out: Flat, window: Box | None = None) -> None:
         """Decode a chunk into `out`, `nbytes` long, the values in their stored order.
 
+        window: the only pixels that are needed of a chunk that is stored as (y, x, c).
         Raises UndecodableTile where the chunk is damaged.
         """
         data = memoryview(encoded)
         if self.checked:
             data = without_crc(data)
+        if self.jpeg is not None:
+            decode(self.jpeg, data, out.reshape([side for side in self.shape if side > 1]), window)
+            return
         try:
             done = np.frombuffer(data, np.uint8) if self.decoder is None else self.decoder(data, out)
         except (RuntimeError, ValueError) as error:  # errors of imagecodecs are RuntimeErrors
@@ -100,7 +109,7 @@ def chain_v3(codecs: Sequence[Json], chunk: tuple[int, ...]) -> Chain:
     steps = steps[:-1] if checked else steps
     # As imagecodecs has it, JPEG makes bytes of an array; others wrote it as a compressor of bytes.
     if [step["name"] for step in steps] in ([JPEG], ["bytes", JPEG]):
-        return Chain(shape, axes, names, _jpeg(steps[-1].get("configuration", {}), shape), checked)
+        return _jpeg_chain(Chain(shape, axes, names, None, checked), steps[-1].get("configuration", {}))
     if not steps or steps[0]["name"] != "bytes" or len(steps) > 2:
         raise Unusual(f"codecs {', '.join(names)}")
     decoder = _decoder(str(steps[1]["name"]).removeprefix("numcodecs.")) if len(steps) == 2 else None
@@ -118,8 +127,9 @@ def chain_v2(metadata: Json, chunk: tuple[int, ...]) -> Chain:
     if compressor is None:
         return Chain(shape, axes, ("raw",), None, False)
     name = str(compressor["id"])
-    decoder = _jpeg(compressor, shape) if name == JPEG else _decoder(name)
-    return Chain(shape, axes, (name,), decoder, False)
+    if name == JPEG:
+        return _jpeg_chain(Chain(shape, axes, (name,), None, False), compressor)
+    return Chain(shape, axes, (name,), _decoder(name), False)
 
 
 def _decoder(name: str) -> Decoder:
@@ -128,23 +138,29 @@ def _decoder(name: str) -> Decoder:
     return DECODERS[name]
 
 
-def _jpeg(config: Json, shape: tuple[int, ...]) -> Decoder:
-    """A decoder of JPEG chunks of that shape: rows, columns and, where it is of colours, three channels last."""
-    image = tuple(side for side in shape if side > 1)
+def _jpeg_chain(chain: Chain, config: Json) -> Chain:
+    """The chain of JPEG chunks: rows, columns and, where they are of colours, three channels last."""
+    image = [side for side in chain.shape if side > 1]
     try:
-        tables = base64.b64decode(config["tables"], validate=True) if config.get("tables") else None
+        tables = base64.b64decode(config.get("tables") or "", validate=True)
     except (binascii.Error, TypeError) as error:
         raise Unusual(f"{JPEG} with tables that are not base64") from error
-    if config.get("header") is not None or len(image) not in (2, 3) or (len(image) == 3 and image[2] != 3):
-        raise Unusual(f"{JPEG} of chunks of shape {shape}, configuration {sorted(config)}")
-    space, data_space = config.get("colorspace_jpeg"), config.get("colorspace_data")
+    if config.get("header") is not None or len(image) not in (2, 3) or image[2:] not in ([], [3]):
+        raise Unusual(f"{JPEG} of chunks of shape {chain.shape}, configuration {sorted(config)}")
+    stored, data = (str(config.get(f"colorspace_{what}")).upper() for what in ("jpeg", "data"))
+    if len(image) == 3 and stored in ("RGB", "YCBCR") and data == "RGB":
+        return replace(chain, jpeg=Coding(TIFF_JPEG, ycbcr=stored == "YCBCR", tables=tables))
+    options = {
+        "tables": tables or None,
+        "colorspace": config.get("colorspace_jpeg"),
+        "outcolorspace": config.get("colorspace_data"),
+    }
 
-    def decode(data: Bytes, out: Flat) -> Any:
+    def decode_one(encoded: Bytes, out: Flat) -> Any:
         # Decoders of JPEG fill up with grey what is missing at the end of a stream, and say nothing.
-        if b"\xff\xd9" not in bytes(data[-16:]):
-            raise ValueError("the stream has no end")
-        pixels = out.reshape(image)
-        _codecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace=data_space, out=pixels)
+        if b"\xff\xd9" not in bytes(encoded[-16:]):
+            raise ValueError("the end of the stream is missing")
+        _codecs.jpeg8_decode(encoded, out=out.reshape(image), **options)
         return out
 
-    return decode
+    return replace(chain, decoder=decode_one)

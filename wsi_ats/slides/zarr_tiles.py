@@ -71,7 +71,7 @@ class Tiles:
         out = self._buffers.take((self.tiling.height, self.tiling.width, 3))
         try:
             if self._interleaved and encoded is not ABSENT:
-                self._storage.chain.decode(encoded, out.reshape(-1))
+                self._storage.chain.decode(encoded, out.reshape(-1), window)
             else:
                 self._planar(encoded, out, window or Box(0, 0, *self.tiling[:2]))
         except UndecodableTile:
