@@ -31,7 +31,7 @@ def path(huge: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     patch.setattr(huge, "PERIOD", 1024)
     try:
-        return Path(huge.write_huge(tmp_path_factory.mktemp("huge") / "huge.tif", 50_000))
+        return Path(huge.write_huge(tmp_path_factory.mktemp("huge") / "huge.tif", 51_200))
     finally:
         patch.undo()
 
@@ -39,7 +39,7 @@ def path(huge: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_openslide_takes_it_for_a_pyramid(path: Path) -> None:
     with openslide.OpenSlide(path) as slide:
         assert slide.properties["openslide.vendor"] == "generic-tiff"
-        assert slide.level_dimensions == ((50_000,) * 2, (12_500,) * 2, (3125,) * 2, (782,) * 2)
+        assert slide.level_dimensions == ((51_200,) * 2, (12_800,) * 2, (3200,) * 2, (800,) * 2)
     with open_slide(path) as slide:
         assert slide.mpp == pytest.approx(0.25, rel=1e-6)
     assert path.stat().st_size < 2e6
