@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=60007)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--extra", type=Path, help="folder with tiffslide and cuCIM")
-    parser.add_argument("--only", nargs="*", default=["regions", "level", "open", "cold", "remote", "zarr"])
+    parser.add_argument("--only", nargs="*", default=["regions", "level", "open", "cold", "remote"])
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "read.json")
     arguments = parser.parse_args()
     if arguments.extra:
@@ -57,7 +57,11 @@ def main() -> None:
         "remote": remote,
     }
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
-    results["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(), "slide_px": arguments.size}
+    results["machine"] = {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "slide_px": arguments.size,
+    }
     for name in arguments.only:
         results[name] = parts[name](path, arguments.rounds)
         print(name, json.dumps(results[name], indent=1), flush=True)
@@ -185,7 +189,12 @@ def save(results: dict[str, object], path: Path) -> None:
     """The results as JSON, and as tables beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
-    lines = ["# Reading slides", "", "Made by `benchmarks/read.py`; a ratio is against the base of its rows (1).", ""]
+    lines = [
+        "# Reading slides",
+        "",
+        "Made by `benchmarks/read.py`; a ratio is against the base of its rows (1).",
+        "",
+    ]
     for name, part in results.items():
         lines += [f"## {name}", ""]
         plain = {key: value for key, value in part.items() if not _is_timing(value) and not _is_table(value)}
@@ -195,7 +204,8 @@ def save(results: dict[str, object], path: Path) -> None:
         for title, table in {**tables, **({name: loose} if loose else {})}.items():
             lines += ["", f"{title}:", "", "| reader | ms | ratio | quartiles |", "|---|---|---|---|"]
             lines += [
-                f"| {reader} | {t['ms']} | {t['ratio']} | {t['low']} to {t['high']} |" for reader, t in table.items()
+                f"| {reader} | {t['ms']} | {t['ratio']} | {t['low']} to {t['high']} |"
+                for reader, t in table.items()
             ]
         lines.append("")
     path.with_suffix(".md").write_text("\n".join(lines))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from paired import paired
-from read_slide import REGION, Tiles, make_slide, scattered
+from read_slide import REGION, Tiles, scattered
 
 from wsi_ats.slides import open_slide
 
