@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.range_server import RangeServer
-from tests.tiffs import damage, picture, write_aperio, write_pyramid
+from tests.tiffs import damage, edit_tag, picture, write_aperio, write_pyramid
 from wsi_ats.errors import SlideError
 from wsi_ats.slides import open_slide, tiff
 from wsi_ats.slides.base import Slide
@@ -145,3 +145,23 @@ def test_a_slide_behind_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         forbid_parsing(monkeypatch)
         with open_slide(f"{server.url}/a.svs") as slide:
             np.testing.assert_array_equal(pixels_of(slide), pixels_of(expected))
+
+
+@pytest.mark.parametrize("tile", range(20))
+def test_a_wrong_checksum_is_noticed_in_every_tile(path: Path, tile: int) -> None:
+    """Also in tiles that are compared with OpenSlide at opening, which does not look at checksums."""
+    damage(path, 0, tile, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    with open_slide(path) as slide:
+        row, col = divmod(tile, 5)
+        with pytest.raises(SlideError, match=f"level 0, tile column {col}, row {row} cannot be decoded"):
+            pixels_of(slide)
+
+
+@pytest.mark.parametrize("backend", ["tiff", "openslide"])
+def test_the_size_of_an_associated_image_is_not_believed(backend: str, tmp_path: Path) -> None:
+    path = write_aperio(tmp_path / "a.svs", [WHOLE])
+    edit_tag(path, 2, "ImageWidth", 1 << 30)
+    with open_slide(path, backend=backend) as slide:
+        with pytest.raises(SlideError, match="image 'label' cannot be read: 1073741824 x 40 px are too many"):
+            slide.associated_images["label"]
+        assert slide.associated_images["macro"].shape == (40, 50, 3)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Pyramid, Size
+from wsi_ats.slides.associated import associated_image
 from wsi_ats.slides.base import AS_IT_IS, WHITE, Opening, Rgb, Slide, SlideAddress, SlideFacts
 from wsi_ats.slides.parts import common, spans, tile_size, tiles_under, window
 from wsi_ats.slides.scale import mpp_of
@@ -180,7 +181,7 @@ class OpenSlideSlide(Slide):
 
     def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
         try:
-            return opaque(self._use(lambda handle: handle.associated_images[name]), WHITE)
+            return opaque(self._use(lambda handle: associated_image(handle, name)), WHITE)
         except openslide.OpenSlideError as error:
             raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
 

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Pyramid
 from wsi_ats.slides import tiff_cache
+from wsi_ats.slides.associated import MAX_PIXELS, associated_image
 from wsi_ats.slides.base import AS_IT_IS, WHITE, Opening, SlideAddress, SlideFacts
 from wsi_ats.slides.bytes import ByteSource, Part, open_source
 from wsi_ats.slides.codecs import APERIO_YCBCR, decode
@@ -26,8 +27,6 @@ from wsi_ats.slides.tiff_families import read_index
 from wsi_ats.slides.tiff_index import TiffImage, TiffIndex
 from wsi_ats.slides.tiff_tags import Irregular
 from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling, UndecodableTile
-
-MAX_ASSOCIATED_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class TiffSlide(TiledSlide):
         try:
             if self._index.by_openslide is not None:
                 with openslide.OpenSlide(address.path) as handle:
-                    return opaque(handle.associated_images[name], WHITE)
+                    return opaque(associated_image(handle, name), WHITE)
             return _whole(self._source, self._index.associated[name])
         except (OSError, openslide.OpenSlideError, UndecodableTile) as error:
             raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
@@ -197,7 +196,7 @@ def _stored(source: ByteSource, image: TiffImage, tiles: Sequence[int]) -> Itera
 
 def _whole(source: ByteSource, image: TiffImage) -> UInt8[np.ndarray, "h w 3"]:
     """All of an image. Raises UndecodableTile, OSError."""
-    if image.width * image.height > MAX_ASSOCIATED_PIXELS:
+    if image.width * image.height > MAX_PIXELS:
         raise UndecodableTile(f"{image.width} x {image.height} px are too many")
     out = np.full((image.rows * image.tile_height, image.cols * image.tile_width, 3), 255, np.uint8)
     tiles = range(image.cols * image.rows)
