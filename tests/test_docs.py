@@ -135,7 +135,10 @@ def test_commands_parse(page: Path) -> None:
 def test_commands_and_options_in_the_text_exist(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     known = set.union(
-        *(options_of(command_named(name)) for name in ("train", "predict", "heatmap", "info", "config"))
+        *(
+            options_of(command_named(name))
+            for name in ("train", "predict", "heatmap", "info", "convert", "config")
+        )
     )
     for span in re.findall(r"`([^`\n]+)`", text):
         mentioned = set(re.findall(r"(?<!\S)--[a-z-]+", span))
