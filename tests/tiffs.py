@@ -99,10 +99,10 @@ def write_aperio(path: Path, levels: list[np.ndarray], kind: str = "jpeg-420+tab
         tiff.write(picture(60, 80, 7), description=f"{heading} -> 80x60 - |AppMag = 20", **strips)
         for level in levels[1:]:
             write_level(tiff, level, kind, (240, 240), description=f"{heading} -> {level.shape[1]}x")
-        for seed, name in enumerate(("label", "macro")):
+        for kind, name in ((1, "label"), (9, "macro")):
             compression = {"compression": "lzw", "predictor": True} if name == "label" else {}
-            text = f"Aperio Image Library v12.0\r\n{name} 50x40"
-            tiff.write(picture(40, 50, seed), description=text, subfiletype=1, **strips, **compression)
+            text = f"Aperio Image Library v12.0\n{name} 50x40"
+            tiff.write(picture(40, 50, kind), description=text, subfiletype=kind, **strips, **compression)
     return path
 
 

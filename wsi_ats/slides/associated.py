@@ -1,8 +1,12 @@
-"""Label, macro and thumbnail as OpenSlide reads them, with a look at their size first."""
+"""Label, macro and thumbnail: by name, and as OpenSlide reads them, with a look at their size first."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
 import openslide
+from jaxtyping import UInt8
 from PIL import Image
 
 MAX_PIXELS = 1 << 27
@@ -18,3 +22,21 @@ def associated_image(handle: openslide.OpenSlide, name: str) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise openslide.OpenSlideError(f"{width} x {height} px are too many")
     return handle.associated_images[name]
+
+
+class AssociatedImages(Mapping[str, UInt8[np.ndarray, "h w 3"]]):
+    """Images by name, (h, w, 3) uint8, each read when it is asked for. Raises SlideError where that fails."""
+
+    def __init__(self, names: tuple[str, ...], read: Callable[[str], UInt8[np.ndarray, "h w 3"]]) -> None:
+        self._names, self._read = names, read
+
+    def __getitem__(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

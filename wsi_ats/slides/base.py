@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
@@ -21,6 +21,7 @@ from jaxtyping import Int, UInt8
 from wsi_ats.errors import ConfigError, MissingMppError
 from wsi_ats.geometry import MATCH, Box, Level, Pyramid, Region, Size
 from wsi_ats.slides import resample
+from wsi_ats.slides.associated import AssociatedImages
 from wsi_ats.slides.colour import convert_all, to_srgb
 
 if TYPE_CHECKING:
@@ -127,9 +128,9 @@ class Slide(ABC):
         return None if self.mpp_xy is None else sum(self.mpp_xy) / 2
 
     @property
-    def associated_images(self) -> Mapping[str, UInt8[np.ndarray, "h w 3"]]:
+    def associated_images(self) -> AssociatedImages:
         """Label, macro, thumbnail, ... by name, (h, w, 3) uint8; read when asked for."""
-        return _LazyImages(self._associated_names, self._associated)
+        return AssociatedImages(self._associated_names, self._associated)
 
     @property
     def bad_tiles(self) -> tuple[tuple[int, int, int], ...]:
@@ -286,21 +287,3 @@ class Slide(ABC):
 
 def _size(size: tuple[Whole, Whole]) -> Size:
     return Size(int(size[0]), int(size[1]))
-
-
-class _LazyImages(Mapping[str, UInt8[np.ndarray, "h w 3"]]):
-    """Images by name, read when asked for."""
-
-    def __init__(self, names: tuple[str, ...], read: Callable[[str], UInt8[np.ndarray, "h w 3"]]) -> None:
-        self._names, self._read = names, read
-
-    def __getitem__(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

@@ -25,6 +25,8 @@ PHILIPS_SPACINGS = (
     "./Attribute[@Name='PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE']/Array"
     "/DataObject[@ObjectType='PixelDataRepresentation']/Attribute[@Name='DICOM_PIXEL_SPACING']"
 )
+APERIO_ASSOCIATED = {1: "label", 9: "macro"}
+"""By NewSubfileType: the GT 450 does not describe them."""
 OME_ASSOCIATED = ("label", "macro", "thumbnail")
 
 
@@ -66,7 +68,7 @@ def _refuse_others(first: Directory) -> None:
 
 
 def _aperio(tiff: Tiff, pages: Sequence[Directory]) -> tuple[tuple[TiffImage, ...], dict[str, TiffImage]]:
-    """All tiled images are levels; the others are named by their description, the second is the thumbnail."""
+    """All tiled images are levels; the second image is the thumbnail, the type of others says what they are."""
     levels = _descending(image_of(tiff, page) for page in pages if is_tiled(page))
     empty = sum(int((level.counts == 0).sum()) for level in levels)
     if empty:
@@ -74,9 +76,8 @@ def _aperio(tiff: Tiff, pages: Sequence[Directory]) -> tuple[tuple[TiffImage, ..
     named = {}
     for index, page in enumerate(pages):
         if not is_tiled(page):
-            lines = re.split("[\r\n]", page.text(Tag.DESCRIPTION))
-            words = lines[1].split(" ") if len(lines) > 1 else [""]
-            named["thumbnail" if index == 1 else words[0]] = page
+            kind = APERIO_ASSOCIATED.get(page.whole(Tag.SUBFILE_TYPE), "")
+            named["thumbnail" if index == 1 else kind] = page
     return levels, _readable(tiff, named)
 
 
