@@ -95,10 +95,17 @@ def proposal_loss(
     return -(p.detach() * log_p[draws.cells]).sum()
 
 
-def entropy_penalty(log_p: Float[torch.Tensor, " K"]) -> Float[torch.Tensor, ""]:
-    """sum_i a_i log(a_i + 1e-6): added to the loss with a positive strength, it spreads attention."""
+def entropy_penalty(
+    log_p: Float[torch.Tensor, " K"], log_opened: Float[torch.Tensor, " K"] | None = None
+) -> Float[torch.Tensor, ""]:
+    """sum_i a_i log(a_i + 1e-6): added to the loss with a positive strength, it spreads attention.
+
+    log_opened (K,): log-weights of the cells' regions, where cells of drawn regions alone are known
+    (`sampling.opened`); the sum over all cells is then estimated, without bias.
+    """
     a = log_p.exp()
-    return (a * (a + 1e-6).log()).sum()
+    terms = a * (a + 1e-6).log()
+    return terms.sum() if log_opened is None else (log_opened.exp() * terms).sum()
 
 
 def _log_shares(log_p: torch.Tensor, draws: Draws) -> torch.Tensor:

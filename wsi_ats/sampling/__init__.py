@@ -11,6 +11,7 @@ attention `a` it is used with: the weights belong to the distribution that made 
     unordered.py    the same draw with its order averaged out: Murthy's weights
     priority.py     priority sampling (Duffield)
     systematic.py   the default
+    nested.py       regions first, then cells inside them
     mass.py         sums of probabilities in log space
 
 All arithmetic is in float64 and in log space: attention collapses within a few epochs, and then probabilities
@@ -23,6 +24,7 @@ enumerate all outcomes.
 from wsi_ats.sampling.draw import SAMPLERS, Sampler, draw, draw_many, find_sampler
 from wsi_ats.sampling.draws import Draws, normalised, pool, smooth
 from wsi_ats.sampling.gumbel import des_raj, threshold_at
+from wsi_ats.sampling.nested import draw_nested, opened
 from wsi_ats.sampling.priority import priority_at
 from wsi_ats.sampling.replacement import multinomial_at
 from wsi_ats.sampling.systematic import log_inclusion, systematic_at
@@ -35,11 +37,13 @@ __all__ = [
     "des_raj",
     "draw",
     "draw_many",
+    "draw_nested",
     "find_sampler",
     "log_inclusion",
     "multinomial_at",
     "murthy",
     "normalised",
+    "opened",
     "pool",
     "priority_at",
     "smooth",
