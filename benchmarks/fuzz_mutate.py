@@ -49,9 +49,9 @@ def write_originals(folder: Path, size: int = SIZE) -> None:
         for codec, kind in (("blosc", "zarr-crc32c"), ("zstd", "zarr-zstd")):
             convert(slide, folder / kind, Settings(codec=codec))
     with tifffile.TiffWriter(svs, append=True) as tiff:
-        for name, compression in (("label", "lzw"), ("macro", "jpeg")):
-            text = f"Aperio Image Library v12.0.15\r\n{name} 200x150"
-            options = {"photometric": "rgb", "subfiletype": 1, "rowsperstrip": 16, "metadata": None}
+        for kind, name, compression in ((1, "label", "lzw"), (9, "macro", "jpeg")):
+            text = f"Aperio Image Library v12.0.15\n{name} 200x150"
+            options = {"photometric": "rgb", "subfiletype": kind, "rowsperstrip": 16, "metadata": None}
             tiff.write(levels[1][:150, :200], description=text, compression=compression, **options)
     for name, compression in (("deflate", "zlib"), ("lzw", "lzw")):
         with tifffile.TiffWriter(folder / name) as tiff:
