@@ -127,6 +127,14 @@ def test_info_says_all_that_an_svs_says(tmp_path: Path) -> None:
     assert facts["mpp"] == pytest.approx([0.499, 0.499])
 
 
+def test_info_has_a_hint_for_slides_without_small_levels(place: Path) -> None:
+    tifffile.imwrite("flat.tif", np.zeros((64, 4352, 3), np.uint8), tile=(64, 256), photometric="rgb")
+    assert "hint: the coarsest level has 4352 x 64 px" in run("info", "flat.tif").stdout
+    assert json.loads(run("info", "slides/test_1.tif", "--json").stdout)["hint"] == ""
+    run("convert", "flat.tif", "flat.ome.zarr")
+    assert "hint" not in run("info", "flat.ome.zarr").stdout
+
+
 def test_info_of_a_slide_without_mpp(place: Path) -> None:
     tifffile.imwrite("plain.tif", np.zeros((512, 512, 3), np.uint8), tile=(256, 256), photometric="rgb")
     assert "mpp: unknown; give --mpp where it is needed" in run("info", "plain.tif").stdout

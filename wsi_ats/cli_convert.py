@@ -22,6 +22,10 @@ def convert(
     verify: Annotated[
         Literal["sample", "all", "none"], typer.Option(help="What is read back and compared with the slide.")
     ] = "sample",
+    tissue: Annotated[
+        bool,
+        typer.Option("--tissue", help="Write the tissue mask along, as the label image `labels/tissue`."),
+    ] = False,
     mpp: Annotated[float | None, typer.Option(min=1e-3, help="Micrometres per level-0 pixel.")] = None,
     tolerate_bad_tiles: Annotated[
         int, typer.Option(min=0, help="So many damaged tiles may become background.")
@@ -32,6 +36,7 @@ def convert(
     from wsi_ats.slides import open_slide
     from wsi_ats.slides.convert import convert as run
     from wsi_ats.slides.convert_plan import Settings
+    from wsi_ats.tissue_label import NAME, tissue_label, tissue_view
 
     settings = Settings(codec, ngff, verify)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -39,11 +44,14 @@ def convert(
         open_slide(slide, mpp=mpp, tolerate_bad_tiles=tolerate_bad_tiles) as handle,
         Progress(*columns, console=errors, disable=not errors.is_terminal) as bar,
     ):
+        if tissue:
+            tissue_view(handle)  # a scale that is missing is told before hours of work
         task = bar.add_task("begin")
         done = run(
             handle,
             out,
             settings,
+            labels={NAME: tissue_label} if tissue else {},
             overwrite=overwrite,
             progress=lambda what, at, of: bar.update(task, description=what, completed=at, total=of),
         )

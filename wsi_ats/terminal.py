@@ -102,6 +102,10 @@ def show_summary(summary: Summary) -> None:
             complain(f"  remedy: {failure.remedy}")
 
 
+COARSE = 4096
+"""Sides of a level, in px, that is read in a second or two: larger coarsest levels are told of."""
+
+
 def slide_facts(slide: Slide) -> dict[str, Any]:
     """What a slide is, as plain values."""
     from wsi_ats.slides.scale import magnification_of, mpp_conflicts
@@ -124,11 +128,23 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
             }
             for level in slide.levels
         ],
+        "hint": _hint(slide),
         "bounds": slide.bounds,
         "background": "#{:02x}{:02x}{:02x}".format(*slide.background),
         "icc profile": slide.icc_profile is not None,
         "associated images": {name: _picture_size(slide, name) for name in sorted(slide.associated_images)},
     }
+
+
+def _hint(slide: Slide) -> str:
+    """What would make the slide quicker to look at."""
+    size = slide.levels[-1].size
+    if max(size.width, size.height) <= COARSE:
+        return ""
+    return (
+        f"the coarsest level has {size.width} x {size.height} px, and every view of the slide reads all of it: "
+        "`wsi-ats convert` adds levels down to a thumbnail"
+    )
 
 
 def _picture_size(slide: Slide, name: str) -> list[int] | str:
@@ -157,6 +173,8 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     for level in facts["levels"]:
         (width, height), (x, y) = level["size"], level["downsample"]
         say(f"level {level['level']}: {width} x {height} px, downsample {x:g} x {y:g}")
+    if facts["hint"]:
+        say(f"  hint: {facts['hint']}")
     if facts["bounds"] is not None:
         say("scanned: {2} x {3} px from ({0}, {1})".format(*facts["bounds"]))
     say(f"background: {facts['background']}; ICC profile: {'yes' if facts['icc profile'] else 'no'}")

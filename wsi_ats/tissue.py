@@ -96,8 +96,8 @@ def find_tissue(
         if isinstance(view, LazyView):
             raise TypeError("find_tissue needs `read` for a view that is not in memory")
         read = view.crop
-    mask = _stained(view, read, method)
-    cells, share = _cells_of(mask, view, min_object, min_hole, min_fraction)
+    mask = mask_of(view, read, method=method, min_object=min_object, min_hole=min_hole)
+    cells, share = _cells_of(mask, view, min_fraction)
     if not len(cells):
         raise NoTissueError(
             f"slide {name!r}: no tissue; {share:.2%} of the view is in the mask (method={method!r}, "
@@ -218,34 +218,63 @@ class _Bits:
         return np.unpackbits(packed, axis=1)[:, box.x - 8 * first :][:, : box.width].view(bool)
 
 
-def _stained(view: View | LazyView, read: Read, method: Method) -> _Bits:
-    """The mask of the view, small objects and holes still in it."""
+class TissueMask:
+    """The mask of a view, read box by box: `tissue_mask` of all of its pixels, whatever boxes are read."""
+
+    def __init__(self, stained: _Bits, min_object: int, min_hole: int) -> None:
+        """stained: the mask with small objects and holes still in it."""
+        self._stained, self._least = stained, (min_object, min_hole)
+        self._halo = min_object + min_hole
+        # Blocks no smaller than their halo, else most of the work would be done on halos.
+        self.side = max(BLOCK, self._halo)
+        """Side in view px of a box that is read at no more cost than necessary."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in view px."""
+        return self._stained.shape
+
+    def read(self, box: Box) -> Bool[np.ndarray, "h w"]:
+        """True where a pixel of a box, in view px, is tissue."""
+        height, width = self.shape
+        left, top = max(box.x - self._halo, 0), max(box.y - self._halo, 0)
+        right, bottom = (
+            min(box.x + box.width + self._halo, width),
+            min(box.y + box.height + self._halo, height),
+        )
+        around = _cleaned(self._stained.read(Box(left, top, right - left, bottom - top)), *self._least)
+        return around[box.y - top :, box.x - left :][: box.height, : box.width]
+
+
+def mask_of(
+    view: View | LazyView,
+    read: Read,
+    *,
+    method: Method = "saturation",
+    min_object: int = 0,
+    min_hole: int = 0,
+) -> TissueMask:
+    """The tissue of a view, from two walks over its blocks; `read` gives the pixels of a box."""
     rule = stain_rule((pixels for _, pixels in read_ahead(read, boxes(view.shape, BLOCK))), method)
-    mask = _Bits(view.shape)
+    stained = _Bits(view.shape)
     if rule.stained.any():
         for box, pixels in read_ahead(read, boxes(view.shape, BLOCK)):
-            mask.write(box, rule.mask(pixels))
-    return mask
+            stained.write(box, rule.mask(pixels))
+    return TissueMask(stained, min_object, min_hole)
 
 
 def _cells_of(
-    mask: _Bits, view: View | LazyView, min_object: int, min_hole: int, min_fraction: float | int
+    mask: TissueMask, view: View | LazyView, min_fraction: float | int
 ) -> tuple[Int64[np.ndarray, " K"], float]:
     """The cells, ascending, that the mask fills, and the share of the view that is in it."""
-    halo = min_object + min_hole
-    height, width = mask.shape
     found, inside = [], 0
-    # Blocks no smaller than their halo, else most of the work would be done on halos.
-    side = -(-max(BLOCK, halo) // view.stride) * view.stride
+    side = -(-mask.side // view.stride) * view.stride
     for box in boxes(mask.shape, side):
-        left, top = max(box.x - halo, 0), max(box.y - halo, 0)
-        right, bottom = min(box.x + box.width + halo, width), min(box.y + box.height + halo, height)
-        around = _cleaned(mask.read(Box(left, top, right - left, bottom - top)), min_object, min_hole)
-        own = around[box.y - top :, box.x - left :][: box.height, : box.width]
+        own = mask.read(box)
         inside += int(np.count_nonzero(own))
         row, col = np.divmod(tissue_cells(own, view.stride, min_fraction), box.width // view.stride)
         found.append((row + box.y // view.stride) * view.grid.cols + col + box.x // view.stride)
-    return np.sort(np.concatenate(found)), inside / (height * width)
+    return np.sort(np.concatenate(found)), inside / math.prod(mask.shape)
 
 
 def _luma(pixels: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,7 +24,7 @@ from wsi_ats.files import remove_temporaries
 from wsi_ats.geometry import Box
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.convert_check import check, read_box, reduced
-from wsi_ats.slides.convert_extras import Label, write_associated, write_labels
+from wsi_ats.slides.convert_extras import Labels, write_associated, write_labels
 from wsi_ats.slides.convert_jpeg import JpegTiles
 from wsi_ats.slides.convert_plan import Plan, Settings, plan, prepare
 from wsi_ats.slides.tiled import THREADS
@@ -58,13 +59,14 @@ def convert(
     out: Path | str,
     settings: Settings | None = None,
     *,
-    labels: Sequence[Label] = (),
+    labels: Labels = MappingProxyType({}),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Write a slide as OME-Zarr into the folder `out`, or go on where that was stopped.
 
-    labels: masks that go along, in `labels/`. overwrite: delete the Zarr store that is there.
+    labels: masks that go along, in `labels/`; those of a conversion that is complete are added to it.
+    overwrite: delete the Zarr store that is there.
     Raises ConfigError where `out` holds something else, cannot be written or the slide has no JPEG tiles to copy;
     SlideError where the slide cannot be read, or does not read back as it was written.
     """
@@ -73,12 +75,13 @@ def convert(
     todo = plan(slide, Path(out).absolute(), settings, jpeg.levels if jpeg else ())
     job = _Job(slide, todo, progress or (lambda *_: None))
     with _writing(todo.root):
-        if prepare(todo, overwrite):
+        if prepare(todo, overwrite, labels):
             job.begin()
             job.levels(jpeg)
-            extras = write_associated(slide, todo) | write_labels(labels, todo)
+            extras = write_associated(slide, todo)
             written = job.reopened()
             with written:
+                write_labels({name: make(written) for name, make in labels.items()}, todo)
                 check(slide, written, todo, jpeg, job.say)
             job.finish(extras)
     if jpeg is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
@@ -13,25 +13,42 @@ from jaxtyping import Bool, Int64, UInt8
 from wsi_ats.files import write_atomic
 from wsi_ats.geometry import Box, Pair
 from wsi_ats.slides.base import Slide
-from wsi_ats.slides.convert_plan import BLOCK, CHUNK, Plan
+from wsi_ats.slides.convert_plan import BLOCK, CHUNK, Plan, labels_in
 from wsi_ats.slides.ngff_write import label_attributes, labels_attributes
 from wsi_ats.slides.zarr_write import ArrayPlan, codec_of, write_group, write_json, write_metadata
 
 LABEL_CHUNK = 1024
 """Side of a chunk of labels, which are mostly of one value, in px."""
+MASK_ROWS = 1024
+"""Rows of a mask that are read at a time, at most."""
 Colour = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@runtime_checkable
+class Mask(Protocol):
+    """A mask that is read box by box, so that it need not be in memory."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in px of the mask."""
+
+    def read(self, box: Box) -> Bool[np.ndarray, "h w"]:
+        """A box that lies in the mask."""
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """A mask over the slide."""
 
-    name: str
-    mask: Bool[np.ndarray, "h w"]
+    mask: Mask
     downsample: Pair
     """Level-0 px per pixel of the mask (x, y); what lies beyond the mask is False."""
     colour: Colour = (0, 160, 80, 96)
     """RGBA for viewers."""
+
+
+Labels = Mapping[str, Callable[[Slide], Label]]
+"""By name: what makes a label of a slide, called once its levels are written."""
 
 
 def write_associated(slide: Slide, plan: Plan) -> dict[str, Any]:
@@ -86,16 +103,11 @@ def _write_bytes(root: Path, key: str, content: bytes, zarr_format: int) -> str:
     return file
 
 
-def write_labels(labels: Sequence[Label], plan: Plan) -> dict[str, Any]:
-    """Write masks below `labels/`, each with the levels of the image, as NGFF asks for; what to note of them.
-
-    Raises OSError.
-    """
-    if not labels:
-        return {}
+def write_labels(labels: Mapping[str, Label], plan: Plan) -> None:
+    """Write masks below `labels/`, each with the levels of the image, as NGFF asks for. Raises OSError."""
     version, fmt = plan.settings.ngff, plan.settings.zarr_format
-    for label in labels:
-        key = f"labels/{label.name}"
+    for name, label in labels.items():
+        key = f"labels/{name}"
         for level in plan.pyramid.levels:
             array = ArrayPlan(
                 key=f"{key}/{level.index}",
@@ -113,28 +125,34 @@ def write_labels(labels: Sequence[Label], plan: Plan) -> dict[str, Any]:
                 pixels = _enlarged(label, level.downsample, block)
                 chunks = [array.encode(pixels, block, chunk) for chunk in array.chunks(block)]
                 array.write(plan.root, block, chunks)
-        attributes = label_attributes(version, label.name, plan.pyramid, plan.mpp, {1: label.colour})
+        attributes = label_attributes(version, name, plan.pyramid, plan.mpp, {1: label.colour})
         write_group(plan.root / key, fmt, attributes)
-    names = [label.name for label in labels]
-    write_group(plan.root / "labels", fmt, labels_attributes(version, names))
-    return {"labels": names}
+    if labels:
+        names = sorted({*labels, *labels_in(plan.root)})
+        write_group(plan.root / "labels", fmt, labels_attributes(version, names))
 
 
 def _enlarged(label: Label, downsample: Pair, block: Box) -> UInt8[np.ndarray, "h w"]:
     """The mask at a block of a level: each pixel has the value where its centre lies."""
     height, width = label.mask.shape
-    cols = _places(block.x, block.width, downsample[0] / label.downsample[0])
-    rows = _places(block.y, block.height, downsample[1] / label.downsample[1])
+    cols = _places(block.x, block.width, downsample[0] / label.downsample[0], width)
+    rows = _places(block.y, block.height, downsample[1] / label.downsample[1], height)
     out = np.zeros((block.height, block.width), np.uint8)
-    inside = out[: np.searchsorted(rows, height), : np.searchsorted(cols, width)]
-    part = label.mask[: rows[-1] + 1][rows[0] :]
-    if inside.size and part.any():
-        # First the columns of the few rows that there are, then whole rows, which is copying.
-        wide = part[:, cols[: inside.shape[1]]].astype(np.uint8)
-        inside[:] = wide[rows[: inside.shape[0]] - rows[0]]
+    if not len(cols):
+        return out
+    # Level by level coarser, the same block covers more of the mask: so many rows of it at a time.
+    step = max(1, int(MASK_ROWS * label.downsample[1] / downsample[1]))
+    for top in range(0, len(rows), step):
+        some = rows[top : top + step]
+        part = label.mask.read(Box(cols[0], some[0], cols[-1] + 1 - cols[0], some[-1] + 1 - some[0]))
+        if part.any():
+            # First the columns of the few rows that there are, then whole rows, which is copying.
+            wide = part[:, cols - cols[0]].view(np.uint8)
+            out[top : top + len(some), : len(cols)] = wide[some - some[0]]
     return out
 
 
-def _places(start: int, count: int, ratio: float) -> Int64[np.ndarray, " n"]:
-    """The pixels of a mask that hold the centres of `count` pixels of a level, from `start` on."""
-    return np.asarray(np.floor((np.arange(start, start + count) + 0.5) * ratio), np.int64)
+def _places(start: int, count: int, ratio: float, length: int) -> Int64[np.ndarray, " n"]:
+    """The pixels, of `length` in a mask, that hold the centres of `count` pixels of a level from `start` on."""
+    places = np.floor((np.arange(start, start + count) + 0.5) * ratio).astype(np.int64)
+    return np.asarray(places[places < length])

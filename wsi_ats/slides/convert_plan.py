@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -185,8 +185,8 @@ def source_stamp(slide: Slide) -> list[str]:
     return []
 
 
-def prepare(plan: Plan, overwrite: bool) -> bool:
-    """Make OUT ready: False where it is complete and made of the same slide in the same way.
+def prepare(plan: Plan, overwrite: bool, labels: Iterable[str] = ()) -> bool:
+    """Make OUT ready: False where it is complete, with these labels, and made of the same slide in the same way.
 
     Raises ConfigError where something else is there, or what was begun has other settings.
     """
@@ -198,7 +198,7 @@ def prepare(plan: Plan, overwrite: bool) -> bool:
     if overwrite:
         shutil.rmtree(plan.root)
         return True
-    notes = _found(plan.root)
+    notes = dict(_attributes(plan.root).get(OURS, {}))
     if not notes:
         raise ConfigError(f"{plan.root} exists and was not made by wsi-ats convert", remedy)
     complete = notes.pop("complete", False)
@@ -209,19 +209,23 @@ def prepare(plan: Plan, overwrite: bool) -> bool:
         raise ConfigError(
             f"{plan.root} holds {state} of another kind: {details or 'of an unknown source'}", remedy
         )
-    return not complete
+    return not complete or not {*labels} <= {*labels_in(plan.root)}
 
 
-def _found(root: Path) -> Json:
-    """What an earlier conversion noted in OUT."""
+def labels_in(root: Path) -> list[str]:
+    """Names of the labels that a conversion in OUT has already."""
+    attributes = _attributes(root / "labels")
+    return list(attributes.get("ome", attributes).get("labels", ()))
+
+
+def _attributes(folder: Path) -> Json:
+    """The attributes of a group; empty where there is none. Raises SlideError where they are damaged."""
     for name in ("zarr.json", ".zattrs"):
         try:
-            content = json.loads((root / name).read_bytes())
+            content: Json = json.loads((folder / name).read_bytes())
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise SlideError(f"{root / name} cannot be read: {error}", "give --overwrite") from error
-        attributes = content.get("attributes", {}) if name == "zarr.json" else content
-        notes: Mapping[str, Any] = attributes.get(OURS, {})
-        return dict(notes)
+            raise SlideError(f"{folder / name} cannot be read: {error}", "give --overwrite") from error
+        return content.get("attributes", {}) if name == "zarr.json" else content
     return {}
