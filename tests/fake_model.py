@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from wsi_ats.answer import Answer, Question
 from wsi_ats.batch.inputs import SlideItem, slide_id
 from wsi_ats.errors import ModelError, NoTissueError
 from wsi_ats.geometry import Grid, Size
@@ -26,7 +27,7 @@ CELL = 32
 class FakeModel:
     """Attention is darkness; the probability is the mean darkness of the drawn cells."""
 
-    classes = ("normal", "tumour")
+    questions = (Question("label", "classes", ("normal", "tumour")),)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,9 +67,11 @@ def predict(slide: Slide, tiles: int, seed: int) -> Prediction:
     contributions = np.stack([-darkness[cells], darkness[cells]], axis=1).astype(np.float32)
     return Prediction(
         slide=slide.name,
-        classes=FakeModel.classes,
-        probabilities=np.array([1 - share, share]),
-        stderr=np.array([0.01, np.nan]),
+        answers=(
+            Answer(
+                FakeModel.questions[0], np.array([1 - share, share]), np.array([0.01, np.nan]), contributions
+            ),
+        ),
         grid=grid,
         slide_size=slide.size,
         mpp=slide.mpp_xy,
@@ -76,7 +79,6 @@ def predict(slide: Slide, tiles: int, seed: int) -> Prediction:
         attention=attention,
         cells=cells,
         weights=np.full(len(cells), len(tissue) / len(cells)),
-        contributions=contributions,
         tile_px=CELL,
         tile_downsample=(1.0, 1.0),
         tiles_read=len(cells),

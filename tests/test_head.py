@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from tests.enumeration import some_log_p
 from wsi_ats.errors import ConfigError
 from wsi_ats.estimator import expectation, refined_expectation, shares
-from wsi_ats.head import ClassHead
+from wsi_ats.head import Head
 from wsi_ats.sampling import draw
 
 
-def head(dim: int, classes: int, scale: float = 8.0) -> ClassHead:
+def head(dim: int, classes: int, scale: float = 8.0) -> Head:
     """A head whose weights are no longer the zeros it starts with (float64)."""
-    net = ClassHead(dim, classes, scale).double()
+    net = Head(dim, classes, scale).double()
     generator = torch.Generator().manual_seed(0)
     for p in net.parameters():
         p.data = torch.randn(p.shape, dtype=p.dtype, generator=generator)
@@ -22,7 +22,7 @@ def head(dim: int, classes: int, scale: float = 8.0) -> ClassHead:
 
 
 def test_nothing_is_known_at_the_start() -> None:
-    net, phi = ClassHead(5, 3), torch.rand(5, requires_grad=True)
+    net, phi = Head(5, 3), torch.rand(5, requires_grad=True)
     loss = torch.nn.functional.cross_entropy(net(phi), torch.tensor(1))
     loss.backward()
     assert net(phi).tolist() == [0.0, 0.0, 0.0]
@@ -64,7 +64,7 @@ def test_contribution_of_a_tile_depends_on_that_tile_alone() -> None:
     assert torch.allclose(net.contributions(features, weights)[1:2], alone, atol=1e-12)
 
 
-@pytest.mark.parametrize("arguments", [(0, 2, 8.0), (4, 1, 8.0), (4, 2, 0.0), (4, 2, float("nan"))])
+@pytest.mark.parametrize("arguments", [(0, 2, 8.0), (4, 0, 8.0), (4, 2, 0.0), (4, 2, float("nan"))])
 def test_impossible_sizes_are_refused(arguments: tuple[int, int, float]) -> None:
-    with pytest.raises(ConfigError, match=f"dim={arguments[0]}, classes={arguments[1]}"):
-        ClassHead(*arguments)
+    with pytest.raises(ConfigError, match=f"dim={arguments[0]}, outputs={arguments[1]}"):
+        Head(*arguments)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from tests.test_prediction import make_prediction
+from tests.test_prediction import answer_of, make_prediction
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Grid
 from wsi_ats.heatmap import LABELS, Heatmap, HeatmapStyle
@@ -180,7 +180,7 @@ def test_words_on_the_picture() -> None:
     assert "1 mm" in words
     assert "1×" in words
     assert "10×" in words
-    sure = replace(make_prediction(), probabilities=np.array([0.8, 0.2]))
+    sure = make_prediction(answer=answer_of((0.8, 0.2)))
     assert "normal: probability 0.80 ± 0.02" in texts(sure.heatmap().figure())
     assert "200 px (no mpp)" in texts(make_prediction(mpp=None).heatmap().figure())
 
@@ -260,4 +260,4 @@ def test_elide() -> None:
     ],
 )
 def test_probability_in_words(error: float, text: str) -> None:
-    assert probability(replace(make_prediction(), stderr=np.array([error, error]))) == text
+    assert probability(0.93, error) == text

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from wsi_ats.attention import PaperAttention, WideAttention, log_attention
 from wsi_ats.estimator import expectation, proposal_loss, refined_expectation
-from wsi_ats.head import ClassHead
+from wsi_ats.head import Head
 from wsi_ats.sampling import draw, smooth
 
 SIDE, STRIDE, DIM, TILES = 16, 4, 16, 16
@@ -48,7 +48,7 @@ def train(attention: WideAttention | PaperAttention, refined: bool, seed: int, e
     """Attention on the lesions over their share of the slide after training; about 28 is the most possible."""
     generator = torch.Generator().manual_seed(seed)
     slides = [toy(i % 2, generator) for i in range(48)]
-    head, score = ClassHead(DIM, 2), torch.zeros(DIM, requires_grad=True)
+    head, score = Head(DIM, 2), torch.zeros(DIM, requires_grad=True)
     rest = [*head.parameters(), score]
     optimiser = torch.optim.AdamW(
         [{"params": attention.parameters(), "lr": 1e-2}, {"params": rest, "lr": 3e-3}]

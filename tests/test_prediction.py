@@ -9,9 +9,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from wsi_ats.answer import Answer, Question
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.prediction import Prediction
+
+
+def answer_of(
+    probabilities: tuple[float, ...], stderr: tuple[float, ...] = (0.02, np.nan), drawn: int = 4
+) -> Answer:
+    """Of two classes."""
+    contributions = np.random.default_rng(0).normal(size=(drawn, 2)).astype(np.float32)
+    return Answer(
+        Question("label", "classes", ("normal", "tumour")),
+        np.array(probabilities),
+        np.array(stderr),
+        contributions,
+    )
 
 
 def make_prediction(
@@ -21,6 +35,7 @@ def make_prediction(
     drawn: int = 4,
     mpp: tuple[float, float] | None = (0.5, 0.5),
     tissue: Callable[[Grid], np.ndarray] | None = None,
+    answer: Answer | None = None,
 ) -> Prediction:
     """Nearly all attention on cell `hot` (half-way by default); every second cell is tissue unless `tissue`
     says."""
@@ -32,9 +47,7 @@ def make_prediction(
     chosen = rng.permutation(np.union1d([hot], rng.permutation(cells[cells != hot])[: drawn - 1]))
     return Prediction(
         slide="case_7.svs",
-        classes=("normal", "tumour"),
-        probabilities=np.array([0.07, 0.93]),
-        stderr=np.array([0.02, np.nan]),
+        answers=(answer or answer_of((0.07, 0.93), (0.02, np.nan), len(chosen)),),
         grid=grid,
         slide_size=size,
         mpp=mpp,
@@ -42,7 +55,6 @@ def make_prediction(
         attention=(attention / attention.sum()).astype(np.float32),
         cells=chosen.astype(np.int64),
         weights=rng.uniform(1, 9, len(chosen)),
-        contributions=rng.normal(size=(len(chosen), 2)).astype(np.float32),
         tile_px=64,
         tile_downsample=(1.25, 1.25),
         tiles_read=len(chosen),
@@ -54,7 +66,7 @@ def make_prediction(
 def test_label_is_the_most_probable_class() -> None:
     prediction = make_prediction()
     assert (prediction.label, prediction.top) == ("tumour", 1)
-    assert replace(prediction, probabilities=np.array([0.5, 0.5])).label == "normal"
+    assert make_prediction(answer=answer_of((0.5, 0.5))).label == "normal"
 
 
 def test_relative_attention_has_mean_one() -> None:

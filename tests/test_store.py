@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from tests.test_prediction import make_prediction
+from wsi_ats.answer import Answer, Question
 from wsi_ats.batch import claim as claims
 from wsi_ats.batch.attention_file import write_attention
 from wsi_ats.batch.claim import Holder, acquire, look
@@ -83,6 +84,10 @@ def test_folder_names_are_readable_safe_and_distinct() -> None:
 @pytest.mark.parametrize("mpp", [(0.5, 0.5), None])
 def test_a_prediction_comes_back_as_it_was(tmp_path: Path, mpp: tuple[float, float] | None) -> None:
     prediction = make_prediction(mpp=mpp, cell=77.7).measured(99, {"total": 1.25})
+    purity = Answer(
+        Question("purity", "regression"), np.array([0.4]), np.array([np.nan]), np.ones((4, 1), np.float32)
+    )
+    prediction = replace(prediction, answers=(prediction.main, purity))
     store = SlideStore(tmp_path, "x/case_7.svs")
     store.folder.mkdir(parents=True)
     store.write_attention(prediction)
@@ -90,13 +95,21 @@ def test_a_prediction_comes_back_as_it_was(tmp_path: Path, mpp: tuple[float, flo
     back = read_prediction(store.folder)
     order = np.argsort(prediction.cells)
     assert order.tolist() != sorted(order), "drawn in no order, stored in that of the cells"
-    for field in fields(prediction):
-        was, now = getattr(prediction, field.name), getattr(back, field.name)
+    assert_same(prediction, back, order)
+    assert len(back.answers) == len(prediction.answers) == 2
+    for was, now in zip(prediction.answers, back.answers, strict=True):
+        assert_same(was, now, order)
+
+
+def assert_same(one: object, other: object, order: np.ndarray) -> None:
+    """Field by field, but the answers; `one` has what was drawn in another order."""
+    for field in fields(one):
+        was, now = getattr(one, field.name), getattr(other, field.name)
         was = was[order] if field.name in ("cells", "weights", "contributions") else was
         if isinstance(was, np.ndarray):
             assert now.dtype == was.dtype, field.name
             np.testing.assert_array_equal(now, was)
-        else:
+        elif field.name != "answers":
             assert now == was, field.name
 
 

@@ -18,23 +18,27 @@ from wsi_ats.encoders.settings import FROM_SCRATCH, RESNETS, FeatureSettings
 from wsi_ats.encoders.timm_models import timm_encoder
 from wsi_ats.errors import ConfigError
 from wsi_ats.features import PaperFeatures, SmallResNet
-from wsi_ats.head import ClassHead
+from wsi_ats.head import Head
 from wsi_ats.mobilenet import MobileNetV1
 from wsi_ats.model import AttentionSampler
 from wsi_ats.score import RefiningScore
+from wsi_ats.tasks.make import as_tasks
+from wsi_ats.tasks.task import Task
 
 Features = PaperFeatures | SmallResNet | MobileNetV1 | Encoder
 
 
-def build_model(config: Config, classes: Sequence[str], *, pretrained: bool = True) -> AttentionSampler:
+def build_model(
+    config: Config, tasks: Sequence[Task] | Sequence[str], *, pretrained: bool = True
+) -> AttentionSampler:
     """A model with fresh weights; the initial weights depend on `config.train.seed` alone.
 
+    tasks: what the heads are asked; bare names are the classes of a single task.
     With `pretrained` the feature network reads its weights file; without, its weights are left for a checkpoint to
     fill. Raises `ConfigError` for settings that do not go together, such as tiles of another size or mpp than the
     encoder was trained on, and `ModelError` for a bad weights file.
     """
-    if len(classes) < 2:
-        raise ConfigError(f"a classifier needs at least 2 classes, got {list(classes)}")
+    tasks = as_tasks(tasks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         features = build_features(config.features, pretrained=pretrained)
@@ -47,11 +51,11 @@ def build_model(config: Config, classes: Sequence[str], *, pretrained: bool = Tr
         )
         return AttentionSampler(
             config,
-            classes,
+            tasks,
             attention=build_attention(config.attention),
             features=features,
             score=RefiningScore(features.dim) if config.sampling.refined else None,
-            head=ClassHead(features.dim, len(classes), config.head.scale),
+            head=Head(features.dim, sum(task.outputs for task in tasks), config.head.scale),
         )
 
 

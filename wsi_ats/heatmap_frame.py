@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 if TYPE_CHECKING:
+    from wsi_ats.answer import Answer
     from wsi_ats.prediction import Prediction
 
 DPI = 100
@@ -65,8 +66,8 @@ class Layout:
 
 
 def title(ax: Axes, prediction: Prediction, columns: int) -> None:
-    """Class and probability in bold; below it the slide and how much of it was read."""
-    first = f"{elide(prediction.label, columns - 24)}: probability {probability(prediction)}"
+    """The answer to the main task in bold; below it the slide and how much of it was read."""
+    first = headline(prediction.main, columns)
     read = f"{len(prediction.cells):,} of {len(prediction.tissue):,} tissue tiles read"
     second = f"{elide(prediction.slide, columns - len(read) - 6)}   ·   {read}"
     lines = VPacker(
@@ -85,10 +86,25 @@ def title(ax: Axes, prediction: Prediction, columns: int) -> None:
     ax.add_artist(box)
 
 
-def probability(prediction: Prediction) -> str:
-    """Probability of the predicted class with its standard error, to as many digits as that one deserves."""
-    sure = float(prediction.probabilities[prediction.top])
-    error = float(prediction.stderr[prediction.top])
+def headline(answer: Answer, columns: int) -> str:
+    """The answer with its standard error: a class or grade and its probability, the labels given, or a number."""
+    question, errors = answer.question, map(float, answer.stderr)
+    if question.kind == "labels":
+        found = set(answer.text.split(";"))
+        shares = zip(question.names, map(float, answer.values), errors, strict=True)
+        given = [f"{name} {probability(p, error)}" for name, p, error in shares if name in found]
+        return elide(", ".join(given) or f"none of {', '.join(question.names)}", columns)
+    if question.names:
+        index = question.names.index(answer.text)
+        sure = probability(float(answer.values[index]), float(answer.stderr[index]))
+        return f"{elide(answer.text, columns - 24)}: probability {sure}"
+    value, error = float(answer.values[0]), float(answer.stderr[0])
+    number = f"{value:.4g}" + (f" ± {error:.2g}" if error > 0 else "")
+    return f"{elide(question.name, columns - 32)}: {'log risk ' * (question.kind == 'survival')}{number}"
+
+
+def probability(sure: float, error: float) -> str:
+    """A probability with its standard error, to as many digits as that one deserves."""
     if not error > 0:  # unknown, or every tile was read
         return f"{sure:.2f}"
     digits = 2 if error >= 0.005 else 3

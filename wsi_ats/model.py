@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from wsi_ats.answer import Question
 from wsi_ats.attention import ConvAttention
 from wsi_ats.blockwise import cell_logits
 from wsi_ats.config import Config
 from wsi_ats.estimator import expectation, refined_expectation, shares
-from wsi_ats.head import ClassHead
+from wsi_ats.head import Head
 from wsi_ats.memory import Memory
 from wsi_ats.prediction import Prediction
 from wsi_ats.sampling import Draws, draw, pool, smooth
@@ -30,6 +31,7 @@ from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
 from wsi_ats.standardise import Standardise
 from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.tasks.task import Task, Tasks
 from wsi_ats.tiles import read_tiles
 
 TILES_AT_ONCE = 64
@@ -51,14 +53,15 @@ class Estimate:
     shares: Float[Tensor, " N"]
     """Share of each drawn tile in the summary; detached."""
     vectors: Float[Tensor, "N D"]
-    logits: Float[Tensor, " C"]
+    logits: Float[Tensor, " O"]
+    """Outputs of the head, task after task: of classes, their logits."""
 
 
 class AttentionSampler(nn.Module):
-    """Attention-sampling classifier of slides.
+    """Attention sampling on slides: what `tasks` ask of a slide is answered from the tiles that attention proposes.
 
     The networks are passed in ready-made (`wsi_ats.build` has the sizes). `score` is the refining score on a
-    feature, None for plain attention sampling.
+    feature, None for plain attention sampling. All tasks share the summary; the first is the main one.
     """
 
     hash: str = ""
@@ -67,20 +70,30 @@ class AttentionSampler(nn.Module):
     def __init__(
         self,
         config: Config,
-        classes: Sequence[str],
+        tasks: Sequence[Task],
         attention: ConvAttention,
         features: nn.Module,
         score: nn.Module | None,
-        head: ClassHead,
+        head: Head,
     ) -> None:
         super().__init__()
         self.config = config
-        self.classes = tuple(classes)
+        self.tasks = Tasks(tasks)
         self.attention = attention
         self.features = features
         self.standardise = Standardise(head.dim, follow=not _is_frozen(features))
         self.score = score
         self.head = head
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What the model is asked; the main task first."""
+        return self.tasks.questions
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes, labels or grades of the main task; empty where its answer is a number."""
+        return self.questions[0].names
 
     def forward(
         self,
@@ -166,7 +179,7 @@ class AttentionSampler(nn.Module):
         self.standardise.calibrate(torch.cat(sample))
 
     def conclude(self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]) -> Estimate:
-        """Average the drawn vectors into the slide's summary and classify it."""
+        """Average the drawn vectors into the slide's summary and pass it to the head."""
         if self.score is not None:
             summary, counts_for = refined_expectation(log_p, draws, vectors, self.score(vectors))
         else:
@@ -238,20 +251,12 @@ class AttentionSampler(nn.Module):
         return torch.cat([self.describe([scene], [part], memory)[0] for part in parts])
 
     def _prediction(
-        self, scene: Scene, answer: Estimate, spread: Sequence[Float[Tensor, " C"]], *, exact: bool
+        self, scene: Scene, answer: Estimate, spread: Sequence[Float[Tensor, " O"]], *, exact: bool
     ) -> Prediction:
-        rounds = torch.stack([logits.double().softmax(-1) for logits in spread])
-        if exact:
-            stderr = torch.zeros(len(self.classes))
-        elif len(rounds) > 1:
-            stderr = rounds.std(0) / len(rounds) ** 0.5
-        else:
-            stderr = torch.full((len(self.classes),), float("nan"))
+        contributions = self.head.contributions(answer.vectors, answer.shares)
         return Prediction(
             slide=scene.name,
-            classes=self.classes,
-            probabilities=_numpy(answer.logits.double().softmax(-1)),
-            stderr=_numpy(stderr.double()),
+            answers=self.tasks.answers(answer.logits, spread, contributions, exact=exact),
             grid=scene.view.grid,
             slide_size=scene.slide_size,
             mpp=scene.mpp,
@@ -259,7 +264,6 @@ class AttentionSampler(nn.Module):
             attention=_numpy(answer.log_p.exp().float()),
             cells=scene.tissue[_numpy(answer.draws.cells)],
             weights=_numpy(answer.draws.log_weights.double().exp()),
-            contributions=_numpy(self.head.contributions(answer.vectors, answer.shares).float()),
             tile_px=self.config.tile.px,
             tile_downsample=scene.tile_downsample,
             tiles_read=len(answer.draws.cells),

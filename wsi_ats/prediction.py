@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from wsi_ats.answer import Answer
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
 
@@ -19,19 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Class probabilities of a slide, the attention that proposed its tiles and the tiles that were read.
+    """Answers about a slide, the attention that proposed its tiles and the tiles that were read.
+
+    `classes`, `probabilities`, `stderr`, `label` and `contributions` are of the main task, the first.
 
     Cells are flat indices (row * cols + col) into `grid`.
     """
 
     slide: str
     """File name of the slide."""
-    classes: tuple[str, ...]
-    probabilities: Float64[np.ndarray, " C"]
-    """Sum to 1."""
-    stderr: Float64[np.ndarray, " C"]
-    """Standard error of each probability from the drawing of tiles alone; 0 where every tile was read, nan
-    where unknown."""
+    answers: tuple[Answer, ...]
+    """One a task."""
     grid: Grid
     slide_size: tuple[int, int]
     """Level-0 px (width, height)."""
@@ -45,8 +44,6 @@ class Prediction:
     """Cells whose tiles were read, each once."""
     weights: Float64[np.ndarray, " N"]
     """Importance weight of each drawn cell: the inverse of its chance of being drawn."""
-    contributions: Float32[np.ndarray, "N C"]
-    """What each drawn tile adds to each class's logit."""
     tile_px: int
     """Side of a tile in its own px."""
     tile_downsample: tuple[float, float]
@@ -63,14 +60,54 @@ class Prediction:
             raise WsiAtsError(f"prediction of {self.slide}: drawn cells {strangers[:5]} are not tissue cells")
 
     @property
+    def main(self) -> Answer:
+        """The answer to the main task."""
+        return self.answers[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes, labels or grades; empty where the answer is a number."""
+        return self.main.question.names
+
+    @property
+    def probabilities(self) -> Float64[np.ndarray, " C"]:
+        """One a class; they sum to 1 (those of labels do not). Raises `WsiAtsError` where the answer is a number."""
+        return self.main.probabilities
+
+    @property
+    def values(self) -> Float64[np.ndarray, " V"]:
+        """Every value of the answer: probabilities, then numbers, as `main.question.values` names them."""
+        return self.main.values
+
+    @property
+    def stderr(self) -> Float64[np.ndarray, " V"]:
+        """Standard error of each value from the drawing of tiles alone; 0 where every tile was read, nan where
+        unknown."""
+        return self.main.stderr
+
+    @property
+    def contributions(self) -> Float32[np.ndarray, "N O"]:
+        """What each drawn tile adds to each output of the head: of classes, to their logits."""
+        return self.main.contributions
+
+    @property
     def label(self) -> str:
-        """The most probable class."""
-        return self.classes[self.top]
+        """The answer in a word: of classes, the most probable one."""
+        return self.main.text
 
     @property
     def top(self) -> int:
-        """Index of the most probable class; the first of equals."""
-        return int(np.argmax(self.probabilities))
+        """Index of the most probable class or label, the first of equals; 0 where there is one output."""
+        return self.main.top
+
+    def about(self, task: str) -> Prediction:
+        """The same prediction with `task` as its main one. Raises `WsiAtsError` where the model has no such task."""
+        first = [answer for answer in self.answers if answer.question.name == task]
+        if not first:
+            names = ", ".join(answer.question.name for answer in self.answers)
+            raise WsiAtsError(f"the model has no task {task!r}", remedy=f"name one of its tasks: {names}")
+        rest = [answer for answer in self.answers if answer.question.name != task]
+        return replace(self, answers=(*first, *rest))
 
     @property
     def tile_size(self) -> tuple[float, float]:

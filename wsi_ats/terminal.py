@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -78,12 +77,10 @@ def _terminable() -> Iterator[None]:
 
 
 def describe(prediction: Prediction) -> str:
-    """One line: the classes' probabilities, with standard errors where they are known, and what was read."""
-    shares = []
-    for name, p, error in zip(prediction.classes, prediction.probabilities, prediction.stderr, strict=True):
-        shares.append(f"{name} {p:.3f}" + (f" ± {error:.3f}" if math.isfinite(error) else ""))
+    """One line: what each task's answer is, with standard errors where they are known, and what was read."""
+    said = "; ".join(answer.describe() for answer in prediction.answers)
     read = f"{prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
-    return f"{prediction.slide}: {', '.join(shares)}; {read}"
+    return f"{prediction.slide}: {said}; {read}"
 
 
 def show_summary(summary: Summary) -> None:

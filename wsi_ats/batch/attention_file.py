@@ -4,10 +4,10 @@ coordinates.
     /coords         int64 (K, 2)    top-left corner (x, y) of each tissue cell's tile, level-0 px; a tile is
     centred on its cell and may begin a little outside the slide /attention      float32 (K,)    sums to 1
     /drawn          bool (K,)       the tile was read /weight         float64 (K,)    importance weight; 0
-    where not drawn /contribution   float32 (K,)    what the tile adds to the logit of the predicted class
-    (attribute `class`); 0 where not drawn /cell           int64 (K,)      flat index (row * cols + col) into
-    the attention grid /contributions  float32 (N, C)  the drawn tiles' contributions to every class
-    (attribute `classes`)
+    where not drawn /contribution   float32 (K,)    what the tile adds to the logit of the predicted class, or
+    to the one output of another main task (attribute `class`); 0 where not drawn /cell           int64 (K,)
+    flat index (row * cols + col) into the attention grid /contributions  float32 (N, O)  the drawn tiles'
+    contributions to every output of every task (attribute `classes`)
 
 Attributes of the file are TRIDENT's: name, patch_size (px), patch_size_level0, level0_width, level0_height,
 target_magnification, level0_magnification, overlap (px of the patch that the next one covers too; negative
@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from wsi_ats.answer import outputs_of
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
 from wsi_ats.prediction import Prediction
@@ -41,7 +42,7 @@ class CellTable:
     attention: Float32[np.ndarray, " K"]
     drawn: Bool[np.ndarray, " K"]
     weight: Float64[np.ndarray, " K"]
-    contributions: Float32[np.ndarray, "N C"]
+    contributions: Float32[np.ndarray, "N O"]
 
 
 def write_attention(path: Path, prediction: Prediction) -> None:
@@ -66,9 +67,10 @@ def write_attention(path: Path, prediction: Prediction) -> None:
             ("cell", tissue),
         ):
             file.create_dataset(name, data=values, compression="gzip", compression_opts=1, shuffle=True)
-        file["contribution"].attrs["class"] = prediction.label
-        file.create_dataset("contributions", data=prediction.contributions[order])
-        file["contributions"].attrs["classes"] = list(prediction.classes)
+        file["contribution"].attrs["class"] = prediction.main.question.outputs[prediction.top]
+        every = np.concatenate([answer.contributions for answer in prediction.answers], axis=1)
+        file.create_dataset("contributions", data=every[order])
+        file["contributions"].attrs["classes"] = outputs_of([a.question for a in prediction.answers])
 
 
 def read_attention(path: Path) -> CellTable:

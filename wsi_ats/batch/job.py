@@ -18,6 +18,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
+from wsi_ats.answer import Question
 from wsi_ats.batch.claim import acquire
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.settings import PredictSettings
@@ -43,10 +44,13 @@ class Predictor(Protocol):
     """What a batch needs of a model."""
 
     hash: str
-    classes: tuple[str, ...]
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What it is asked."""
 
     def predict(self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int) -> Prediction:
-        """Classify an open slide."""
+        """Answer them about an open slide."""
 
 
 Load = Callable[[Path, str], Predictor]

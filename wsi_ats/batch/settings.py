@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from wsi_ats.config import config_hash
 from wsi_ats.errors import ConfigError
 
-RESULT_FORMAT = 1
+RESULT_FORMAT = 2
 """Raised when the files of a slide change so that older ones must be made again."""
 
 

@@ -15,13 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
+from wsi_ats.answer import Answer, Question
 from wsi_ats.batch.attention_file import read_attention, write_attention
 from wsi_ats.errors import Failure, WsiAtsError
 from wsi_ats.files import make_atomic, remove_temporaries, write_atomic
@@ -85,10 +87,8 @@ def describe(prediction: Prediction) -> Record:
     grid = prediction.grid
     return {
         "name": prediction.slide,
-        "classes": list(prediction.classes),
         "prediction": prediction.label,
-        "probabilities": [float(p) for p in prediction.probabilities],
-        "stderr": [float(s) if np.isfinite(s) else None for s in prediction.stderr],
+        "answers": [_describe(answer) for answer in prediction.answers],
         "slide_size": [int(side) for side in prediction.slide_size],
         "mpp": None if prediction.mpp is None else [float(m) for m in prediction.mpp],
         "grid": {"rows": grid.rows, "cols": grid.cols, "cell": list(grid.cell)},
@@ -98,6 +98,17 @@ def describe(prediction: Prediction) -> Record:
         "tiles_read": int(prediction.tiles_read),
         "bytes_read": int(prediction.bytes_read),
         "seconds": {stage: round(float(s), 6) for stage, s in prediction.seconds.items()},
+    }
+
+
+def _describe(answer: Answer) -> Record:
+    return {
+        "task": answer.question.name,
+        "kind": answer.question.kind,
+        "names": list(answer.question.names),
+        "prediction": answer.text,
+        "values": [float(v) for v in answer.values],
+        "stderr": [float(s) if np.isfinite(s) else None for s in answer.stderr],
     }
 
 
@@ -115,9 +126,7 @@ def read_prediction(folder: Path | str) -> Prediction:
     cells = read_attention(folder / "attention.h5")
     return Prediction(
         slide=record["name"],
-        classes=tuple(record["classes"]),
-        probabilities=np.array(record["probabilities"], np.float64),
-        stderr=np.array([np.nan if s is None else s for s in record["stderr"]], np.float64),
+        answers=_answers(record["answers"], cells.contributions),
         grid=cells.grid,
         slide_size=tuple(record["slide_size"]),
         mpp=None if record["mpp"] is None else tuple(record["mpp"]),
@@ -125,12 +134,27 @@ def read_prediction(folder: Path | str) -> Prediction:
         attention=cells.attention,
         cells=cells.tissue[cells.drawn],
         weights=cells.weight[cells.drawn],
-        contributions=cells.contributions,
         tile_px=record["tile_px"],
         tile_downsample=tuple(record["tile_downsample"]),
         tiles_read=record["tiles_read"],
         bytes_read=record["bytes_read"],
         seconds=record["seconds"],
+    )
+
+
+def _answers(records: Sequence[Record], contributions: Float32[np.ndarray, "N O"]) -> tuple[Answer, ...]:
+    questions = [Question(r["task"], r["kind"], tuple(r["names"])) for r in records]
+    ends = np.cumsum([len(question.outputs) for question in questions])
+    return tuple(
+        Answer(
+            question,
+            np.array(record["values"], np.float64),
+            np.array([np.nan if s is None else s for s in record["stderr"]], np.float64),
+            part,
+        )
+        for question, record, part in zip(
+            questions, records, np.split(contributions, ends[:-1], axis=1), strict=True
+        )
     )
 
 

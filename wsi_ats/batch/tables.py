@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsi_ats.answer import Question, columns_of
 from wsi_ats.batch.claim import acquire
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.store import Record, SlideStore, folder_name, read_record
@@ -42,7 +43,7 @@ def write_tables(
     out: Path,
     items: Sequence[SlideItem],
     config_hash: str,
-    classes: Sequence[str],
+    questions: Sequence[Question],
     settled: Collection[str],
 ) -> None:
     """Write both tables; `settled` are the ids of the items that this run found or made done or failed.
@@ -53,7 +54,7 @@ def write_tables(
         time.sleep(0.05)
     with claim:
         rows = [*_own_rows(out, items, config_hash, settled), *_other_rows(out, items, config_hash)]
-        write_atomic(out / "predictions.csv", _predictions(rows, classes))
+        write_atomic(out / "predictions.csv", _predictions(rows, questions))
         write_atomic(out / "failures.csv", _failures(rows))
 
 
@@ -89,10 +90,9 @@ def _row(item: SlideItem | None, folder: Path, config_hash: str) -> Row:
     return Row(item or SlideItem("", folder), "pending", {})
 
 
-def _predictions(rows: Sequence[Row], classes: Sequence[str]) -> bytes:
-    probabilities = [f"prob_{name}" for name in classes]
-    errors = [f"stderr_{name}" for name in classes]
-    own = ["slide", "patient", "prediction", *probabilities, *errors, *MEASURED]
+def _predictions(rows: Sequence[Row], questions: Sequence[Question]) -> bytes:
+    answered = columns_of(questions)
+    own = ["slide", "patient", *answered, *MEASURED]
     # Extra columns in the order they are first met; one that has the name of ours is told apart.
     extra = {key: f"manifest_{key}" if key in own else key for row in rows for key in row.item.extra}
 
@@ -102,18 +102,21 @@ def _predictions(rows: Sequence[Row], classes: Sequence[str]) -> bytes:
                 "slide": row.item.id,
                 "patient": row.item.patient,
                 **{extra[key]: value for key, value in row.item.extra.items()},
-                **(_answer(row.record, probabilities, errors) if row.status == "done" else {}),
+                **(_done(row.record, answered) if row.status == "done" else {}),
                 "status": row.status,
             }
 
     return _csv([*own, *extra.values()], cells())
 
 
-def _answer(record: Record, probabilities: Sequence[str], errors: Sequence[str]) -> Record:
+def _done(record: Record, answered: Sequence[str]) -> Record:
+    cells = [
+        cell
+        for answer in record["answers"]
+        for cell in (answer["prediction"], *map(_number, answer["values"]), *map(_number, answer["stderr"]))
+    ]
     return {
-        "prediction": record["prediction"],
-        **{name: _number(p) for name, p in zip(probabilities, record["probabilities"], strict=True)},
-        **{name: _number(s) for name, s in zip(errors, record["stderr"], strict=True)},
+        **dict(zip(answered, cells, strict=True)),
         "tiles_read": record["tiles_read"],
         "bytes_read": record["bytes_read"],
         "seconds": f"{record['seconds'].get('total', 0):.3f}",

@@ -1,0 +1,124 @@
+"""What one head of a model is asked and what it answers: plain numpy, as it is stored, listed and drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from wsi_ats.errors import WsiAtsError
+
+Kind = Literal["classes", "labels", "ordinal", "regression", "survival"]
+
+NUMBERS: dict[Kind, tuple[str, ...]] = {
+    "classes": (),
+    "labels": (),
+    "ordinal": ("expected",),
+    "regression": ("value",),
+    "survival": ("risk",),
+}
+"""The numbers of an answer that are no probabilities; they follow these."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one head of a model is asked."""
+
+    name: str
+    """Name of the task."""
+    kind: Kind
+    names: tuple[str, ...] = ()
+    """Classes, labels or grades (lowest first), one probability each; empty where the answer is a number."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What each output of the head speaks for: a class, a label, or the one number or grade asked for."""
+        return self.names if self.kind in ("classes", "labels") else (self.name,)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the values of an answer, as columns are called."""
+        return (*(f"prob_{name}" for name in self.names), *NUMBERS[self.kind])
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Names of their standard errors."""
+        return tuple(f"stderr_{name}" for name in (*self.names, *NUMBERS[self.kind]))
+
+    def columns(self, prefix: str = "") -> list[str]:
+        """Columns of predictions.csv: the answer in a word, its values, their standard errors."""
+        return [prefix + name for name in ("prediction", *self.values, *self.errors)]
+
+    def text(self, values: Float64[np.ndarray, " V"]) -> str:
+        """The answer in a word: the most probable class, all labels of at least even odds, the median grade, or the
+        number to six digits."""
+        if self.kind == "classes":
+            return self.names[int(np.argmax(values))]
+        if self.kind == "labels":
+            return ";".join(name for name, p in zip(self.names, values, strict=True) if p >= 0.5)
+        if self.kind == "ordinal":
+            return self.names[int(np.argmax(np.cumsum(values[: len(self.names)]) >= 0.5))]
+        return f"{values[0]:.6g}"
+
+
+def columns_of(questions: Sequence[Question]) -> list[str]:
+    """Columns of predictions.csv for all questions; those after the first bear the names of their tasks."""
+    others = [column for q in questions[1:] for column in q.columns(f"{q.name}_")]
+    return [*questions[0].columns(), *others]
+
+
+def outputs_of(questions: Sequence[Question]) -> list[str]:
+    """Names of the outputs of all questions, as `columns_of` tells questions apart."""
+    others = [f"{q.name}_{output}" for q in questions[1:] for output in q.outputs]
+    return [*questions[0].outputs, *others]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What one head says of a slide."""
+
+    question: Question
+    values: Float64[np.ndarray, " V"]
+    """Probabilities (of classes and grades they sum to 1), then the numbers, as `question.values` names them."""
+    stderr: Float64[np.ndarray, " V"]
+    """Standard error of each value from the drawing of tiles alone; 0 where every tile was read, nan where
+    unknown."""
+    contributions: Float32[np.ndarray, "N O"]
+    """What each drawn tile adds to each output of the head: a logit, the grade's score, the log risk, or the value
+    in its own unit."""
+
+    @property
+    def text(self) -> str:
+        """The answer in a word; see `Question.text`."""
+        return self.question.text(self.values)
+
+    @property
+    def probabilities(self) -> Float64[np.ndarray, " C"]:
+        """Of each class, label or grade. Raises `WsiAtsError` where the answer is a number."""
+        if not self.question.names:
+            raise WsiAtsError(
+                f"task {self.question.name!r} is of kind {self.question.kind}: its answer is a number, it has no "
+                "probabilities",
+                remedy="use `values`",
+            )
+        return self.values[: len(self.question.names)]
+
+    @property
+    def top(self) -> int:
+        """Index of the output that the answer rests on most: of the most probable class or label, the first of
+        equals; else 0."""
+        return int(np.argmax(self.values[: len(self.question.outputs)]))
+
+    def describe(self) -> str:
+        """Every value in words, with its standard error where that is known."""
+        names = self.question.names or (self.question.name,)
+        parts = []
+        for name, value, error in zip(names, self.values, self.stderr, strict=False):
+            number = f"{value:.3f}" if self.question.names else f"{value:.4g}"
+            digits = "3f" if self.question.names else "2g"
+            parts.append(f"{name} {number}" + (f" ± {error:.{digits}}" if math.isfinite(error) else ""))
+        return ", ".join(parts)
