@@ -13,7 +13,7 @@ from torch import nn
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.features import residual_trunk
-from wsi_ats.head import ClassHead
+from wsi_ats.head import Head
 from wsi_ats.score import RefiningScore
 
 POOLS = ("mean", "max", "attention", "gated")
@@ -52,7 +52,7 @@ class AllTiles(nn.Module):
         if pool not in POOLS:
             raise ConfigError(f"pool = {pool!r} is unknown", f"use one of {', '.join(POOLS)}")
         self.pool = pool
-        self.head = ClassHead(dim, classes, scale)
+        self.head = Head(dim, classes, scale)
         scores = {"attention": RefiningScore, "gated": GatedScore}
         self.score = scores[pool](dim) if pool in scores else None
 
