@@ -58,6 +58,10 @@ class ConvAttention(nn.Module):
         self.halo = (left, right, top, bottom)
         self._extra = (self._skip_x * stride - seen.pad[1], 0, self._skip_y * stride - seen.pad[0], 0)
 
+    def at(self, stride: int) -> ConvAttention:
+        """The same layers, with the same weights, for cells of another size."""
+        return self if stride == self.stride else ConvAttention(self.body, self.head, stride, self.background)
+
     def forward(self, view: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b rows cols"]:
         """Logits (B, H / stride, W / stride) of views (B, 3, H, W), RGB in [0, 1]."""
         h, w = view.shape[-2:]

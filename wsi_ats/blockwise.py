@@ -58,6 +58,17 @@ def parts_of(cells: Int64[np.ndarray, " K"], grid: Grid, side: int) -> Iterator[
         yield Part(Box(x, y, width, height), inside, which)
 
 
+def surroundings(net: ConvAttention, grid: Grid, cells: Box) -> tuple[Box, tuple[int, int, int, int]]:
+    """What the network sees of a block of cells, its halo included: view px inside the view, and px of glass left,
+    right, above and below it."""
+    stride, (left, right, top, bottom) = net.stride, net.halo
+    x0, y0 = cells.x * stride - left, cells.y * stride - top
+    x1, y1 = (cells.x + cells.width) * stride + right, (cells.y + cells.height) * stride + bottom
+    a, b = max(x0, 0), max(y0, 0)
+    c, d = min(x1, grid.cols * stride), min(y1, grid.rows * stride)
+    return Box(a, b, c - a, d - b), (a - x0, x1 - c, b - y0, y1 - d)
+
+
 def cell_logits(
     net: ConvAttention, source: Source, grid: Grid, cells: Int64[np.ndarray, " K"], block: int
 ) -> Float[Tensor, " K"]:
@@ -109,7 +120,7 @@ class Walk:
 
     def pixels(self, read: Read, part: Part) -> UInt8[np.ndarray, "h w 3"]:
         """Pixels of a block and of as much of its halo as lies inside the view."""
-        return read(self._inside(part)[0])
+        return read(surroundings(self.net, self.grid, part.cells)[0])
 
     def of_part(
         self, part: Part, pixels: UInt8[np.ndarray, "h w 3"], instead: dict[str, Tensor] | None = None
@@ -117,19 +128,10 @@ class Walk:
         """Logits of the cells of a block; `instead`: stand-ins for parameters, by their name in `_Valid`."""
         tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._like.device)
         view = tensor.permute(2, 0, 1)[None].to(self._like.dtype).div_(255)
-        view = F.pad(view, self._inside(part)[1], value=self.net.background)
+        pads = surroundings(self.net, self.grid, part.cells)[1]
+        view = F.pad(view, pads, value=self.net.background)
         logits: Tensor = functional_call(_Valid(self.net), instead or {}, (view,))
         return logits.reshape(-1)[torch.from_numpy(part.inside).to(logits.device)]
-
-    def _inside(self, part: Part) -> tuple[Box, tuple[int, int, int, int]]:
-        """What of a block and its halo lies inside the view; px of glass left, right, above and below it."""
-        stride, (left, right, top, bottom) = self.net.stride, self.net.halo
-        x0, y0 = part.cells.x * stride - left, part.cells.y * stride - top
-        x1 = (part.cells.x + part.cells.width) * stride + right
-        y1 = (part.cells.y + part.cells.height) * stride + bottom
-        width, height = self.grid.cols * stride, self.grid.rows * stride
-        a, b, c, d = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-        return Box(a, b, c - a, d - b), (a - x0, x1 - c, b - y0, y1 - d)
 
     @property
     def _like(self) -> Tensor:

@@ -52,18 +52,31 @@ def build_model(
         return AttentionSampler(
             config,
             tasks,
-            attention=build_attention(config.attention),
+            attention=build_attention(config.attention, config.attention.stride),
+            overview=build_overview(config),
             features=features,
             score=RefiningScore(features.dim) if config.sampling.refined else None,
             head=Head(features.dim, sum(task.outputs for task in tasks), config.head.scale),
         )
 
 
-def build_attention(settings: AttentionSettings) -> ConvAttention:
+def build_attention(settings: AttentionSettings, stride: int) -> ConvAttention:
     """The attention network: view -> one logit a cell of `stride` view px."""
-    if settings.network == "paper":
-        return PaperAttention(settings.stride)
-    return WideAttention(settings.stride, settings.width)
+    return PaperAttention(stride) if settings.network == "paper" else WideAttention(stride, settings.width)
+
+
+def build_overview(config: Config) -> ConvAttention | None:
+    """The network of the coarse view: one logit a region; None with one level of attention."""
+    if config.attention.levels == 1:
+        return None
+    side = config.regions.side * config.attention.stride
+    if side % config.regions.shrink:
+        raise ConfigError(
+            f"regions.shrink={config.regions.shrink} does not divide the {side} view px of a region (regions.side "
+            f"{config.regions.side} x attention.stride {config.attention.stride})",
+            remedy="choose a divisor: a region is a whole number of pixels of the coarse view",
+        )
+    return build_attention(config.attention, side // config.regions.shrink)
 
 
 def build_features(settings: FeatureSettings, *, pretrained: bool) -> Features:

@@ -80,6 +80,9 @@ class TileSettings(Scale):
 class AttentionSettings(Section):
     """The attention network: view -> one logit a cell."""
 
+    levels: Literal[1, 2] = 1
+    """1: on the whole view; 2: first on a coarse view, by regions, and on the view inside the regions that are drawn
+    (section regions), for very large slides: what is read then hardly grows with the slide."""
     network: Literal["wide", "paper"] = "wide"
     """wide: conv3 16, 16, pooling, 1x1; paper: conv3 8, 8, 1 with tanh, as published."""
     width: int = Field(default=16, ge=1)
@@ -88,6 +91,19 @@ class AttentionSettings(Section):
     """View pixels a cell. 16 at 8 um/px makes cells of 128 um, the size of a 256 px tile at 0.5 um/px."""
     smoothing: float = Field(default=1e-4, ge=0, lt=1)
     """a <- (1 - s) a + s / K: every tissue cell keeps a chance, so that attention cannot die."""
+
+
+class RegionSettings(Section):
+    """Two levels of attention: a coarse view proposes regions, the view is read inside those drawn alone."""
+
+    side: int = Field(default=8, ge=1)
+    """Cells a side of a region: 8 make it 1 mm wide."""
+    shrink: int = Field(default=4, ge=1)
+    """View pixels a side of a pixel of the coarse view: 4 make it 32 um/px."""
+    px: int = Field(default=1024, ge=16, le=8192)
+    """Most pixels a side of the coarse view: its pixels are doubled, and doubled again, on larger slides."""
+    tiles: float = Field(default=1.0, gt=0)
+    """Tiles a region that is opened. At 1 a draw is about as good as on one level; more open fewer regions."""
 
 
 class SamplingSettings(Section):
@@ -165,6 +181,7 @@ class Config(Section):
     tissue: TissueSettings = TissueSettings()
     tile: TileSettings = TileSettings()
     attention: AttentionSettings = AttentionSettings()
+    regions: RegionSettings = RegionSettings()
     sampling: SamplingSettings = SamplingSettings()
     features: FeatureSettings = FeatureSettings()
     head: HeadSettings = HeadSettings()

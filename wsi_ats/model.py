@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from wsi_ats.estimator import expectation, refined_expectation, shares
 from wsi_ats.head import Head
 from wsi_ats.memory import Memory
 from wsi_ats.prediction import Prediction
-from wsi_ats.sampling import Draws, draw, pool, smooth
+from wsi_ats.proposal import NestedProposal, Proposal
+from wsi_ats.sampling import Draws, pool, smooth
 from wsi_ats.scene import Scene, look
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
@@ -48,20 +49,23 @@ class Estimate:
     """What the network says of one slide, with the graph that made it."""
 
     log_p: Float[Tensor, " K"]
-    """Log-attention over the tissue cells."""
+    """Log-attention over the tissue cells; with two levels over those that are known."""
     draws: Draws
     shares: Float[Tensor, " N"]
     """Share of each drawn tile in the summary; detached."""
     vectors: Float[Tensor, "N D"]
     logits: Float[Tensor, " O"]
     """Outputs of the head, task after task: of classes, their logits."""
+    log_opened: Float[Tensor, " K"] | None = None
+    """With two levels, log-weights of the regions of the cells (`sampling.opened`)."""
 
 
 class AttentionSampler(nn.Module):
     """Attention sampling on slides: what `tasks` ask of a slide is answered from the tiles that attention proposes.
 
     The networks are passed in ready-made (`wsi_ats.build` has the sizes). `score` is the refining score on a
-    feature, None for plain attention sampling. All tasks share the summary; the first is the main one.
+    feature, None for plain attention sampling. `overview` is the attention network of the coarse view, None with one
+    level of attention. All tasks share the summary; the first is the main one.
     """
 
     hash: str = ""
@@ -75,11 +79,13 @@ class AttentionSampler(nn.Module):
         features: nn.Module,
         score: nn.Module | None,
         head: Head,
+        overview: ConvAttention | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.tasks = Tasks(tasks)
         self.attention = attention
+        self.overview = overview
         self.features = features
         self.standardise = Standardise(head.dim, follow=not _is_frozen(features))
         self.score = score
@@ -109,28 +115,49 @@ class AttentionSampler(nn.Module):
         where the feature network is frozen, vectors) for later epochs. `turns` flips and turns the tiles at random.
         `even`: draw evenly from the tissue, as if attention had no opinion.
         """
-        log_p = [self._no_attention(scene) if even else self.attend(scene) for scene in scenes]
-        draws = [self.draw(p, s, g) for p, s, g in zip(log_p, scenes, generators, strict=True)]
-        vectors = self.describe(scenes, draws, memory, turns)
-        return [self.conclude(p, d, v) for p, d, v in zip(log_p, draws, vectors, strict=True)]
+        tiles, sampler = self.config.sampling.tiles, self.config.sampling.sampler
+        proposals = [self.propose(scene, memory, even) for scene in scenes]
+        draws = [p.draw(tiles, sampler, g) for p, g in zip(proposals, generators, strict=True)]
+        vectors = self.describe([p.scene for p in proposals], draws, memory, turns)
+        return [
+            replace(self.conclude(p.log_p, d, v), log_opened=p.log_opened)
+            for p, d, v in zip(proposals, draws, vectors, strict=True)
+        ]
+
+    def propose(self, scene: Scene, memory: Memory | None = None, even: bool = False) -> Proposal:
+        """What tiles are drawn from; `even` as in `forward`. `memory` keeps the pixels of regions."""
+        even = even or self.config.sampling.uniform
+        if scene.inside is None:
+            return Proposal(scene, self._no_attention(scene) if even else self.attend(scene))
+        return NestedProposal(
+            scene,
+            self._attend_regions(scene, even),
+            None if even else self.attention,
+            smoothing=self.config.attention.smoothing,
+            each=self.config.regions.tiles,
+            memory=memory,
+        )
 
     def attend(self, scene: Scene) -> Float[Tensor, " K"]:
-        """Smoothed log-attention over the tissue cells, from the view."""
-        if self.config.sampling.uniform:
-            return self._no_attention(scene)
+        """Smoothed log-attention over the tissue cells, from the view: one level."""
         logits = cell_logits(
             self.attention, scene.looking, scene.view.grid, scene.tissue, self.config.view.block
         )
         return smooth(torch.log_softmax(logits, 0), self.config.attention.smoothing)
 
+    def _attend_regions(self, scene: Scene, even: bool) -> Float[Tensor, " R"]:
+        """Smoothed log-attention over the regions, in proportion to their tissue where the network is indifferent."""
+        assert scene.inside is not None
+        assert self.overview is not None
+        area = torch.from_numpy(scene.inside.area).log().to(next(self.overview.parameters()))
+        if even:
+            return torch.log_softmax(area, 0)
+        net = self.overview.at(scene.view.stride)
+        logits = cell_logits(net, scene.looking, scene.view.grid, scene.tissue, self.config.view.block)
+        return smooth(torch.log_softmax(logits + area, 0), self.config.attention.smoothing)
+
     def _no_attention(self, scene: Scene) -> Float[Tensor, " K"]:
         return uniform_attention(len(scene.tissue)).to(self._device)
-
-    def draw(self, log_p: Float[Tensor, " K"], scene: Scene, generator: torch.Generator) -> Draws:
-        """Cells to read, as the training settings have it."""
-        sampling = self.config.sampling
-        order = torch.from_numpy(scene.order).to(log_p.device)
-        return draw(log_p, sampling.tiles, sampling.sampler, generator=generator, order=order)
 
     def describe(
         self,
@@ -169,13 +196,11 @@ class AttentionSampler(nn.Module):
     @torch.no_grad()
     def calibrate(self, scenes: Sequence[Scene], seed: int, memory: Memory | None = None) -> None:
         """Set what features have in common from tiles drawn evenly from the tissue of `scenes`."""
-        draws = []
+        sample = []
         for scene in scenes:
-            even = uniform_attention(len(scene.tissue))
-            draws.append(
-                draw(even, CALIBRATION_TILES, "multinomial", generator=generator_for(seed, scene.name))
-            )
-        sample = [self._features([s], [d], memory) for s, d in zip(scenes, draws, strict=True)]
+            proposal = self.propose(scene, memory, even=True)
+            draws = proposal.draw(CALIBRATION_TILES, "multinomial", generator_for(seed, scene.name))
+            sample.append(self._features([proposal.scene], [draws], memory))
         self.standardise.calibrate(torch.cat(sample))
 
     def conclude(self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]) -> Estimate:
@@ -232,16 +257,17 @@ class AttentionSampler(nn.Module):
         self.eval()
         watch = watch or Stopwatch()
         with watch("attention"):
-            log_p = self.attend(scene)
-            rounds = draw_rounds(log_p, tiles, sampler, scene, seed, repeats)
-            pooled = pool(rounds)
+            proposal = self.propose(scene, memory)
+            rounds = draw_rounds(proposal, tiles, sampler, seed, repeats)
+            pooled, log_p = pool(rounds), proposal.log_p
         with watch("tiles"):
-            vectors = self._describe_in_chunks(scene, pooled, memory)
+            vectors = self._describe_in_chunks(proposal.scene, pooled, memory)
         with watch("head"):
             answer = self.conclude(log_p, pooled, vectors)
             spread = [self.conclude(log_p, r, vectors[_positions(pooled, r)]).logits for r in rounds]
         self.train(was_training)
-        return self._prediction(scene, answer, spread, exact=len(pooled.cells) == len(log_p))
+        exact = proposal.complete and len(pooled.cells) == len(log_p)
+        return self._prediction(proposal, answer, spread, exact=exact)
 
     def _describe_in_chunks(self, scene: Scene, draws: Draws, memory: Memory | None) -> Float[Tensor, "N D"]:
         parts = [
@@ -251,8 +277,9 @@ class AttentionSampler(nn.Module):
         return torch.cat([self.describe([scene], [part], memory)[0] for part in parts])
 
     def _prediction(
-        self, scene: Scene, answer: Estimate, spread: Sequence[Float[Tensor, " O"]], *, exact: bool
+        self, proposal: Proposal, answer: Estimate, spread: Sequence[Float[Tensor, " O"]], *, exact: bool
     ) -> Prediction:
+        scene, (tissue, attention) = proposal.scene, proposal.attention()
         contributions = self.head.contributions(answer.vectors, answer.shares)
         return Prediction(
             slide=scene.name,
@@ -260,8 +287,8 @@ class AttentionSampler(nn.Module):
             grid=scene.view.grid,
             slide_size=scene.slide_size,
             mpp=scene.mpp,
-            tissue=scene.tissue,
-            attention=_numpy(answer.log_p.exp().float()),
+            tissue=tissue,
+            attention=attention,
             cells=scene.tissue[_numpy(answer.draws.cells)],
             weights=_numpy(answer.draws.log_weights.double().exp()),
             tile_px=self.config.tile.px,
@@ -296,16 +323,11 @@ def uniform_attention(k: int) -> Float[Tensor, " K"]:
     return torch.full((k,), -float(np.log(k)))
 
 
-def draw_rounds(
-    log_p: Float[Tensor, " K"], tiles: int, sampler: str, scene: Scene, seed: int, repeats: int
-) -> list[Draws]:
+def draw_rounds(proposal: Proposal, tiles: int, sampler: str, seed: int, repeats: int) -> list[Draws]:
     """`repeats` independent draws that together spend the budget of `tiles`; one where a draw is not random."""
-    rounds = 1 if sampler in ("all", "top") or tiles >= len(log_p) else max(1, min(repeats, tiles))
-    order = torch.from_numpy(scene.order).to(log_p.device)
-    return [
-        draw(log_p, tiles // rounds, sampler, generator=generator_for(seed, scene.name, r), order=order)
-        for r in range(rounds)
-    ]
+    once = sampler in ("all", "top") or proposal.exhausted_by(tiles)
+    rounds, name = 1 if once else max(1, min(repeats, tiles)), proposal.scene.name
+    return [proposal.draw(tiles // rounds, sampler, generator_for(seed, name, r)) for r in range(rounds)]
 
 
 def generator_for(seed: int, *parts: str | int) -> torch.Generator:

@@ -1,4 +1,8 @@
-"""What the model looks at before it draws: a slide's low-resolution view, its tissue and its attention grid."""
+"""What the model looks at before it draws: a slide's low-resolution view, its tissue and its attention grid.
+
+With two levels of attention (`attention.levels`) that view is the coarse one and its cells are regions; the fine view
+is then read for the regions that are drawn (`overview.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from jaxtyping import Int64
 
 from wsi_ats.config import Config
 from wsi_ats.errors import SlideError
+from wsi_ats.overview import Inside, coarse_frame, find_regions
 from wsi_ats.slides.base import Slide, SlideAddress
 from wsi_ats.tissue import find_tissue
 from wsi_ats.view import LazyView, Read, View, frame_view, resolve_downsample
@@ -39,11 +44,14 @@ class Scene:
     tile_downsample: tuple[float, float]
     """Level-0 px per tile px (x, y)."""
     slide: Slide | None = None
+    inside: Inside | None = None
+    """With two levels, what lies inside the cells, which are then regions."""
 
     @property
     def nbytes(self) -> int:
         """Bytes that the scene holds."""
-        return self.view.nbytes + self.tissue.nbytes + self.order.nbytes
+        inside = self.inside.nbytes if self.inside is not None else 0
+        return self.view.nbytes + self.tissue.nbytes + self.order.nbytes + inside
 
     @contextmanager
     def looking(self) -> Iterator[Read]:
@@ -77,10 +85,7 @@ def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
     tile = resolve_downsample(slide, mpp=config.tile.mpp, downsample=config.tile.downsample, setting="tile")
     coarse = resolve_downsample(slide, mpp=config.view.mpp, downsample=config.view.downsample, setting="view")
     frame = frame_view(slide, coarse, config.attention.stride)
-    small = frame.shape[0] * frame.shape[1] <= config.view.whole**2
-    view = frame.load(slide) if small else frame
-    read = view.crop if isinstance(view, View) else partial(view.read, slide)
-    tissue = find_tissue(view, name=slide.name, read=read, **config.tissue.model_dump())
+    view, tissue, inside = (_one_level if config.attention.levels == 1 else _two_levels)(slide, frame, config)
     return Scene(
         address=slide.address,
         name=slide.name,
@@ -91,4 +96,22 @@ def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
         order=view.grid.hilbert_order(tissue),
         tile_downsample=tile,
         slide=slide if keep_open else None,
+        inside=inside,
     )
+
+
+def _one_level(
+    slide: Slide, frame: LazyView, config: Config
+) -> tuple[View | LazyView, Int64[np.ndarray, " K"], None]:
+    small = frame.shape[0] * frame.shape[1] <= config.view.whole**2
+    view = frame.load(slide) if small else frame
+    read = view.crop if isinstance(view, View) else partial(view.read, slide)
+    return view, find_tissue(view, name=slide.name, read=read, **config.tissue.model_dump()), None
+
+
+def _two_levels(
+    slide: Slide, frame: LazyView, config: Config
+) -> tuple[View, Int64[np.ndarray, " K"], Inside]:
+    regions = config.regions
+    view = coarse_frame(frame, regions.side, regions.shrink, regions.px).load(slide)
+    return view, *find_regions(view, frame, regions.side, name=slide.name, **config.tissue.model_dump())

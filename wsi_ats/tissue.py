@@ -65,7 +65,7 @@ def tissue_mask(
     log10(light through glass / light through the pixel), mean of RGB. Objects smaller than min_object view px
     go, then holes smaller than min_hole. A view that lets no light through (fluorescence, black) has no tissue.
     """
-    return _cleaned(stain_rule([pixels], method).mask(pixels), min_object, min_hole)
+    return cleaned(stain_rule([pixels], method).mask(pixels), min_object, min_hole)
 
 
 def tissue_cells(
@@ -242,7 +242,7 @@ class TissueMask:
             min(box.x + box.width + self._halo, width),
             min(box.y + box.height + self._halo, height),
         )
-        around = _cleaned(self._stained.read(Box(left, top, right - left, bottom - top)), *self._least)
+        around = cleaned(self._stained.read(Box(left, top, right - left, bottom - top)), *self._least)
         return around[box.y - top :, box.x - left :][: box.height, : box.width]
 
 
@@ -285,7 +285,8 @@ def _luma(pixels: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
     return np.asarray(luma, np.int32)
 
 
-def _cleaned(mask: Bool[np.ndarray, "h w"], min_object: int, min_hole: int) -> Bool[np.ndarray, "h w"]:
+def cleaned(mask: Bool[np.ndarray, "h w"], min_object: int, min_hole: int) -> Bool[np.ndarray, "h w"]:
+    """The mask without its objects of fewer than min_object px, then without its holes of fewer than min_hole."""
     return np.asarray(~_without_small(~_without_small(mask, min_object), min_hole), bool)
 
 

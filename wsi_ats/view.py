@@ -67,12 +67,17 @@ class LazyView:
         ):
             target = pixels[part.y : part.y + part.height, part.x : part.x + part.width]
             place = Box(box.x + part.x, box.y + part.y, part.width, part.height)
-            if matching_level(slide.pyramid, self.downsample) is not None:
+            if self._is(level):
                 corner = level.location_of(np.asarray([[place.x, place.y]], np.int64))[0]
                 target[:] = slide.read((corner[0], corner[1]), (place.width, place.height), level.index)
             else:
                 target[:] = _resampled(slide, level, place, scale)
         return pixels
+
+    def _is(self, level: Level) -> bool:
+        """Whether its pixels are those of `level`, to the far end: a scale alike is not enough on a wide slide."""
+        scales = zip(self.downsample, level.downsample, reversed(self.shape), strict=True)
+        return all(abs(mine / its - 1) <= min(MATCH, 0.5 / n) for mine, its, n in scales)
 
     def load(self, slide: Slide) -> View:
         """The same view with its pixels in memory."""

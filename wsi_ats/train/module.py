@@ -55,7 +55,7 @@ class TrainingModule(pl.LightningModule):
             pull = proposal_loss(estimate.log_p, estimate.draws, estimate.shares)
             loss = loss + self.settings.proposal * pull
         if self.settings.entropy:
-            loss = loss + self.settings.entropy * entropy_penalty(estimate.log_p)
+            loss = loss + self.settings.entropy * entropy_penalty(estimate.log_p, estimate.log_opened)
         return loss
 
     def validation_step(self, batch: list[Example], batch_idx: int) -> None:
@@ -88,12 +88,13 @@ class TrainingModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW; the attention network has a learning rate of its own, and both fall along a half cosine.
+        """AdamW; attention networks have a learning rate of their own, and both fall along a half cosine.
 
         The rates fall because the draws stay noisy: at a constant rate the validation AUC of a model that has
         learned keeps jumping from one epoch to the next.
         """
-        attention = list(self.model.attention.parameters())
+        networks = filter(None, (self.model.attention, self.model.overview))
+        attention = [p for network in networks for p in network.parameters()]
         mine = {id(p) for p in attention}
         rest = [p for p in self.model.parameters() if id(p) not in mine and p.requires_grad]
         optimizer = torch.optim.AdamW(
