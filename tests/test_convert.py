@@ -74,6 +74,32 @@ def test_scales_are_in_micrometres_with_the_ratio_of_each_axis(tmp_path: Path) -
     assert second[1]["translation"] == pytest.approx([0.0, 0.5 * (y - 1) / 2, 0.25 * (x - 1) / 2])
 
 
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+def test_arrays_say_what_readers_go_by(ngff: str, tmp_path: Path) -> None:
+    out = tmp_path / "a.ome.zarr"
+    with open_slide(WHOLE, mpp=0.5) as slide:
+        convert(slide, out, Settings(ngff=ngff))
+    group = zarr.open_group(out, mode="r")
+    attributes = dict(group.attrs).get("ome", dict(group.attrs))
+    (image,) = attributes["multiscales"]
+    assert attributes.get("version", image.get("version")) == ngff
+    assert attributes["omero"]["rdefs"] == {"model": "color"}
+    assert len(attributes["omero"]["channels"]) == 3
+    paths = [dataset["path"] for dataset in image["datasets"]]
+    assert paths == ["0", "1", "2"] == sorted(group.array_keys())
+    for path in paths:
+        array = group[path]
+        assert (array.dtype, array.fill_value, array.shape[0]) == (np.uint8, 255, 3)
+        assert array.chunks == (3, 256, 256)
+        if ngff == "0.5":
+            assert array.metadata.dimension_names == tuple(axis["name"] for axis in image["axes"])
+            assert array.shards == (3, 4096, 4096)
+            assert (out / path / "c" / "0" / "0" / "0").is_file()
+        else:
+            assert array.metadata.dimension_separator == "/"
+            assert (out / path / "0" / "0" / "0").is_file()
+
+
 @pytest.mark.parametrize("kind", ["jpeg-420+tables", "jpeg-444", "jpeg-rgb"])
 def test_jpeg_tiles_are_copied_byte_by_byte(kind: str, tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "a.tif", [WHOLE, np.ascontiguousarray(WHOLE[::2, ::2])], kind, (128, 128))
