@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
-from paired import Timing, paired
+from paired import Timing, paired, save
 from read_elsewhere import cold, remote
 from read_slide import REGION, Tiles, make_slide, scattered
 
@@ -65,7 +65,7 @@ def main() -> None:
     for name in arguments.only:
         results[name] = parts[name](path, arguments.rounds)
         print(name, json.dumps(results[name], indent=1), flush=True)
-        save(results, arguments.results)
+        save(results, arguments.results, "Reading slides", "read.py")
 
 
 def regions(path: Path, rounds: int) -> dict[str, object]:
@@ -183,40 +183,6 @@ def timed(timings: Mapping[str, Timing]) -> dict[str, object]:
 
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def save(results: dict[str, object], path: Path) -> None:
-    """The results as JSON, and as tables beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    lines = [
-        "# Reading slides",
-        "",
-        "Made by `benchmarks/read.py`; a ratio is against the base of its rows (1).",
-        "",
-    ]
-    for name, part in results.items():
-        lines += [f"## {name}", ""]
-        plain = {key: value for key, value in part.items() if not _is_timing(value) and not _is_table(value)}
-        lines += [f"- {key}: {value}" for key, value in plain.items()]
-        tables = {key: value for key, value in part.items() if _is_table(value)}
-        loose = {key: value for key, value in part.items() if _is_timing(value)}
-        for title, table in {**tables, **({name: loose} if loose else {})}.items():
-            lines += ["", f"{title}:", "", "| reader | ms | ratio | quartiles |", "|---|---|---|---|"]
-            lines += [
-                f"| {reader} | {t['ms']} | {t['ratio']} | {t['low']} to {t['high']} |"
-                for reader, t in table.items()
-            ]
-        lines.append("")
-    path.with_suffix(".md").write_text("\n".join(lines))
-
-
-def _is_timing(value: object) -> bool:
-    return isinstance(value, dict) and set(value) == {"ms", "ratio", "low", "high"}
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(_is_timing, value.values()))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def as_axes(pixels: np.ndarray, order: str) -> np.ndarray:
 def write_image(
     path: Path,
     levels: Sequence[np.ndarray],
-    order: str = "cyx",
+    axes: str = "cyx",
     chunk: dict[str, int] | None = None,
     zarr_format: int = 3,
     mpp: float = 0.25,
@@ -53,35 +52,27 @@ def write_image(
 ) -> Path:
     """Write (h, w, c) arrays as the levels of an image; `storage` goes to zarr-python.
 
-    A callable among `storage` is called with the order of the axes. inside: group of the image in the store.
+    inside: group of the image in the store.
     """
     group = zarr.open_group(path / inside, mode="w", zarr_format=zarr_format)
     chunk = {"y": 64, "x": 48, "c": 3, **(chunk or {})}
-    names = {"dimension_names": list(order)} if zarr_format == 3 else {}
-    chosen = {k: v(order) if isinstance(v, Callable) else v for k, v in storage.items()}
+    names = {"dimension_names": list(axes)} if zarr_format == 3 else {}
     scales = []
     for index, level in enumerate(levels):
-        data = as_axes(level, order)
+        data = as_axes(level, axes)
         array = group.create_array(
             str(index),
             shape=data.shape,
             dtype=data.dtype,
-            chunks=tuple(chunk.get(a, 1) for a in order),
+            chunks=tuple(chunk.get(a, 1) for a in axes),
             **names,
-            **chosen,
+            **storage,
         )
         array[...] = data
         scales.append((mpp * levels[0].shape[1] / level.shape[1], mpp * levels[0].shape[0] / level.shape[0]))
-    image = multiscale(order, scales)
+    image = multiscale(axes, scales)
     if zarr_format == 3:
         group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
     else:
         group.attrs["multiscales"] = [{"version": "0.4", **image}]
     return path
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change a JSON file in place."""
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))

@@ -259,9 +259,11 @@ def test_buffers_are_used_again_and_few_are_kept() -> None:
     other = buffers.take((4, 5, 3))
     assert first.shape == other.shape == (4, 5, 3)
     assert not np.shares_memory(first, other)
-    buffers.give(first)
-    assert buffers.take((4, 6, 3)).shape == (4, 6, 3)
-    assert buffers.take((4, 5, 3)) is first
-    for _ in range(100):
-        buffers.give(np.empty((2, 2, 3), np.uint8))
+    buffers.give(first.transpose(2, 0, 1))
+    assert not np.shares_memory(buffers.take((4, 6, 3)), first)
+    again = buffers.take((3, 20))
+    assert np.shares_memory(again, first)
+    assert again.shape == (3, 20)
+    for array in [buffers.take((2, 2, 3)) for _ in range(100)]:
+        buffers.give(array)
     assert sum(len(free) for free in buffers._free.values()) < 20

@@ -11,6 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ome_zarr import write_image
 from tests.range_server import RangeServer
 from tests.tiffs import picture
 from wsi_ats.errors import SlideError
@@ -94,6 +95,41 @@ def test_any_usual_storage(how: dict[str, Any], tmp_path: Path) -> None:
         assert_is_whole(slide)
 
 
+@pytest.mark.parametrize(
+    ("order", "storage"),
+    [
+        ("xcy", {}),
+        ("tzyxc", {"zarr_format": 2}),
+        ("cxy", {"chunk": {"c": 1}}),
+        ("tczyx", {"chunk": {"c": 1}, "zarr_format": 2}),
+        ("cyx", {"filters": [zarr.codecs.TransposeCodec(order=(2, 0, 1))]}),
+        ("cyx", {"filters": [zarr.codecs.TransposeCodec(order=(1, 2, 0))]}),
+        ("cyx", {"chunk": {"c": 1}, "filters": [zarr.codecs.TransposeCodec(order=(2, 1, 0))]}),
+        ("cyx", {"zarr_format": 2, "order": "F"}),
+    ],
+)
+def test_any_order_in_memory(order: str, storage: dict[str, Any], tmp_path: Path) -> None:
+    levels = [WHOLE, np.ascontiguousarray(WHOLE[::2, ::2])]
+    with open_slide(write_image(tmp_path / "a.ome.zarr", levels, order, **storage)) as slide:
+        assert "zarr-python" not in slide.backend_reason
+        assert_is_whole(slide)
+        np.testing.assert_array_equal(slide.read((50, 40), (90, 80)), WHOLE[40:120, 50:140])
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_the_first_series_of_what_bioformats2raw_makes(zarr_format: int, tmp_path: Path) -> None:
+    root = tmp_path / "a.zarr"
+    attributes = {"bioformats2raw.layout": 3}
+    zarr.create_group(
+        root, zarr_format=zarr_format, attributes=attributes if zarr_format == 2 else {"ome": attributes}
+    )
+    levels = [WHOLE, np.ascontiguousarray(WHOLE[::2, ::2])]
+    write_image(root, levels, "tczyx", {"c": 1}, zarr_format, inside="0")
+    with open_slide(root) as slide:
+        assert slide.mpp == 0.25
+        assert_is_whole(slide)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("zarr") / "a.ome.zarr", shards=True)
@@ -134,7 +170,19 @@ def test_what_is_no_rgb_image_says_what_is_read(tmp_path: Path) -> None:
         open_slide(root)
 
 
-def test_an_ome_zarr_behind_a_url(store: Path) -> None:
+@pytest.mark.parametrize("how", [{"shards": True}, {"c": 1, "shards": True}, {"version": "0.4"}])
+def test_chunks_behind_a_url_are_fetched_together(how: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("obstore")
-    with RangeServer(store.parent) as server, open_slide(f"{server.url}/a.ome.zarr") as slide:
+    write(tmp_path / "a.ome.zarr", **how)
+    with (
+        RangeServer(tmp_path, latency=0.02) as server,
+        open_slide(f"{server.url}/a.ome.zarr") as slide,
+    ):
         assert_is_whole(slide)
+        server.reset()
+        xy = np.array([(x, y) for x in (0, 80, 160) for y in (0, 50, 100)])
+        tiles = slide.read_many(xy, (40, 40))
+        counts = server.counts()
+    for (x, y), tile in zip(xy, tiles, strict=True):
+        np.testing.assert_array_equal(tile, WHOLE[y : y + 40, x : x + 40])
+    assert counts["at_once"] > 1, "one after the other"

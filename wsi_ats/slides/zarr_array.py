@@ -6,8 +6,9 @@ Only the metadata of arrays of uint8 that are decoded here; all else is `Unusual
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import floordiv
 from typing import Any
 
 import numpy as np
@@ -152,14 +153,18 @@ class ChunkMap:
         self._source, self.storage = source, storage
         self._indices: dict[Coords, Index] = {}
 
-    def load(self, chunks: Iterable[Coords]) -> None:
+    def load(self, chunks: Sequence[Coords]) -> list[tuple[Coords, int]]:
         """Read the indices of all shards that the chunks need and that are not known yet, at once.
 
+        Returns what chunks lie in the files by: file and offset; those that are damaged or not stored lie anywhere.
         Raises OSError.
         """
         shards = self.storage.shards
-        if shards is not None:
-            self._read({self._shard(c, shards)[0] for c in chunks}.difference(self._indices), shards)
+        if shards is None:
+            return [(chunk, 0) for chunk in chunks]
+        places = [_place(chunk, shards) for chunk in chunks]
+        indices = self._known({shard for shard, _ in places}, shards)
+        return [(shard, _offset(indices[shard], place)) for shard, place in places]
 
     def part(self, chunk: Coords) -> Part | None:
         """The bytes of a chunk, None where it is not stored.
@@ -169,10 +174,10 @@ class ChunkMap:
         shards = self.storage.shards
         if shards is None:
             return Part(self.storage.file(chunk))
-        shard, place = self._shard(chunk, shards)
+        shard, place = _place(chunk, shards)
         index = self._indices.get(shard)
         if index is None:
-            index = self._read({shard}, shards)[shard]
+            index = self._known({shard}, shards)[shard]
         if isinstance(index, UndecodableTile):
             raise UndecodableTile(str(index))
         offset, count = index[place].tolist()
@@ -183,29 +188,32 @@ class ChunkMap:
             raise UndecodableTile(f"the index of its shard says {count} bytes from byte {offset}")
         return Part(self.storage.file(shard), offset, count)
 
-    def _read(self, wanted: set[Coords], shards: Shards) -> dict[Coords, Index]:
-        """Read and remember the indices of shards."""
-        ordered = sorted(wanted)
+    def _known(self, wanted: set[Coords], shards: Shards) -> dict[Coords, Index]:
+        """The indices of shards; those that are not remembered yet are read, and remembered."""
+        known = {shard: index for shard in wanted if (index := self._indices.get(shard)) is not None}
+        missing = sorted(wanted.difference(known))
         offset, length = shards.part
-        parts = [Part(self.storage.file(shard), offset, length) for shard in ordered]
+        parts = [Part(self.storage.file(shard), offset, length) for shard in missing]
         found = {
             shard: _index(encoded, shards)
-            for shard, encoded in zip(ordered, self._source.read_many(parts), strict=True)
+            for shard, encoded in zip(missing, self._source.read_many(parts), strict=True)
         }
         if (len(self._indices) + len(found)) * length > INDEX_BYTES:
             self._indices = {}
         self._indices.update(found)
-        return found
+        return known | found
 
-    def _shard(self, chunk: Coords, shards: Shards) -> tuple[Coords, int]:
-        """The shard of a chunk, and the chunk's number in it (C order)."""
-        place = 0
-        shard = []
-        for at, count in zip(chunk, shards.chunks, strict=True):
-            whole, within = divmod(at, count)
-            shard.append(whole)
-            place = place * count + within
-        return tuple(shard), place
+
+def _place(chunk: Coords, shards: Shards) -> tuple[Coords, int]:
+    """The shard of a chunk, and the chunk's number in it (C order)."""
+    number = 0
+    for at, count in zip(chunk, shards.chunks, strict=True):
+        number = number * count + at % count
+    return tuple(map(floordiv, chunk, shards.chunks)), number
+
+
+def _offset(index: Index, number: int) -> int:
+    return 0 if isinstance(index, UndecodableTile) else int(index[number, 0])
 
 
 def _index(encoded: bytes | None, shards: Shards) -> Index:

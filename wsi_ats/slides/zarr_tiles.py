@@ -36,17 +36,16 @@ class Tiles:
         self._planes = 3 // channels
         rows, cols = (-(-storage.shape[axis] // storage.chunk[axis]) for axis in yxc[:2])
         self.tiling = Tiling(width, height, cols, rows)
-        # Axes of a stored chunk, as they must be ordered to have it as (y, x, c).
-        order = [storage.chain.axes.index(axis) for axis in yxc]
-        others = [i for i in range(len(storage.chunk)) if i not in order]
-        self._order = (*others, *order)
+        # How the axes of the stored chunks of a tile, the first of them its planes, are ordered to have (y, x, c).
+        order = [1 + storage.chain.axes.index(axis) for axis in yxc]
+        others = [i for i in range(1, 1 + len(storage.chunk)) if i not in order]
+        self._order = (*others, *order, 0)
         self._interleaved = self._planes == 1 and order == sorted(order)
 
     def in_storage_order(self, tiles: Sequence[int]) -> Sequence[int]:
         """The tiles as they lie in the files. Raises OSError where the index of a shard cannot be read."""
-        chunks = {tile: self._chunks(tile)[0] for tile in tiles}
-        self._map.load(chunks.values())
-        return sorted(tiles, key=lambda tile: self._place(chunks[tile]))
+        places = self._map.load([self._chunks(tile)[0] for tile in tiles])
+        return [tile for _, tile in sorted(zip(places, tiles, strict=True))]
 
     def fetch(self, tiles: Sequence[int]) -> Iterator[Encoded]:
         """Bytes of the tiles, as `decode` takes them. Raises UndecodableTile, OSError."""
@@ -64,44 +63,25 @@ class Tiles:
             yield _join([None if part is None else _complete(next(found), part) for part in parts])
 
     def decode(self, encoded: Encoded, window: Box | None) -> UInt8[np.ndarray, "h w 3"]:
-        """The pixels of a tile; only those of `window` are sure to be right. The array is one of `buffers`.
+        """The pixels of a tile; only those of `window` are sure to be right. The array is a view of one of `buffers`.
 
         Raises UndecodableTile.
         """
-        out = self._buffers.take((self.tiling.height, self.tiling.width, 3))
-        try:
-            if self._interleaved and encoded is not ABSENT:
-                self._storage.chain.decode(encoded, out.reshape(-1), window)
-            else:
-                self._planar(encoded, out, window or Box(0, 0, *self.tiling[:2]))
-        except UndecodableTile:
-            self._buffers.give(out)
-            raise
-        return out
-
-    def _planar(self, encoded: Encoded, out: UInt8[np.ndarray, "h w 3"], window: Box) -> None:
-        """Decode the chunks of a tile and put the window together, channel by channel.
-
-        Four times as fast as letting numpy turn (3, h, w) to (h, w, 3) in one go.
-        """
-        rows, cols = slice(window.y, window.y + window.height), slice(window.x, window.x + window.width)
-        if encoded is ABSENT:
-            out[rows, cols] = self._storage.fill
-            return
         chain = self._storage.chain
-        buffer = self._buffers.take((chain.nbytes,))
+        buffer = self._buffers.take((self._planes, chain.nbytes))
         try:
-            for plane, chunk in enumerate(_split(encoded, self._planes)):
+            # Only a chunk that is stored as (y, x, c) can be decoded in part.
+            part = window if self._interleaved else None
+            for plane, chunk in zip(buffer, _split(encoded, self._planes), strict=True):
                 if chunk is None:
-                    out[rows, cols, plane] = self._storage.fill
-                    continue
-                chain.decode(chunk, buffer)
-                pixels = buffer.reshape(chain.shape).transpose(self._order)
-                pixels = pixels.reshape(pixels.shape[-3:])[rows, cols]
-                for channel in range(pixels.shape[2]):
-                    out[rows, cols, plane + channel] = pixels[..., channel]
-        finally:
+                    plane[:] = self._storage.fill
+                else:
+                    chain.decode(chunk, plane, part)
+        except UndecodableTile:
             self._buffers.give(buffer)
+            raise
+        pixels = buffer.reshape(self._planes, *chain.shape).transpose(self._order)
+        return pixels.reshape(self.tiling.height, self.tiling.width, 3)
 
     def _chunks(self, tile: int) -> list[Coords]:
         """The chunks of a tile, by their places in the grid of chunks."""
@@ -113,14 +93,6 @@ class Tiles:
                 coords[axis] = at
             chunks.append(tuple(coords))
         return chunks
-
-    def _place(self, chunk: Coords) -> tuple[str, int]:
-        """File and offset of a chunk; what is damaged or not stored may come first."""
-        try:
-            part = self._map.part(chunk)
-        except UndecodableTile:
-            part = None
-        return ("", 0) if part is None else (part.key, part.offset)
 
 
 def _complete(data: bytes | None, part: Part) -> bytes | None:
@@ -144,6 +116,9 @@ def _join(chunks: Sequence[bytes | None]) -> Encoded:
 
 def _split(encoded: Encoded, count: int) -> Iterator[Encoded | None]:
     """The chunks that `_join` made one of."""
+    if encoded is ABSENT:
+        yield from [None] * count
+        return
     if count == 1:
         yield encoded
         return
