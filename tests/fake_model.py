@@ -28,6 +28,7 @@ class FakeModel:
     """Attention is darkness; the probability is the mean darkness of the drawn cells."""
 
     questions = (Question("label", "classes", ("normal", "tumour")),)
+    srgb = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests.fake_model import calls, items, load, make_model, make_slide
+from tests.tiffs import damage, picture, write_pyramid
 from wsi_ats.batch.cluster import client_for, connect, cores, local_cluster
 from wsi_ats.batch.executors import OnCluster
 from wsi_ats.batch.inputs import SlideItem
@@ -109,6 +111,23 @@ def test_files_of_a_slide(tmp_path: Path) -> None:
         ["wsi-ats", "predict"],
         result["config_hash"],
     )
+
+
+def test_damaged_tiles_are_counted_where_they_are_tolerated(tmp_path: Path) -> None:
+    slides = good_slides(tmp_path, 3)
+    path, whole = slides[1].path, picture(192, 256)
+    write_pyramid(path, [whole, np.ascontiguousarray(whole[::4, ::4])], "deflate")
+    for tile in (1, 6):
+        damage(path, 0, tile, lambda data: bytes(len(data)))
+    assert [failure.slide for failure in run(slides, tmp_path).failures] == ["s1.tif"]
+    summary = run(slides, tmp_path, settings=replace(QUICK, tolerate_bad_tiles=2))
+    assert summary.ok
+    assert summary.progress.bad_tiles == 2
+    assert list(table(tmp_path).bad_tiles) == ["0", "2", "0"]
+    result = SlideStore(tmp_path / "out", "s1.tif").result()
+    assert result["bad_tiles"] == [[0, 1, 0], [0, 2, 1]]
+    again = run(slides, tmp_path, settings=replace(QUICK, tolerate_bad_tiles=2))
+    assert (again.progress.known, again.progress.bad_tiles) == (3, 2)
 
 
 def test_same_command_again_predicts_nothing(tmp_path: Path) -> None:

@@ -191,6 +191,15 @@ def test_the_keeper_decides_as_one_that_remembers_everything(
     assert trainer.should_stop == (stop is not None)
 
 
+def test_the_keeper_remembers_bad_tiles() -> None:
+    before, after = {"a": {(0, 2, 1), (0, 1, 1)}, "b": set()}, {"a": {(0, 1, 1)}}
+    kept = after["a"]  # a scene holds it
+    state = pickle.loads(pickle.dumps(Keeper(Path(), 1, silent, before).state_dict()))  # noqa: S301
+    Keeper(Path(), 1, silent, after).load_state_dict(state)
+    assert after == {"a": {(0, 1, 1), (0, 2, 1)}}
+    assert after["a"] is kept
+
+
 def test_a_run_that_diverges_is_told(tmp_path: Path) -> None:
     trainer = StandIn()
     trainer.callback_metrics = {"val_score": 0.5, "loss": float("nan"), "val_auc": 0.5, "val_loss": 0.5}

@@ -170,6 +170,21 @@ def test_slides_with_damaged_tiles_are_left_out_when_these_are_met(rows: list[Ro
     assert_same_weights(out / "model/model.safetensors", tmp_path / "clean/model/model.safetensors")
 
 
+def test_damaged_tiles_can_be_tolerated_and_are_counted(rows: list[Row], tmp_path: Path) -> None:
+    bad = replace(rows[1], slide="damaged", path=with_damaged_tiles(rows[1].path, tmp_path / "damaged.tif"))
+    mixed = [*rows[:1], bad, *rows[1:]]
+    config = settings("train.epochs=1", "train.tolerate_bad_tiles=9999")
+    said: list[str] = []
+    result = train(mixed, config, tmp_path / "run", say=said.append)
+    assert result.failures == []
+    count = json.loads((tmp_path / "run" / "run.json").read_text())["bad_tiles"]["damaged"]
+    assert count > 0
+    assert any(line.startswith(f"{count} damaged tile(s) of 1 slide(s) were background") for line in said)
+    assert (
+        f"{count} damaged tile(s) of others were background" in (result.folder / "model-card.md").read_text()
+    )
+
+
 def test_a_slide_that_is_gone_in_the_middle_ends_the_run_which_can_go_on(
     rows: list[Row], tmp_path: Path
 ) -> None:

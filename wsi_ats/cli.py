@@ -61,6 +61,9 @@ Mpp = Annotated[
         min=0.001, max=1000, help="Micrometres per pixel of slides that do not say, or say it wrong."
     ),
 ]
+BadTiles = Annotated[
+    int, typer.Option(min=0, help="So many damaged tiles a slide may be read as background.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes CUDA where there is one.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="A setting, section.key=value; may be repeated.")
@@ -111,6 +114,9 @@ def train(
     settings: Settings = None,
     target: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     mpp: Mpp = None,
+    tolerate_bad_tiles: Annotated[
+        int | None, typer.Option(min=0, help="Sets train.tolerate_bad_tiles: such tiles are background.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Delete a run that is in OUT and start again.")] = False,
 ) -> None:
     """Train a classifier on labelled slides."""
@@ -120,7 +126,10 @@ def train(
 
     rows = read_manifest(manifest, target)
     rows = [replace(row, mpp=mpp) if row.mpp is None else row for row in rows]
-    result = run(rows, load_config(config, settings or ()), out, say=say, overwrite=overwrite)
+    settings = list(settings or ())
+    if tolerate_bad_tiles is not None:
+        settings.append(f"train.tolerate_bad_tiles={tolerate_bad_tiles}")
+    result = run(rows, load_config(config, settings), out, say=say, overwrite=overwrite)
     say(f"validation AUC {result.val_auc}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
     if result.failures:
@@ -141,6 +150,7 @@ def predict(
     repeats: Repeats = 4,
     seed: Seed = 0,
     mpp: Mpp = None,
+    tolerate_bad_tiles: BadTiles = 0,
     heatmaps: Annotated[bool, typer.Option(help="Write heatmap.png for every slide.")] = True,
     workers: Annotated[
         int | None,
@@ -163,7 +173,7 @@ def predict(
 
     # What is wrong with the command is told before worker processes are started.
     find_sampler(sampler)
-    how = PredictSettings(tiles=tiles, sampler=sampler, repeats=repeats, seed=seed, heatmap=heatmaps, mpp=mpp)
+    how = PredictSettings(tiles, sampler, repeats, seed, heatmaps, mpp, tolerate_bad_tiles)
     device = _device(device)
     model_hash(model)
     items = find_slides(slides)
@@ -187,6 +197,7 @@ def heatmap(
     repeats: Repeats = 4,
     seed: Seed = 0,
     mpp: Mpp = None,
+    tolerate_bad_tiles: BadTiles = 0,
     size: Annotated[int, typer.Option(help="Longest side of the slide in the picture, px.")] = 1200,
     scale: Annotated[
         Literal["log", "linear", "percentile"], typer.Option(help="What the colours show.")
@@ -207,10 +218,13 @@ def heatmap(
         raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
     find_sampler(sampler)
     network = load_model(model, _device(device))
-    with open_slide(slide, mpp=mpp) as handle:
+    opened = open_slide(slide, mpp=mpp, srgb=network.srgb, tolerate_bad_tiles=tolerate_bad_tiles)
+    with opened as handle:
         prediction = network.predict(handle, tiles, sampler, seed, repeats)
         picture = prediction.heatmap(handle, style).encode(out.suffix[1:])
     _write(out, picture)
+    if handle.bad_tiles:
+        complain(f"{len(handle.bad_tiles)} damaged tile(s) were read as background")
     say(describe(prediction))
     say(f"heatmap: {out}")
 

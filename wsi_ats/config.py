@@ -44,6 +44,14 @@ class Scale(Section):
         return self
 
 
+class SlideSettings(Section):
+    """How slides are opened, in training and in prediction alike."""
+
+    srgb: bool = False
+    """Turn colours to sRGB by the ICC profile of each slide, where it has one: scanners then look more alike. A model
+    must see the colours that it has learned from, so this is part of it."""
+
+
 class ViewSettings(Scale):
     """The low-resolution view that the attention network sees."""
 
@@ -168,6 +176,8 @@ class TrainSettings(Section):
     """Share of patients kept for validation where the manifest has no `split` column."""
     val_tiles: int = Field(default=64, ge=1)
     """Tiles a slide at validation."""
+    tolerate_bad_tiles: int = Field(default=0, ge=0)
+    """Damaged tiles a slide that are learned from as background; at the next one the slide is left out."""
     cache_mb: int = Field(default=2048, ge=0)
     """Memory for views, tiles and frozen features that are met again in later epochs."""
     seed: int = Field(default=0, ge=0)
@@ -177,6 +187,7 @@ class TrainSettings(Section):
 class Config(Section):
     """Everything that makes a model and its training."""
 
+    slide: SlideSettings = SlideSettings()
     view: ViewSettings = ViewSettings()
     tissue: TissueSettings = TissueSettings()
     tile: TileSettings = TileSettings()

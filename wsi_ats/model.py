@@ -230,7 +230,7 @@ class AttentionSampler(nn.Module):
         with watch("total"):
             with watch("open"):
                 opened: AbstractContextManager[Slide] = (
-                    open_slide(slide) if isinstance(slide, str | Path) else nullcontext(slide)
+                    open_slide(slide, srgb=self.srgb) if isinstance(slide, str | Path) else nullcontext(slide)
                 )
             with opened as handle:
                 before = handle.bytes_read
@@ -239,6 +239,11 @@ class AttentionSampler(nn.Module):
                 prediction = self.predict_scene(scene, tiles, sampler, seed, repeats, watch=watch)
                 bytes_read = handle.bytes_read - before
         return prediction.measured(bytes_read, watch.seconds)
+
+    @property
+    def srgb(self) -> bool:
+        """Whether it is for slides whose colours were turned to sRGB."""
+        return self.config.slide.srgb
 
     @torch.inference_mode()
     def predict_scene(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from jaxtyping import Int64
 
 from wsi_ats.config import Config
-from wsi_ats.errors import SlideError
+from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.overview import Inside, coarse_frame, find_regions
 from wsi_ats.slides.base import Slide, SlideAddress
 from wsi_ats.tissue import find_tissue
@@ -46,6 +46,8 @@ class Scene:
     slide: Slide | None = None
     inside: Inside | None = None
     """With two levels, what lies inside the cells, which are then regions."""
+    bad_tiles: set[tuple[int, int, int]] = field(default_factory=set, compare=False)
+    """(level, column, row) of the tiles met so far that could not be read and were tolerated."""
 
     @property
     def nbytes(self) -> int:
@@ -66,22 +68,35 @@ class Scene:
     def open(self) -> Iterator[Slide]:
         """The slide: the one that is open already, or one opened for the length of the block.
 
-        An error of reading it in the block leaves with the slide's address.
+        An error of reading it in the block leaves with the slide's address, also where it has more bad tiles by now
+        than are tolerated, all times together that it was open.
         """
         with self.address.open() if self.slide is None else nullcontext(self.slide) as slide:
             try:
                 yield slide
+                self._count_bad_tiles(slide)
             except SlideError as error:
                 error.address = self.address
                 raise
+
+    def _count_bad_tiles(self, slide: Slide) -> None:
+        self.bad_tiles.update(slide.bad_tiles)
+        tolerated = self.address.opening.tolerate_bad_tiles
+        if len(self.bad_tiles) > tolerated:
+            raise SlideError(
+                f"slide {self.name!r}: {len(self.bad_tiles)} tiles cannot be read, {tolerated} are tolerated",
+                "copy it again from its source, or allow more such tiles (--tolerate-bad-tiles)",
+            )
 
 
 def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
     """Read the view of `slide`, find its tissue, lay the attention grid.
 
-    Raises `MissingMppError` where a setting is in mpp and the slide has none, `NoTissueError` on an empty mask and
-    `SlideError` where pixels cannot be read. With `keep_open` the scene reads from this very handle.
+    Raises `ConfigError` where the slide was opened for other colours than the settings have, `MissingMppError` where
+    a setting is in mpp and the slide has none, `NoTissueError` on an empty mask and `SlideError` where pixels cannot
+    be read. With `keep_open` the scene reads from this very handle.
     """
+    _check_colours(slide, config)
     tile = resolve_downsample(slide, mpp=config.tile.mpp, downsample=config.tile.downsample, setting="tile")
     coarse = resolve_downsample(slide, mpp=config.view.mpp, downsample=config.view.downsample, setting="view")
     frame = frame_view(slide, coarse, config.attention.stride)
@@ -97,6 +112,7 @@ def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
         tile_downsample=tile,
         slide=slide if keep_open else None,
         inside=inside,
+        bad_tiles=set(slide.bad_tiles),
     )
 
 
@@ -115,3 +131,12 @@ def _two_levels(
     regions = config.regions
     view = coarse_frame(frame, regions.side, regions.shrink, regions.px).load(slide)
     return view, *find_regions(view, frame, regions.side, name=slide.name, **config.tissue.model_dump())
+
+
+def _check_colours(slide: Slide, config: Config) -> None:
+    wanted, has = config.slide.srgb, slide.address.opening.srgb
+    if slide.icc_profile is not None and wanted != has:
+        raise ConfigError(
+            f"slide {slide.name!r} has an ICC profile and was opened with srgb={has}; slide.srgb is {wanted}",
+            f"open it with open_slide(..., srgb={wanted})",
+        )

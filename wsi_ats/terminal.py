@@ -93,6 +93,8 @@ def show_summary(summary: Summary) -> None:
         f"{progress.done} of {progress.total} slides done ({progress.known} of them before), "
         f"{progress.failed} failed: {summary.out / 'predictions.csv'}"
     )
+    if progress.bad_tiles:
+        complain(f"{progress.bad_tiles} damaged tile(s) were read as background: see the column bad_tiles")
     for failure in summary.failures:
         complain(f"failed: {failure.slide}: {failure.error}")
         if failure.remedy:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -48,6 +48,10 @@ class Predictor(Protocol):
     @property
     def questions(self) -> tuple[Question, ...]:
         """What it is asked."""
+
+    @property
+    def srgb(self) -> bool:
+        """Whether it is for slides whose colours were turned to sRGB."""
 
     def predict(self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int) -> Prediction:
         """Answer them about an open slide."""
@@ -101,6 +105,8 @@ class Outcome:
     tiles: int = 0
     bytes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    bad_tiles: int = 0
+    """Damaged tiles that were read as background."""
     failure: Failure | None = None
 
 
@@ -134,7 +140,8 @@ def settled(job: Job) -> Outcome | None:
     if result is not None and _is_of(job, result) and _is_new(job, result, job.run.overwrite):
         # Of this very run where the worker died before it could say that it was done.
         status: Literal["done", "known"] = "done" if result["run"] == job.run.id else "known"
-        return Outcome(job.item.id, status, result["tiles_read"], result["bytes_read"], result["seconds"])
+        measured = result["tiles_read"], result["bytes_read"], result["seconds"]
+        return Outcome(job.item.id, status, *measured, bad_tiles=len(result["bad_tiles"]))
     failure = job.store.failure()
     if failure is not None and failure.get("config_hash") == job.config_hash and _is_new(job, failure, True):
         fields = {name: str(failure.get(name, "")) for name in ("stage", "error", "remedy")}
@@ -155,12 +162,12 @@ def fail(job: Job, stage: str, error: BaseException, remedy: str = "") -> Outcom
     return Outcome(job.item.id, "failed", failure=failure)
 
 
-def provenance(job: Job, stamp: Mapping[str, int] | None) -> Record:
-    """Which slide, configuration and software a result or failure is of."""
+def provenance(job: Job, found: Mapping[str, Any] | None) -> Record:
+    """Which slide, configuration and software a result or failure is of; `found`: more about the slide."""
     return {
         "slide": job.item.id,
         "path": str(job.item.path),
-        **(stamp or {}),
+        **(found or {}),
         "patient": job.item.patient,
         "extra": dict(job.item.extra),
         "config_hash": job.config_hash,
@@ -220,25 +227,26 @@ def _attempt(job: Job) -> Outcome:
     watch = Stopwatch()
     try:
         with watch("total"):
-            prediction, stamp = _predict(job, model, watch)
+            prediction, found = _predict(job, model, watch)
         prediction = prediction.measured(prediction.bytes_read, {**prediction.seconds, **watch.seconds})
         with watch("write"):
-            job.store.write_result(prediction, provenance(job, stamp))
+            job.store.write_result(prediction, provenance(job, found))
     except ModelError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
         return fail(job, _stage_of(error), error)
-    return Outcome(
-        job.item.id, "done", prediction.tiles_read, prediction.bytes_read, dict(prediction.seconds)
-    )
+    measured = prediction.tiles_read, prediction.bytes_read, dict(prediction.seconds)
+    return Outcome(job.item.id, "done", *measured, bad_tiles=len(found["bad_tiles"]))
 
 
-def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, dict[str, int]]:
-    """Predict and write all but result.json."""
+def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, Record]:
+    """Predict and write all but result.json, for which there are the file's stamp and its damaged tiles."""
+    settings = job.settings
     with watch("open"):
         stamp = _stamp(job)
-        slide = open_slide(job.item.path, mpp=job.mpp)
-    settings = job.settings
+        slide = open_slide(
+            job.item.path, mpp=job.mpp, srgb=model.srgb, tolerate_bad_tiles=settings.tolerate_bad_tiles
+        )
     with slide:
         try:
             prediction = model.predict(
@@ -251,7 +259,7 @@ def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, 
             job.store.write_attention(prediction)
             if settings.heatmap:
                 job.store.write_picture("heatmap.png", prediction.heatmap(slide).encode())
-    return prediction, stamp
+    return prediction, {**stamp, "bad_tiles": [list(tile) for tile in slide.bad_tiles]}
 
 
 def _stamp(job: Job) -> dict[str, int]:

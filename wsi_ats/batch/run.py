@@ -55,6 +55,8 @@ class Progress:
     tiles: int = 0
     """Tiles read by this run."""
     bytes: int = 0
+    bad_tiles: int = 0
+    """Damaged tiles that were read as background, in all slides with a result."""
     seconds: float = 0.0
     """Since the batch began."""
     slide: str = ""
@@ -159,6 +161,7 @@ class _Board:
             failed=before.failed + (outcome.failure is not None),
             tiles=before.tiles + made * outcome.tiles,
             bytes=before.bytes + made * outcome.bytes,
+            bad_tiles=before.bad_tiles + outcome.bad_tiles,
             seconds=time.perf_counter() - self._start,
             slide=outcome.slide,
         )

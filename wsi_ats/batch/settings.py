@@ -27,12 +27,15 @@ class PredictSettings:
     """Write heatmap.png."""
     mpp: float | None = None
     """Micrometres per pixel of slides for which the manifest gives none; None: as the slide says."""
+    tolerate_bad_tiles: int = 0
+    """Damaged tiles a slide that are read as background; at the next one the slide fails."""
 
     def __post_init__(self) -> None:
         for name, value, least in (
             ("tiles", self.tiles, 1),
             ("repeats", self.repeats, 1),
             ("seed", self.seed, 0),
+            ("tolerate_bad_tiles", self.tolerate_bad_tiles, 0),
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ Classes: {classes}. Settings: `config.toml` in this folder.
 
 {splits}
 
-{failed} slide(s) could not be used. Training took {epochs} epochs, {seconds:.0f} s.
+{failed} slide(s) could not be used; {bad} damaged tile(s) of others were background. Training took {epochs} epochs,
+{seconds:.0f} s.
 
 ## Validation
 
@@ -55,6 +56,8 @@ class Trained:
     epochs: int
     seconds: float
     failures: list[Failure]
+    bad_tiles: Mapping[str, int]
+    """Slide -> damaged tiles that were learned from, or judged by, as background."""
 
 
 def model_card(model: AttentionSampler, rows: Sequence[Row], result: Trained) -> str:
@@ -63,6 +66,7 @@ def model_card(model: AttentionSampler, rows: Sequence[Row], result: Trained) ->
         classes=", ".join(model.classes),
         splits=_splits_table(rows, model.classes),
         failed=len(result.failures),
+        bad=sum(result.bad_tiles.values()),
         epochs=result.epochs,
         seconds=result.seconds,
         auc=result.val_auc,

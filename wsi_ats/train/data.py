@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -17,6 +17,8 @@ from wsi_ats.scene import Scene, look
 from wsi_ats.slides import SlideAddress, open_slide
 from wsi_ats.stopwatch import Stopwatch
 
+BadTiles = dict[str, set[tuple[int, int, int]]]
+"""Slide -> (level, column, row) of its tiles met so far that could not be read and were tolerated."""
 TILES = "tiles"
 """Stage of slides that could be looked at but not read where they were drawn."""
 
@@ -33,13 +35,21 @@ class Example:
 class Examples(Dataset[Example]):
     """Labelled slides. Views are kept while they fit into `max_bytes` and read again each epoch where they do not."""
 
-    def __init__(self, rows: Sequence[Row], classes: Sequence[str], config: Config, max_bytes: int) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        classes: Sequence[str],
+        config: Config,
+        max_bytes: int,
+        bad_tiles: BadTiles | None = None,
+    ) -> None:
         self.rows = list(rows)
         self._classes = list(classes)
         self._config = config
         self._room = max_bytes
         self._kept: dict[str, Scene] = {}
         self._addresses: dict[str, SlideAddress] = {}
+        self._bad_tiles = {} if bad_tiles is None else bad_tiles
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,6 +63,10 @@ class Examples(Dataset[Example]):
         if row.slide in self._kept:
             return self._kept[row.slide]
         scene = look_at(row, self._config)
+        # One set for all times that the slide is looked at: the tolerated number is of the whole run.
+        bad = self._bad_tiles.setdefault(row.slide, set())
+        bad |= scene.bad_tiles
+        scene = replace(scene, bad_tiles=bad)
         self._addresses[row.slide] = scene.address
         if scene.nbytes <= self._room:
             self._room -= scene.nbytes
@@ -122,6 +136,7 @@ def look_at(row: Row, config: Config) -> Scene:
     """Open the slide of a row, look, close."""
     watch = Stopwatch()
     with watch("open"):
-        slide = open_slide(row.path, mpp=row.mpp)
+        srgb, tolerated = config.slide.srgb, config.train.tolerate_bad_tiles
+        slide = open_slide(row.path, mpp=row.mpp, srgb=srgb, tolerate_bad_tiles=tolerated)
     with slide, watch("view"):
         return look(slide, config)

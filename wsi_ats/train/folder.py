@@ -106,6 +106,7 @@ def finish_run(out: Path, config: Config, result: Trained) -> None:
         "val_auc": asdict(result.val_auc),
         "val_balanced_accuracy": result.val_balanced_accuracy,
         "failures": len(result.failures),
+        "bad_tiles": dict(result.bad_tiles),
     }
     write_atomic(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
 

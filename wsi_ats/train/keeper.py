@@ -18,6 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from wsi_ats.errors import ModelError, WsiAtsError
 from wsi_ats.files import make_atomic, write_atomic
+from wsi_ats.train.data import BadTiles
 
 Say = Callable[[str], object]
 
@@ -51,13 +52,14 @@ class Keeper(Callback):  # type: ignore[misc]
 
     The best epoch has the highest `val_score`; training stops after `patience` epochs that are no better. Both
     follow from the list of epochs alone, which is part of the state: a run that goes on decides as one that was
-    never interrupted.
+    never interrupted. So are the tiles of `bad_tiles`, which count against those that are tolerated.
     """
 
-    def __init__(self, out: Path, patience: int, say: Say) -> None:
+    def __init__(self, out: Path, patience: int, say: Say, bad_tiles: BadTiles | None = None) -> None:
         self.last, self.best = out / "checkpoints" / "last.ckpt", out / "checkpoints" / "best.ckpt"
         self.epochs: list[dict[str, float]] = []
         """Metrics of every epoch."""
+        self._bad_tiles = {} if bad_tiles is None else bad_tiles
         self._log = out / "log.csv"
         self._patience = patience
         self._say = say
@@ -71,11 +73,14 @@ class Keeper(Callback):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored with the trainer's state."""
-        return {"epochs": self.epochs}
+        bad = {slide: sorted(tiles) for slide, tiles in self._bad_tiles.items() if tiles}
+        return {"epochs": self.epochs, "bad_tiles": bad}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a stored state."""
         self.epochs = list(state_dict["epochs"])
+        for slide, tiles in state_dict["bad_tiles"].items():
+            self._bad_tiles.setdefault(slide, set()).update(map(tuple, tiles))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Of a run that was interrupted after its last epoch nothing is left to train."""

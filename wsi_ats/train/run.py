@@ -24,7 +24,7 @@ from wsi_ats.manifest import Row, classes_of, with_splits
 from wsi_ats.metrics import Interval, balanced_accuracy, bootstrap_auc
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.checkpoint import save_model
-from wsi_ats.train.data import TILES, Examples, Shuffled
+from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
 from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
 from wsi_ats.train.keeper import Checkpoints, Keeper, Say
 from wsi_ats.train.module import TrainingModule
@@ -40,20 +40,22 @@ def train(
 ) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
-    Slides that cannot be used are listed in `out/failures.csv` and left out; one with a damaged tile from the epoch
-    on in which the tile was drawn. A run that was interrupted goes on
-    after its last whole epoch when the same slides and settings are given again, and ends with the same weights
-    as if it had not been. `say` gets progress, a line at a time. Raises `ConfigError` where a class has no usable
+    Slides that cannot be used are listed in `out/failures.csv` and left out; one with more damaged tiles than are
+    tolerated from the epoch on in which the last of them was drawn. A run that was interrupted goes on after its
+    last whole epoch when the same slides and settings are given again, and ends with the same weights as if it had
+    not been. `say` gets progress, a line at a time. Raises `ConfigError` where a class has no usable
     slide or `out` holds another run.
     """
     start = time.monotonic()
     rows = with_splits(rows, config.train.val_fraction, config.train.seed)
     classes = classes_of(rows)
     prepare_run(out, rows, config, overwrite=overwrite)
-    sets, failures = _inspect(rows, classes, config, out, say)
+    bad_tiles: BadTiles = {}
+    sets, failures = _inspect(rows, classes, config, out, say, bad_tiles)
     while True:
         _check(sets, classes, failures, out, say)
-        module, keeper = TrainingModule(build_model(config, classes)), Keeper(out, config.train.patience, say)
+        module = TrainingModule(build_model(config, classes))
+        keeper = Keeper(out, config.train.patience, say, bad_tiles)
         try:
             _fit(module, sets, config, keeper)
             interval, accuracy = _validate(module, sets["val"], config, out)
@@ -64,14 +66,19 @@ def train(
             write_failures(out, failures)
             say(f"left out {failures[-1].slide}: {error.message}")
     seconds = time.monotonic() - start
-    result = Trained(out / "model", interval, accuracy, len(keeper.epochs), seconds, failures)
+    bad = {slide: len(tiles) for slide, tiles in sorted(bad_tiles.items()) if tiles}
+    if bad:
+        say(
+            f"{sum(bad.values())} damaged tile(s) of {len(bad)} slide(s) were background: see {out / 'run.json'}"
+        )
+    result = Trained(out / "model", interval, accuracy, len(keeper.epochs), seconds, failures, bad)
     save_model(module.model, result.folder, model_card(module.model, rows, result))
     finish_run(out, config, result)
     return result
 
 
 def _inspect(
-    rows: Sequence[Row], classes: Sequence[str], config: Config, out: Path, say: Say
+    rows: Sequence[Row], classes: Sequence[str], config: Config, out: Path, say: Say, bad_tiles: BadTiles
 ) -> tuple[Sets, list[Failure]]:
     """Look at every slide; those that cannot be used are not in the sets that are returned."""
     # What an interrupted run found out in its middle: whether it would be found again depends on what is drawn.
@@ -80,7 +87,9 @@ def _inspect(
     # Views may take a quarter of the memory; tiles and features, met more often, the rest.
     room = (config.train.cache_mb << 20) // 8
     sets: Sets = {
-        split: Examples([r for r in rows if r.split == split and r.slide not in known], classes, config, room)
+        split: Examples(
+            [r for r in rows if r.split == split and r.slide not in known], classes, config, room, bad_tiles
+        )
         for split in ("train", "val")
     }
     looked = Counter[str]()
