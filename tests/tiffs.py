@@ -10,8 +10,12 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import tifffile
+from PIL import Image
 
 from tests.strategies import noise
+
+APERIO_JPEG2000 = {"jp2k-ycbcr": 33003, "jp2k-rgb": 33005}
+"""Aperio's numbers of JPEG 2000."""
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -33,6 +37,13 @@ def jpeg_parts(encoded: bytes) -> tuple[bytes, bytes]:
             rest += encoded[at:end]
         at = end
     return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + encoded[at:]
+
+
+def jpeg2000(tile: np.ndarray, *, ycbcr: bool) -> bytes:
+    """A JPEG 2000 stream of RGB, or of YCbCr that does not say so, as Aperio has it."""
+    if ycbcr:
+        tile = np.asarray(Image.fromarray(tile).convert("YCbCr"))
+    return bytes(imagecodecs.jpeg2k_encode(tile, 40, codecformat="j2k", reversible=False, mct=not ycbcr))
 
 
 def tiles_of(level: np.ndarray, tile: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -68,6 +79,11 @@ def write_level(
         }
         more |= {"subsampling": factors} if factors else {}
         tiff.write(iter(data), shape=level.shape, dtype=np.uint8, tile=tile, metadata=None, **more)
+        return
+    if codec.startswith("jp2k-"):
+        encoded = [jpeg2000(t, ycbcr=codec == "jp2k-ycbcr") for t in tiles_of(level, tile)]
+        more |= {"photometric": "rgb", "compression": APERIO_JPEG2000[codec], "metadata": None}
+        tiff.write(iter(encoded), shape=level.shape, dtype=np.uint8, tile=tile, **more)
         return
     compression = {"raw": None, "lzw": "lzw", "deflate": "zlib", "zstd": "zstd"}.get(codec, codec)
     more |= {"photometric": "rgb", "compression": compression, "predictor": option == "predictor"}
