@@ -3,7 +3,7 @@
     python benchmarks/equality.py                      # the layouts that are made here, some minutes
     python benchmarks/equality.py --slides SLIDES      # and real slides: ../shared/data/slides, see tests/equality.py
 
-1,000 regions of each slide, drawn by hypothesis: any level, 1 to 300 px a side, inside, over the border and beyond. They
+1,000 regions of each slide, drawn by hypothesis: any level, 1 to 300 px a side, inside, over the border, beyond. They
 are compared with OpenSlide's pixels, with tifffile's where OpenSlide refuses the file, or with what was written. Coarse
 levels are read from OpenSlide in one piece: it blends neighbours where a region does not begin at a pixel that it can
 name in level-0 px, and the package copies pixels.

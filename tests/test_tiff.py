@@ -1,97 +1,24 @@
-"""The fast path for tiled TIFFs against OpenSlide, pixel by pixel, and against arrays where OpenSlide refuses."""
+"""The fast path for tiled TIFFs: which files it takes, what it says of them. Their pixels: test_equality.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openslide
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
+from tests.equality import HEIGHT, WIDTH, whole_levels
 from tests.helpers import shared_data
 from tests.tiffs import drop_tiles, edit_tag, picture, write_aperio, write_ome, write_philips, write_pyramid
 from wsi_ats.slides import open_slide
-from wsi_ats.slides.base import Slide
-from wsi_ats.slides.openslide import opaque
-
-WIDTH, HEIGHT = 331, 277
-KINDS = (
-    "jpeg-420", "jpeg-420+tables", "jpeg-444", "jpeg-422+tables", "jpeg-rgb", "jpeg-rgb+tables",
-    "raw", "lzw", "lzw+predictor", "deflate", "deflate+predictor",
-)  # fmt: skip
-
-
-def levels(count: int = 2) -> list[np.ndarray]:
-    whole = picture(HEIGHT, WIDTH)
-    return [np.ascontiguousarray(whole[:: 2**i, :: 2**i]) for i in range(count)]
-
-
-def theirs(handle: openslide.OpenSlide, box: tuple[int, int, int, int], level: int = 0) -> np.ndarray:
-    """OpenSlide's pixels of a box in px of a level whose downsample is a whole number."""
-    x, y, width, height = box
-    scale = round(handle.level_downsamples[level])
-    return opaque(handle.read_region((x * scale, y * scale), level, (width, height)), (255, 255, 255))
-
-
-def assert_same_pixels(slide: Slide, handle: openslide.OpenSlide, regions: int, seed: int = 0) -> None:
-    """Random regions of level 0, some of them over the border; a shift by one pixel must show."""
-    rng = np.random.default_rng(seed)
-    width, height = slide.size
-    size = min(90, width), min(70, height)
-    xy = np.stack([rng.integers(-20, side - 40, regions) for side in (width, height)], 1)
-    found = slide.read_many(xy, size)
-    for (x, y), pixels in zip(xy.tolist(), found, strict=True):
-        np.testing.assert_array_equal(pixels, theirs(handle, (x, y, *size)))
-    middle = width // 3, height // 3
-    here = slide.read(middle, size)
-    for dx, dy in ((1, 0), (0, 1)):
-        assert not np.array_equal(here, theirs(handle, (middle[0] + dx, middle[1] + dy, *size)))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tile", [(64, 64), (128, 96)])
-def test_every_layout_has_openslides_pixels(kind: str, tile: tuple[int, int], tmp_path: Path) -> None:
-    path = write_pyramid(tmp_path / "a.tif", levels(), kind, tile)
-    with open_slide(path) as slide, openslide.OpenSlide(path) as handle:
-        assert slide.backend == "tiff"
-        assert [(lv.size.width, lv.size.height) for lv in slide.levels] == list(handle.level_dimensions)
-        assert_same_pixels(slide, handle, 24)
-
-
-@pytest.mark.parametrize("options", [{"bigtiff": True}, {"byteorder": "<"}])
-@pytest.mark.parametrize("side", [240, 256, 512])
-def test_file_variants_have_openslides_pixels(options: dict[str, Any], side: int, tmp_path: Path) -> None:
-    path = write_pyramid(tmp_path / "a.tif", levels(), "jpeg-420+tables", (side, side), options)
-    with open_slide(path) as slide, openslide.OpenSlide(path) as handle:
-        assert slide.backend == "tiff"
-        assert_same_pixels(slide, handle, 24)
-
-
-def test_a_big_endian_file_has_the_pixels_that_were_written(tmp_path: Path) -> None:
-    whole = levels()
-    path = write_pyramid(tmp_path / "a.tif", whole, "deflate", options={"byteorder": ">"})
-    with open_slide(path, mpp=0.5) as slide:
-        for index, level in enumerate(whole):
-            size = slide.levels[index].size
-            np.testing.assert_array_equal(slide.read((0, 0), (size.width, size.height), index), level)
 
 
 @pytest.fixture(scope="module")
 def svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_aperio(tmp_path_factory.mktemp("svs") / "a.svs", levels(3))
-
-
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.data())
-def test_any_region_of_an_svs_is_openslides(svs: Path, data: st.DataObject) -> None:
-    with open_slide(svs) as slide, openslide.OpenSlide(svs) as handle:
-        size = data.draw(st.tuples(st.integers(1, 300), st.integers(1, 300)))
-        x, y = data.draw(st.tuples(st.integers(-100, WIDTH + 50), st.integers(-100, HEIGHT + 50)))
-        np.testing.assert_array_equal(slide.read((x, y), size), theirs(handle, (x, y, *size)))
+    return write_aperio(tmp_path_factory.mktemp("svs") / "a.svs", whole_levels(3))
 
 
 def test_an_svs_says_what_openslide_says(svs: Path) -> None:
@@ -104,29 +31,17 @@ def test_an_svs_says_what_openslide_says(svs: Path) -> None:
             np.testing.assert_array_equal(image, np.asarray(handle.associated_images[name].convert("RGB")))
 
 
-def test_coarse_levels_are_the_pixels_that_openslide_has_on_their_grid(tmp_path: Path) -> None:
-    whole = picture(256, 384)
-    path = write_pyramid(tmp_path / "a.tif", [whole, whole[::2, ::2], whole[::4, ::4]], "jpeg-420")
-    with open_slide(path) as slide, openslide.OpenSlide(path) as handle:
-        for level, (width, height) in enumerate(handle.level_dimensions):
-            found = slide.read((0, 0), (width, height), level)
-            np.testing.assert_array_equal(found, theirs(handle, (0, 0, width, height), level))
-            part = slide.read((4 * 20, 4 * 12), (31, 17), level)
-            at = (4 * 20) >> level, (4 * 12) >> level
-            np.testing.assert_array_equal(part, found[at[1] : at[1] + 17, at[0] : at[0] + 31])
-
-
 def test_missing_tiles_are_background(tmp_path: Path) -> None:
-    path = write_pyramid(tmp_path / "a.tif", levels(1), "jpeg-420")
+    path = write_pyramid(tmp_path / "a.tif", whole_levels(1), "jpeg-420")
     drop_tiles(path, 0, [0, 7, 8])
-    with open_slide(path) as slide, openslide.OpenSlide(path) as handle:
+    with open_slide(path) as slide:
         assert slide.backend == "tiff"
-        assert_same_pixels(slide, handle, 24)
         assert (slide.read((0, 0), (64, 64)) == 255).all()
+        assert (slide.read((64, 0), (64, 64)) < 255).any()
 
 
 def test_an_ome_tiff_with_subifds(tmp_path: Path) -> None:
-    whole = levels(3)
+    whole = whole_levels(3)
     path = write_ome(tmp_path / "a.ome.tif", whole, "deflate")
     with open_slide(path) as slide:
         assert slide.backend == "tiff"
@@ -162,7 +77,7 @@ def sixteen_bit(path: Path) -> None:
 
 
 def other_photometric(path: Path) -> None:
-    write_pyramid(path, levels(1), "raw")
+    write_pyramid(path, whole_levels(1), "raw")
     edit_tag(path, 0, "PhotometricInterpretation", 5)
 
 
@@ -184,30 +99,29 @@ def test_irregular_files_are_left_to_openslide_with_the_reason(
         assert len(slide.backend_reason) > len("OpenSlide: ")
 
 
-def test_the_real_svs_has_openslides_pixels() -> None:
-    path = next(shared_data("slides/aperio-cmu1-small").glob("*.svs"))
-    with open_slide(path) as slide, openslide.OpenSlide(path) as handle:
-        assert slide.backend == "tiff"
-        assert_same_pixels(slide, handle, 300)
-
-
 def test_the_ndpi_is_openslides() -> None:
     path = next(shared_data("slides/hamamatsu-fluorescence").glob("*.ndpi"))
     with open_slide(path) as slide:
         assert (slide.backend, slide.backend_reason) == ("openslide", "OpenSlide: NDPI has no tiles")
 
 
-def test_the_ki67_pair_spans_the_same_field() -> None:
-    sizes = {}
-    for path in sorted(shared_data("slides/ometiff").glob("*.tif*")):
+def test_the_ki67_pair_shows_the_same_field_at_one_mpp() -> None:
+    """One field of 500 um on two scanners, of 0.227 and 0.346 um/px."""
+    at_half, one_wrong = [], []
+    for path, size in zip(sorted(shared_data("slides/ometiff").glob("*.tif*")), (2202, 1445), strict=True):
         with open_slide(path) as slide:
-            assert slide.backend == "tiff"
+            assert (slide.backend, slide.size) == ("tiff", (size, size))
             assert slide.mpp_xy is not None
-            sizes[path.name] = slide.size
-            span = [side * mpp for side, mpp in zip(slide.size, slide.mpp_xy, strict=True)]
-            assert span == pytest.approx([500, 500], rel=0.002)
-            pixels = slide.read_at_mpp((0, 0), (1000, 1000), 0.5)
-            # The last column and row are of the field still: both scans end within a pixel of 500 um.
-            assert pixels[:, -2:].std() > 1
-            assert pixels[-2:].std() > 1
-    assert sorted(sizes.values()) == [(1445, 1445), (2202, 2202)]
+            assert [size * mpp for mpp in slide.mpp_xy] == pytest.approx([500, 500], rel=0.0005)
+            at_half.append(slide.read_at_mpp((0, 0), (1000, 1000), 0.5))
+            one_wrong.append(slide.read_at_mpp((0, 0), (1000, 1000), 0.5 if one_wrong else 0.51))
+    for corner in (np.s_[:300, :300], np.s_[:300, -300:], np.s_[-300:, :300], np.s_[-300:, -300:]):
+        assert correlation(*(pixels[corner] for pixels in at_half)) > 0.8
+    assert correlation(*at_half) > 0.9
+    assert correlation(*one_wrong) < 0.7
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of the darkness of two pictures, smoothed by a micrometre or so."""
+    dark = [gaussian_filter(pixels.mean(2), 1.5).ravel() for pixels in (one, other)]
+    return float(np.corrcoef(*dark)[0, 1])
