@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import queue
@@ -40,7 +41,11 @@ from fuzz_mutate import FORMATS, MUTATIONS, write_originals
 RESULTS = Path(__file__).parent / "results"
 CHILD = Path(__file__).parent / "fuzz_child.py"
 PATIENCE = 10.0
-"""Seconds after which a slide hangs."""
+"""Seconds of processor time after which a slide hangs: those on the clock also depend on what else the machine does."""
+SLEEPING = 12
+"""Times as many seconds on the clock after which it hangs anyway: it waits for something that does not come."""
+LOOK = 0.1
+"""Seconds between two looks at the clocks."""
 LEAK = 500 << 20
 """Bytes by which a slide may raise the process's memory, at its peak or for good."""
 LEAKED_FILES = 16
@@ -66,7 +71,7 @@ class Child:
         assert self._process.stdin is not None
         self._process.stdin.write(b"%d\n" % case)
         self._process.stdin.flush()
-        found = self._answer(self._patience)
+        found = self._answer(SLEEPING * self._patience, self._patience)
         if found is None:
             return {"case": case, "result": "hang", "said": self._end()}
         if not found:
@@ -88,7 +93,7 @@ class Child:
         self._process = subprocess.Popen(
             self._command, stdin=pipe, stdout=pipe, stderr=self._errors, bufsize=0
         )
-        first = self._answer(120)
+        first = self._answer(600)
         if not first:
             raise RuntimeError(f"the child does not start: {self._end()}")
         self._first = first
@@ -103,14 +108,17 @@ class Child:
             self._end()
         return found
 
-    def _answer(self, patience: float) -> Case | None:
-        """The next line; {} where the process ended instead, None where it takes too long."""
+    def _answer(self, patience: float, processor: float = math.inf) -> Case | None:
+        """The next line; {} where the process ended instead, None where it takes too long, in seconds."""
         assert self._process is not None
         assert self._process.stdout is not None
-        stop, line = time.monotonic() + patience, b""
+        begun, worked, line = time.monotonic(), processor_time(self._process.pid), b""
         while not line.endswith(b"\n"):
-            if not select.select([self._process.stdout], [], [], max(0.0, stop - time.monotonic()))[0]:
-                return None
+            if not select.select([self._process.stdout], [], [], LOOK)[0]:
+                worked_since = processor_time(self._process.pid) - worked
+                if time.monotonic() - begun > patience or worked_since > processor:
+                    return None
+                continue
             more = os.read(self._process.stdout.fileno(), 1 << 16)
             if not more:
                 return {}
@@ -131,6 +139,12 @@ class Child:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return " | ".join(line.strip() for line in lines[-12:])
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process has worked so far."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def fuzz(cases: Iterable[int], seed: int, folder: Path, jobs: int, say: bool = False) -> list[Case]:

@@ -32,7 +32,7 @@ def test_damaged_slides_end_in_errors_that_name_them(fuzz: ModuleType, tmp_path:
     assert [case for case in found if case["result"] in fuzz.BAD] == []
     assert [case["case"] for case in found] == list(range(CASES))
     assert counts["error"] > CASES / 3
-    assert counts["same"] > 5
+    assert counts["same"] > 2
     assert counts["other pixels"] > 5, "a bit in a JPEG changes pixels, and nothing can tell"
     assert {case["kind"] for case in found} == set(fuzz.MUTATIONS)
 
@@ -63,6 +63,8 @@ for line in sys.stdin:
     match int(line):
         case 1: os.abort()
         case 2: time.sleep(60)
+        case 6:
+            while True: pass
         case 3: sys.exit(3)
         case 4: print(%r, flush=True)
         case 5: print(%r, flush=True)
@@ -72,12 +74,12 @@ for line in sys.stdin:
 
 def test_crashes_hangs_and_leaks_are_seen_and_survived(fuzz: ModuleType) -> None:
     program = CHILD % (LIKE["silent"], LIKE["leak"], LIKE["same"])
-    child = fuzz.Child([sys.executable, "-c", program], patience=0.5)
+    child = fuzz.Child([sys.executable, "-c", program], patience=0.2)
     try:
-        found = [child.run(case)["result"] for case in (0, 1, 0, 2, 0, 3, 4, 5, 0)]
+        found = [child.run(case)["result"] for case in (0, 1, 0, 2, 0, 3, 4, 5, 0, 6)]
     finally:
         child.close()
-    assert found == ["same", "crash", "same", "hang", "same", "crash", "silent", "leak", "same"]
+    assert found == ["same", "crash", "same", "hang", "same", "crash", "silent", "leak", "same", "hang"]
 
 
 def test_open_slides_leave_nothing_behind(fuzz: ModuleType, tmp_path: Path) -> None:
