@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from published import published_gradient
 from skimage.filters import gaussian
 
 from wsi_ats.geometry import Grid
 from wsi_ats.sampling import SAMPLERS, Draws, des_raj, log_inclusion, normalised
 from wsi_ats.sampling.gumbel import gumbel_keys
-from wsi_ats.sampling.mass import mass_outside
 
 SIDE, DIM, N, DIRECTIONS, AT_ONCE = 32, 16, 10, 8, 500
 MASSES = (0.01, 0.10, 0.50, 0.82)
@@ -150,20 +150,12 @@ def drawn(f: Field, runs: int, generator: torch.Generator, sampler: str, order: 
 
 
 def published(f: Field, v: torch.Tensor, runs: int, generator: torch.Generator) -> Estimate:
-    """The gradient of the code published with the paper: drawn without replacement, differentiated as if with.
-
-    With m_k = 1 - sum_{j<k} a_j and E_k = sum_{j<k} a_j f_j + m_k f_k, dPhi/da_k is taken for
-    (1/N) [ E_k m_k / a_k + sum_{j<k} f_j - (k - 1) f_k ].
-    """
+    """The gradient of the code published with the paper (`published_gradient`)."""
     log_p = f.log_p.expand(runs, -1)
     u = torch.rand(runs, len(f.log_p), dtype=torch.float64, generator=generator)
     cells = gumbel_keys(log_p, u).topk(N).indices
     phi, _ = estimate(f, v, des_raj(log_p, cells), False)
-    a, m = f.log_p[cells].exp()[..., None], mass_outside(log_p, cells)[:, :-1, None].exp()
-    h = f.features[cells] @ v.T
-    before = torch.arange(N, dtype=h.dtype)[:, None]
-    value = (a * h).cumsum(1) - a * h + m * h
-    s = (value * m + a * (h.cumsum(1) - h - before * h)) / N
+    s = published_gradient(log_p, cells, f.features[cells] @ v.T)
     return phi, to_logits(f, cells, s.transpose(1, 2))
 
 

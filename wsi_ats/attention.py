@@ -62,8 +62,8 @@ class ConvAttention(nn.Module):
         """The same layers, with the same weights, for cells of another size."""
         return self if stride == self.stride else ConvAttention(self.body, self.head, stride, self.background)
 
-    def forward(self, view: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b rows cols"]:
-        """Logits (B, H / stride, W / stride) of views (B, 3, H, W), RGB in [0, 1]."""
+    def forward(self, view: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b rows cols"]:
+        """Logits (B, H / stride, W / stride) of views (B, C, H, W) in [0, 1]."""
         h, w = view.shape[-2:]
         if h % self.stride or w % self.stride or not h * w:
             raise ConfigError(
@@ -72,7 +72,7 @@ class ConvAttention(nn.Module):
             )
         return self.valid(F.pad(view, self.halo, value=self.background))
 
-    def valid(self, block: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b rows cols"]:
+    def valid(self, block: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b rows cols"]:
         """Logits of a block that already carries `halo` px of its surroundings, or of glass, all round."""
         left, right, top, bottom = self.halo
         rows = (block.shape[-2] - top - bottom) // self.stride
@@ -87,13 +87,14 @@ class ConvAttention(nn.Module):
 class PaperAttention(ConvAttention):
     """The paper's network: 3x3 convolutions with 8, 8 and 1 channels, tanh between them.
 
-    The paper has one cell per view pixel; for `stride` > 1 the logits are averaged over the cell.
+    The paper has one cell per view pixel; for `stride` > 1 the logits are averaged over the cell. `channels` is 1
+    for grey views.
     """
 
-    def __init__(self, stride: int = 1, background: float = 1.0) -> None:
+    def __init__(self, stride: int = 1, background: float = 1.0, channels: int = 3) -> None:
         last = _flat(nn.Conv2d(8, 1, 3, bias=False))
         body = nn.Sequential(
-            _lively(nn.Conv2d(3, 8, 3)), nn.Tanh(), _lively(nn.Conv2d(8, 8, 3)), nn.Tanh(), last
+            _lively(nn.Conv2d(channels, 8, 3)), nn.Tanh(), _lively(nn.Conv2d(8, 8, 3)), nn.Tanh(), last
         )
         super().__init__(body, nn.Identity(), stride, background)
 

@@ -19,23 +19,28 @@ from torch.nn import functional as F
 class PaperFeatures(nn.Module):
     """The paper's network for Megapixel MNIST: conv7 and three conv3 of 32 channels, ReLU, global maximum.
 
-    Tiles (N, 3, h, w), RGB in [0, 1], h and w at least 13 px -> (N, 32), L2-normalised.
+    Tiles (N, 3, h, w), RGB in [0, 1], h and w at least 13 px -> (N, 32), L2-normalised. `channels` is 1 for grey
+    pictures; the first layer takes steps of `stride` px, and tiles are then at least 7 + 6 * stride px.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3, stride: int = 1) -> None:
         super().__init__()
         self.dim = 32
         self.frozen = False
         self.input_px: int | None = None
         self.mpp: tuple[float, ...] | None = None
-        sizes = ((3, 7), (32, 3), (32, 3), (32, 3))
-        layers = [part for n, k in sizes for part in (nn.Conv2d(n, self.dim, k), nn.ReLU())]
-        self.layers = nn.Sequential(*layers)
+        first = nn.Conv2d(channels, self.dim, 7, stride)
+        others = [part for _ in range(3) for part in (nn.Conv2d(self.dim, self.dim, 3), nn.ReLU())]
+        self.layers = nn.Sequential(first, nn.ReLU(), *others)
 
-    def forward(self, tiles: Float[torch.Tensor, "N 3 h w"]) -> Float[torch.Tensor, "N dim"]:
+    def forward(self, tiles: Float[torch.Tensor, "N c h w"]) -> Float[torch.Tensor, "N dim"]:
         """Features (N, dim) of unit length."""
-        maps = self.layers((tiles - 0.5) / 0.25)
-        return F.normalize(maps.amax((2, 3)), dim=1)
+        return F.normalize(self.maps(tiles).amax((2, 3)), dim=1)
+
+    def maps(self, tiles: Float[torch.Tensor, "N c h w"]) -> Float[torch.Tensor, "N dim y x"]:
+        """What the maximum is taken of."""
+        maps: torch.Tensor = self.layers((tiles - 0.5) / 0.25)
+        return maps
 
 
 class SmallResNet(nn.Module):
