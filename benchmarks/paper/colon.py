@@ -47,7 +47,7 @@ class ColonCancer:
     def __getitem__(self, index: int) -> Picture:
         folder = self.names[index]
         with Image.open(folder / f"{folder.name}.bmp") as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.array(image.convert("RGB"))
         return Picture(pixels, int(len(nuclei(folder, "epithelial")) > 0))
 
 

@@ -1,8 +1,8 @@
 """Scenes like those of the paper's speed limits: which sign stands, small, somewhere in a large picture? Or none?
 
 A folder of pictures of signs, one sub-folder a class, is cut by sign (not by scene) into those to train and those to
-test on. A scene is a smooth backdrop with blocks in it, and one sign, scaled to 3 to 10 % of the scene's height: near and
-far. As many scenes as of each class have no sign. A scene follows from (seed, split, index) alone.
+test on. A scene is a smooth backdrop with blocks in it, and one sign, scaled to 3 to 10 % of the scene's height: near
+and far. As many scenes as of each class have no sign. A scene follows from (seed, split, index) alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SignScenes:
         if label < len(self.signs):
             sign = self.signs[label][rng.integers(len(self.signs[label]))]
             self._plant(scene, sign, rng)
-        return Picture(np.asarray(scene), label)
+        return Picture(np.array(scene), label)
 
     def _backdrop(self, rng: np.random.Generator) -> Image.Image:
         size = (self.width, self.height)
