@@ -15,7 +15,7 @@ from torch import nn
 from wsi_ats.attention import PaperAttention
 from wsi_ats.estimator import expectation, proposal_loss, refined_expectation
 from wsi_ats.features import PaperFeatures
-from wsi_ats.head import ClassHead
+from wsi_ats.head import Head
 from wsi_ats.sampling import Draws, draw_many, smooth
 from wsi_ats.score import RefiningScore
 from wsi_ats.standardise import Standardise
@@ -62,7 +62,7 @@ class PaperModel(nn.Module):
         self.features.to(memory_format=torch.channels_last)
         self.standardise = Standardise(self.features.dim, follow=True)
         self.score = RefiningScore(self.features.dim) if method.refined else None
-        self.head = ClassHead(self.features.dim, pictures.classes)
+        self.head = Head(self.features.dim, pictures.classes)
 
     def forward(
         self, batch: Sequence[Example], tiles: int, sampler: str, generators: Sequence[torch.Generator]
