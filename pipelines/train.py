@@ -15,7 +15,7 @@ def main(manifest: str, out: str, config: str | None = None) -> None:
     rows = read_manifest(manifest, target="label")
     # Your own rules go here, for example: rows = [row for row in rows if row.patient not in excluded]
     result = train(rows, load_config(config), Path(out))
-    print(f"validation AUC {result.val_auc}; model in {result.folder}")
+    print(f"validation {result.headline}; model in {result.folder}")
 
 
 if __name__ == "__main__":

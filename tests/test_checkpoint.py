@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.training import Bomb
 from wsi_ats import load_model
 from wsi_ats.errors import ConfigError, ModelError
+from wsi_ats.manifest import Row
 from wsi_ats.train.checkpoint import model_hash
 
 
@@ -42,12 +44,27 @@ def damage(model: Path, how: str) -> None:
         text = config.read_text()
         old, new = {
             "not TOML": ("[model]", "[model"),
-            "other format": ("format = 1", "format = 99"),
-            "no classes": ("classes = ", "names = "),
+            "other format": ("format = 2", "format = 99"),
+            "no tasks": ("[[model.tasks]]", "[[model.questions]]"),
+            "unknown kind": ('kind = "classes"', 'kind = "colours"'),
+            "no name": ('name = "label"', 'called = "label"'),
             "unknown setting": ("[train]", "[train]\nspeed = 3"),
         }[how]
         assert old in text
         config.write_text(text.replace(old, new, 1))
+
+
+def test_a_model_of_the_first_format_still_answers(copy: Path, rows: list[Row]) -> None:
+    slide = rows[0].path
+    now = load_model(copy / "model").predict(slide, tiles=8)
+    config = copy / "model" / "config.toml"
+    text = config.read_text()
+    start, end = text.index("[[model.tasks]]"), text.index("[view]")
+    old = text[:start].replace("format = 2", 'format = 1\nclasses = ["normal", "tumour"]') + text[end:]
+    config.write_text(old)
+    then = load_model(copy / "model").predict(slide, tiles=8)
+    assert (then.classes, then.label) == (now.classes, now.label)
+    np.testing.assert_array_equal(then.probabilities, now.probabilities)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +78,10 @@ def damage(model: Path, how: str) -> None:
         ("no settings", r"is not a model folder: config\.toml"),
         ("no folder", r"is not a model folder"),
         ("not TOML", r"config\.toml is not TOML"),
-        ("other format", r"has format 99 and .*this version reads format 1"),
-        ("no classes", r"config\.toml.*classes None"),
+        ("other format", r"has format 99 and .*this version reads format 2"),
+        ("no tasks", r"config\.toml.*tasks None"),
+        ("unknown kind", r"config\.toml.*\[\[model\.tasks\]\] is damaged.*colours"),
+        ("no name", r"config\.toml.*\[\[model\.tasks\]\] is damaged.*label"),
         ("unknown setting", r"config\.toml.*train\.speed.*no such setting"),
     ],
 )

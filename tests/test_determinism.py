@@ -13,6 +13,7 @@ import torch
 
 from tests.cohort import settings
 from wsi_ats import load_model
+from wsi_ats.answer import Answer, Question
 from wsi_ats.batch.cluster import local_cluster
 from wsi_ats.batch.inputs import find_slides
 from wsi_ats.batch.run import run_batch
@@ -22,6 +23,8 @@ from wsi_ats.build import build_model
 from wsi_ats.memory import Memory
 from wsi_ats.model import AttentionSampler
 from wsi_ats.prediction import Prediction
+from wsi_ats.tasks.make import as_tasks
+from wsi_ats.tasks.ordinal import Ordinal
 from wsi_ats.train.checkpoint import save_model
 
 MEASURED = ("seconds", "bytes_read")
@@ -31,7 +34,8 @@ MEASURED = ("seconds", "bytes_read")
 @pytest.fixture(scope="module", params=["small-resnet", "paper"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with arbitrary weights that no answer is flat with."""
-    model = build_model(settings(f"features.network={request.param}"), ("normal", "tumour"))
+    tasks = [*as_tasks(("normal", "tumour")), Ordinal(Question("grade", "ordinal", ("1", "2", "3")))]
+    model = build_model(settings(f"features.network={request.param}"), tasks)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -51,10 +55,17 @@ def slides(cohort: Path) -> list[Path]:
     return sorted(cohort.parent.glob("t*.tif"))[:5]
 
 
+def names_of(value: Prediction | Answer) -> list[str]:
+    return [field.name for field in fields(value)]
+
+
 def differences(one: Prediction, other: Prediction, tolerance: float = 0.0) -> Iterator[str]:
     """Names of what differs between two predictions."""
-    for name in (field.name for field in fields(Prediction) if field.name not in MEASURED):
-        mine, theirs = getattr(one, name), getattr(other, name)
+    pairs = [(one, other, name) for name in names_of(one) if name not in (*MEASURED, "answers")]
+    for answers in zip(one.answers, other.answers, strict=True):
+        pairs += [(*answers, name) for name in names_of(answers[0])]
+    for owner, twin, name in pairs:
+        mine, theirs = getattr(owner, name), getattr(twin, name)
         if isinstance(mine, np.ndarray) and mine.dtype.kind == "f":
             same = mine.shape == theirs.shape and np.allclose(mine, theirs, rtol=0, atol=tolerance)
         else:

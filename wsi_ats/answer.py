@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.errors import WsiAtsError
 
@@ -61,14 +61,25 @@ class Question:
         if self.kind == "labels":
             return ";".join(name for name, p in zip(self.names, values, strict=True) if p >= 0.5)
         if self.kind == "ordinal":
-            return self.names[int(np.argmax(np.cumsum(values[: len(self.names)]) >= 0.5))]
+            return self.names[int(median_grade(values[None, : len(self.names)])[0])]
         return f"{values[0]:.6g}"
+
+
+def median_grade(probabilities: Float64[np.ndarray, "n K"]) -> Int64[np.ndarray, " n"]:
+    """The lowest grade that is reached or not exceeded with a probability of one half."""
+    return np.asarray(np.argmax(np.cumsum(probabilities, 1) >= 0.5, axis=1), np.int64)
 
 
 def columns_of(questions: Sequence[Question]) -> list[str]:
     """Columns of predictions.csv for all questions; those after the first bear the names of their tasks."""
     others = [column for q in questions[1:] for column in q.columns(f"{q.name}_")]
     return [*questions[0].columns(), *others]
+
+
+def values_named(questions: Sequence[Question]) -> list[str]:
+    """Names of the values of all answers, as `columns_of` tells questions apart."""
+    others = [f"{q.name}_{value}" for q in questions[1:] for value in q.values]
+    return [*questions[0].values, *others]
 
 
 def outputs_of(questions: Sequence[Question]) -> list[str]:

@@ -106,31 +106,41 @@ def train(
     manifest: Annotated[
         Path,
         typer.Argument(
-            metavar="MANIFEST", help="CSV or Parquet: slide, label, and optionally patient, split, mpp."
+            metavar="MANIFEST",
+            help="CSV or Parquet: slide, label (or the columns of tasks), and optionally patient, split, mpp.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the model lands in OUT/model.")],
     config: ConfigFile = None,
     settings: Settings = None,
-    target: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    target: Annotated[
+        str | None, typer.Option(help="Column of the classes; label by default. Other tasks are settings.")
+    ] = None,
     mpp: Mpp = None,
     tolerate_bad_tiles: Annotated[
         int | None, typer.Option(min=0, help="Sets train.tolerate_bad_tiles: such tiles are background.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Delete a run that is in OUT and start again.")] = False,
 ) -> None:
-    """Train a classifier on labelled slides."""
+    """Train a model on slides with labels, grades, numbers or times."""
     from wsi_ats.config import load_config
     from wsi_ats.manifest import read_manifest
+    from wsi_ats.tasks.settings import LABEL, columns_of_targets
     from wsi_ats.train.run import train as run
 
-    rows = read_manifest(manifest, target)
-    rows = [replace(row, mpp=mpp) if row.mpp is None else row for row in rows]
     settings = list(settings or ())
     if tolerate_bad_tiles is not None:
         settings.append(f"train.tolerate_bad_tiles={tolerate_bad_tiles}")
-    result = run(rows, load_config(config, settings), out, say=say, overwrite=overwrite)
-    say(f"validation AUC {result.val_auc}, {result.epochs} epochs, {result.seconds:.0f} s")
+    chosen = load_config(config, settings)
+    if target is not None and chosen.tasks:
+        raise ConfigError(
+            f"--target is {target} and the settings name the tasks {', '.join(chosen.tasks)}",
+            remedy="give one of them; tasks.NAME.target names the column of a task",
+        )
+    rows = read_manifest(manifest, target or LABEL, columns_of_targets(chosen.tasks))
+    rows = [replace(row, mpp=mpp) if row.mpp is None else row for row in rows]
+    result = run(rows, chosen, out, say=say, overwrite=overwrite)
+    say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
     if result.failures:
         complain(f"{len(result.failures)} slide(s) could not be used: see {out / 'failures.csv'}")
@@ -205,9 +215,12 @@ def heatmap(
     cmap: Annotated[str, typer.Option(help="Colour map of matplotlib.")] = "turbo",
     alpha: Annotated[float, typer.Option(help="Opacity of the colours, 0 to 1.")] = 0.55,
     blur: Annotated[float, typer.Option(help="Gaussian blur, in cells.")] = 0.0,
+    task: Annotated[
+        str | None, typer.Option(help="Task whose answer the picture names; the main one by default.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Draw the attention over one slide."""
+    """Draw the attention over one slide; all tasks share it."""
     from wsi_ats.heatmap import HeatmapStyle
     from wsi_ats.sampling import find_sampler
     from wsi_ats.slides import open_slide
@@ -221,6 +234,8 @@ def heatmap(
     opened = open_slide(slide, mpp=mpp, srgb=network.srgb, tolerate_bad_tiles=tolerate_bad_tiles)
     with opened as handle:
         prediction = network.predict(handle, tiles, sampler, seed, repeats)
+        if task is not None:
+            prediction = prediction.about(task)
         picture = prediction.heatmap(handle, style).encode(out.suffix[1:])
     _write(out, picture)
     if handle.bad_tiles:

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from wsi_ats.encoders.settings import FeatureSettings
 from wsi_ats.errors import ConfigError
 from wsi_ats.section import Section
+from wsi_ats.tasks.settings import TaskSettings
 
 
 class Scale(Section):
@@ -197,6 +198,7 @@ class Config(Section):
     features: FeatureSettings = FeatureSettings()
     head: HeadSettings = HeadSettings()
     train: TrainSettings = TrainSettings()
+    tasks: dict[str, TaskSettings] = Field(default_factory=dict)
 
 
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -251,13 +253,23 @@ def _complaint(error: ErrorDetails) -> str:
 def _template_lines(config: Config) -> Iterator[str]:
     yield "# Settings of wsi-ats. Delete what you do not change: the defaults are in the schema."
     for name, section in config:
-        yield ""
-        yield f"# {(type(section).__doc__ or '').strip().splitlines()[0]}"
-        yield f"[{name}]"
-        for key, field in type(section).model_fields.items():
-            value = section.model_dump(mode="json")[key]
-            yield f"# {' '.join((field.description or '').split())}"
-            yield f"# {key} =" if value is None else tomli_w.dumps({key: value}).strip()
+        if isinstance(section, Section):
+            yield from _section_lines(name, section)
+    for name, task in config.tasks.items():
+        yield from _section_lines(f"tasks.{name}", task)
+    if not config.tasks:
+        lines = _section_lines("tasks.NAME", TaskSettings())
+        yield from (f"# {line}" if line and not line.startswith("#") else line for line in lines)
+
+
+def _section_lines(name: str, section: Section) -> Iterator[str]:
+    yield ""
+    yield f"# {(type(section).__doc__ or '').strip().splitlines()[0]}"
+    yield f"[{name}]"
+    for key, field in type(section).model_fields.items():
+        value = section.model_dump(mode="json")[key]
+        yield f"# {' '.join((field.description or '').split())}"
+        yield f"# {key} =" if value is None else tomli_w.dumps({key: value}).strip()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -273,12 +285,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _override(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not (separator and dot and section and key):
+    *sections, key = name.strip().split(".")
+    if not (separator and sections and all(sections) and key):
         raise ConfigError(
             f"setting {override!r} is not of the form section.key=value", remedy="for example train.epochs=20"
         )
-    values[section] = {**values.get(section, {}), key: _toml_value(text.strip())}
+    for section in sections:
+        values[section] = dict(values.get(section, {}))
+        values = values[section]
+    values[key] = _toml_value(text.strip())
 
 
 def _toml_value(text: str) -> Any:

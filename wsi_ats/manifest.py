@@ -6,9 +6,8 @@ Everything is read as text: patient 007 stays 007, and a label is what is writte
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,8 @@ import pandas as pd
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.slides.bytes import is_url
+from wsi_ats.tasks.settings import LABEL
+from wsi_ats.tasks.texts import NOT_GIVEN, as_written
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -27,10 +28,9 @@ SUFFIXES = frozenset(
 """Files that are taken for slides where none is named: in a folder, or by CLAM's names without a suffix."""
 ALIASES = {"slide": ("wsi", "slide_id"), "patient": ("case_id",)}
 """Column names of other tools (TRIDENT's `wsi`, CLAM's `slide_id` and `case_id`) that are understood."""
+NO_TARGET = "name the column of the labels with --target"
 BARE = "slide_id"
 """The column whose names may lack their suffix, as CLAM writes them."""
-NOT_GIVEN = frozenset({"", "NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null"})
-"""How an empty cell is written, by people and by other programs."""
 
 
 @dataclass(frozen=True)
@@ -63,30 +63,54 @@ class Row:
     """The slide's own id where the manifest names no patient."""
     split: Split | None
     mpp: float | None
+    cells: Mapping[str, str] = field(default_factory=dict)
+    """Texts of the columns that hold targets, where the settings name tasks."""
+
+    def cell(self, column: str) -> str:
+        """The text of a target's column; without others, `label` is the label. Raises `ConfigError` for one that was
+        not read."""
+        if column in self.cells or column != LABEL:
+            try:
+                return self.cells[column]
+            except KeyError:
+                raise ConfigError(
+                    f"slide {self.slide!r}: column {column!r} was not read from the manifest",
+                    remedy="give read_manifest the columns of all tasks",
+                ) from None
+        return self.label
 
 
-def read_manifest(path: Path | str, target: str = "label") -> list[Row]:
+def read_manifest(path: Path | str, target: str = LABEL, columns: Sequence[str] = ()) -> list[Row]:
     """Labelled slides of a CSV or Parquet manifest (columns as in docs/formats.md).
 
-    target: the label column. In a column of numbers 1.0 and 1 are one class: programs write an integer column
-    with an empty cell somewhere as 1.0. Raises `ConfigError` naming the manifest, the column or row, the rule.
+    target: the column of the classes. columns: those of the targets of tasks, instead; a slide must have at least
+    one of them. In a column of numbers 1.0 and 1 are one class: programs write an integer column with an empty cell
+    somewhere as 1.0. Raises `ConfigError` naming the manifest, the column or row, the rule.
     """
     path = Path(path)
     table = read_table(path)
     _find_column(table, "slide", path)
-    if target not in table.columns:
-        raise _no_column(target, table, path, "name the column of the labels with --target")
+    for column in columns or (target,):
+        if column not in table.columns:
+            remedy = "name the columns of targets in the settings of tasks" if columns else NO_TARGET
+            raise _no_column(column, table, path, remedy)
     entries = list(entries_of(table, path))
-    labels = _labels([entry.others.get(target, "") for entry in entries])
+    texts = {c: as_written([entry.others.get(c, "") for entry in entries]) for c in columns or (target,)}
     rows = []
-    for entry, label in zip(entries, labels, strict=True):
-        if label in NOT_GIVEN:
+    for number, entry in enumerate(entries):
+        cells = {column: texts[column][number] for column in texts}
+        if NOT_GIVEN.issuperset(cells.values()):
+            found = " and ".join(f"{column} is {cell!r}" for column, cell in cells.items())
+            rule = "one of these must be given" if len(cells) > 1 else "both must be given"
             raise ConfigError(
-                f"{path}, row {entry.row}: slide is {entry.slide!r} and {target} is {label!r}; both must be given",
+                f"{path}, row {entry.row}: slide is {entry.slide!r} and {found}; {rule}",
                 remedy="label the slide, or leave its row out",
             )
         split = _split(entry.others.get("split", ""), f"{path}, row {entry.row}")
-        rows.append(Row(entry.slide, entry.path, label, entry.patient or entry.slide, split, entry.mpp))
+        label, cells = ("", cells) if columns else (cells[target], {})
+        rows.append(
+            Row(entry.slide, entry.path, label, entry.patient or entry.slide, split, entry.mpp, cells)
+        )
     _check(rows, path)
     return rows
 
@@ -159,16 +183,13 @@ def parse_mpp(text: str, line: str) -> float | None:
     return mpp
 
 
-def classes_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The distinct labels in their natural order (numbers by value)."""
-    labels = {row.label for row in rows}
-    return tuple(sorted(labels, key=lambda x: (0, float(x), x) if _is_number(x) else (1, 0.0, x)))
+def with_splits(
+    rows: Sequence[Row], val_fraction: float, seed: int, groups: Sequence[str | None] | None = None
+) -> list[Row]:
+    """The rows with a split each: the manifest's own, or one by patient, stratified by group.
 
-
-def with_splits(rows: Sequence[Row], val_fraction: float, seed: int) -> list[Row]:
-    """The rows with a split each: the manifest's own, or one by patient, stratified by label.
-
-    No patient is ever on both sides. Raises `ConfigError` where a class has too few patients for that.
+    groups: which one each row is of, by default that of its label; each must be on both sides, but for None. No
+    patient is ever on both sides. Raises `ConfigError` where a group has too few patients for that.
     """
     if all(row.split is not None for row in rows):
         return list(rows)
@@ -176,20 +197,23 @@ def with_splits(rows: Sequence[Row], val_fraction: float, seed: int) -> list[Row
         raise ConfigError(
             "the manifest gives some slides a split and others none; fill the column or drop it"
         )
-    held_out = _held_out_patients(rows, val_fraction, np.random.default_rng(seed))
+    groups = [f"class {row.label!r}" for row in rows] if groups is None else groups
+    of = {row.patient: group for row, group in zip(rows, groups, strict=True)}
+    held_out = _held_out_patients(of, val_fraction, np.random.default_rng(seed))
     return [replace(row, split="val" if row.patient in held_out else "train") for row in rows]
 
 
-def _held_out_patients(rows: Sequence[Row], fraction: float, rng: np.random.Generator) -> set[str]:
-    label_of = {row.patient: row.label for row in rows}
+def _held_out_patients(
+    group_of: Mapping[str, str | None], fraction: float, rng: np.random.Generator
+) -> set[str]:
     held_out: set[str] = set()
-    for label in sorted(set(label_of.values())):
-        patients = sorted(p for p, own in label_of.items() if own == label)
-        count = max(1, round(fraction * len(patients)))
+    for group in sorted(set(group_of.values()), key=lambda group: (group is None, group or "")):
+        patients = sorted(p for p, own in group_of.items() if own == group)
+        count = max(1, round(fraction * len(patients))) if group else int(fraction * len(patients))
         if count >= len(patients):
             raise ConfigError(
-                f"class {label!r} has {len(patients)} patient(s): too few to hold some out for validation",
-                remedy="add slides of that class, or give the manifest a `split` column",
+                f"{group} has {len(patients)} patient(s): too few to hold some out for validation",
+                remedy="add slides of that kind, or give the manifest a `split` column",
             )
         held_out.update(rng.permutation(patients)[:count])
     return held_out
@@ -253,13 +277,6 @@ def _as_text(column: pd.Series[Any]) -> pd.Series[str]:
     return column.astype(object).where(column.notna(), "").astype(str)
 
 
-def _labels(written: Sequence[str]) -> list[str]:
-    """Labels as they are written, but 1.0 as 1 where all of them are numbers."""
-    if all(_is_number(label) for label in written if label not in NOT_GIVEN):
-        return [re.sub(r"(?<=\d)\.0+$", "", label) for label in written]
-    return list(written)
-
-
 def _split(value: str, line: str) -> Split | None:
     if value in NOT_GIVEN:
         return None
@@ -267,11 +284,3 @@ def _split(value: str, line: str) -> Split | None:
         if value == split:
             return split
     raise ConfigError(f"{line}: split is {value!r}; it must be train, val or test")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,12 +1,13 @@
-"""What a classifier's answers are worth, with intervals."""
+"""What a model's answers are worth, with intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torchmetrics.functional.classification import multiclass_auroc
 
 from wsi_ats.errors import ConfigError
@@ -45,19 +46,63 @@ def bootstrap_auc(
     rounds: int = 1000,
     level: float = 0.95,
 ) -> Interval:
-    """AUC with the percentile interval of `rounds` resamples of the slides, each class resampled by itself.
-
-    Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
-    """
-    value = auc(probabilities, labels)
-    if np.isnan(value):
+    """AUC with the interval of `bootstrap`, each class resampled by itself."""
+    if np.isnan(auc(probabilities, labels)):
         raise ConfigError(
             f"an AUC needs slides of every class; the labels present are {np.unique(labels).tolist()}"
         )
-    groups = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    values = []
-    for _ in range(rounds):
-        chosen = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        values.append(auc(probabilities[chosen], labels[chosen]))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+    return bootstrap(lambda chosen: auc(probabilities[chosen], labels[chosen]), labels, rng, rounds, level)
+
+
+def bootstrap(
+    figure: Callable[[Int64[np.ndarray, " N"]], float],
+    groups: Int64[np.ndarray, " N"],
+    rng: np.random.Generator,
+    rounds: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """A figure of N slides, given by their indices, with the percentile interval of `rounds` resamples of the slides,
+    each group resampled by itself. Resamples for which the figure is nan do not count.
+
+    Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    values = [
+        figure(np.concatenate([rng.choice(group, len(group)) for group in members])) for _ in range(rounds)
+    ]
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(figure(np.arange(len(groups))), float(low), float(high))
+
+
+def quadratic_kappa(answers: Int64[np.ndarray, " N"], truth: Int64[np.ndarray, " N"]) -> float:
+    """Agreement of grades beyond chance, disagreement counted by its square: 1 is perfect, 0 is chance. NaN where
+    all grades are the same.
+
+    Source: J. Cohen, "Weighted Kappa", Psychological Bulletin 70, 1968.
+    """
+    seen = np.mean((answers - truth) ** 2.0)
+    by_chance = answers.var() + truth.var() + (answers.mean() - truth.mean()) ** 2
+    return float(1 - seen / by_chance) if by_chance > 0 else float("nan")
+
+
+def r2(answers: Float64[np.ndarray, " N"], truth: Float64[np.ndarray, " N"]) -> float:
+    """Share of the variance that is explained: 1 is perfect, 0 is the mean. NaN where the truth does not vary."""
+    variance = truth.var() if len(truth) else 0.0
+    return float(1 - np.mean((answers - truth) ** 2) / variance) if variance > 0 else float("nan")
+
+
+def c_index(
+    risk: Float64[np.ndarray, " N"], time: Float64[np.ndarray, " N"], event: Bool[np.ndarray, " N"]
+) -> float:
+    """Of all pairs of slides in which it is known whose event came first, the share in which that one has the higher
+    risk, equal risks counting half: 1 is perfect, 1/2 is chance. NaN where there is no such pair.
+
+    A slide whose observation ended when the other's event came counts as later; of two events at one time neither is
+    first. Source: F. Harrell et al., "Evaluating the Yield of Medical Tests", JAMA 247, 1982.
+    """
+    sooner = (time[:, None] < time) | ((time[:, None] == time) & ~event)
+    comparable = event[:, None] & sooner
+    if not comparable.any():
+        return float("nan")
+    right = (risk[:, None] > risk) + 0.5 * (risk[:, None] == risk)
+    return float(right[comparable].mean())

@@ -2,21 +2,82 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from wsi_ats.answer import Question
+from wsi_ats.metrics import auc, balanced_accuracy
+from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
+from wsi_ats.tasks.texts import one_of
+from wsi_ats.tasks.weights import class_weights
 
 
 class Classes(Task):
     """One logit a class, softmax, cross-entropy. Target: the index of the class."""
 
+    metric = "auc"
+    weights: Tensor
+    """(C,)."""
+
+    def __init__(self, question: Question, settings: TaskSettings | None = None) -> None:
+        super().__init__(question, settings)
+        self.register_buffer("weights", torch.ones(len(question.names)), persistent=False)
+
     def losses(self, outputs: Float[Tensor, "B O"], targets: Float[Tensor, "B 1"]) -> Float[Tensor, " B"]:
         """Cross-entropy."""
-        known = ~targets[:, 0].isnan()
-        return known * cross_entropy(outputs, targets[:, 0].nan_to_num().long(), reduction="none")
+        known, label = ~targets[:, 0].isnan(), targets[:, 0].nan_to_num().long()
+        return known * self.weights[label] * cross_entropy(outputs, label, reduction="none")
 
     def values(self, outputs: Float[Tensor, "*b O"]) -> Float[Tensor, "*b V"]:
         """Probabilities; they sum to 1."""
         return outputs.softmax(-1)
+
+    def read(self, cells: Sequence[str]) -> list[float]:
+        """Index of the class; nan where the cell is empty."""
+        return [one_of(cells[0], self.columns[0], self.question.names)]
+
+    def fit(self, targets: Float64[np.ndarray, "n 1"]) -> None:
+        """Take the weights of the classes from the training slides."""
+        labels = targets[~np.isnan(targets)].astype(np.int64)
+        asked, names = self.settings.class_weights, self.question.names
+        self.weights.copy_(torch.from_numpy(class_weights(asked, names, labels, self.question.name)))
+
+    def lacks(self, targets: Float64[np.ndarray, "n 1"]) -> str:
+        """A class without a slide."""
+        absent = [name for i, name in enumerate(self.question.names) if not (targets == i).any()]
+        return f"slide of class {absent[0]!r}" if absent else ""
+
+    def counts(self, targets: Float64[np.ndarray, "n 1"]) -> dict[str, str]:
+        """Slides of each class."""
+        counts = Counter(targets[:, 0].tolist())
+        return {name: str(counts[i]) for i, name in enumerate(self.question.names)}
+
+    def strata(self, targets: Float64[np.ndarray, "n 1"]) -> list[str | None]:
+        """The classes."""
+        names = self.question.names
+        return [None if np.isnan(t) else f"class {names[int(t)]!r}" for t in targets[:, 0]]
+
+    def merit(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]) -> float:
+        """AUC; of several classes, the mean one-against-rest."""
+        known = ~np.isnan(targets[:, 0])
+        return auc(values[known], targets[known, 0].astype(np.int64))
+
+    def loss(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]) -> float:
+        """Mean -log of the probability of the true class."""
+        known = ~np.isnan(targets[:, 0])
+        chosen = values[known, targets[known, 0].astype(np.int64)]
+        return float(-np.log(chosen.clip(1e-7)).mean())
+
+    def others(
+        self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]
+    ) -> dict[str, float]:
+        """Balanced accuracy."""
+        known = ~np.isnan(targets[:, 0])
+        return {"balanced_accuracy": balanced_accuracy(values[known], targets[known, 0].astype(np.int64))}

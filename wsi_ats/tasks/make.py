@@ -1,20 +1,91 @@
-"""Tasks by their kind."""
+"""Tasks by their kind: from settings and a manifest, or as a model folder keeps them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from wsi_ats.answer import Question
+from wsi_ats.answer import Kind, Question, columns_of
 from wsi_ats.errors import ConfigError
 from wsi_ats.tasks.classes import Classes
+from wsi_ats.tasks.labels import Labels
+from wsi_ats.tasks.ordinal import Ordinal
+from wsi_ats.tasks.regression import Regression
+from wsi_ats.tasks.settings import LABEL, TaskSettings
+from wsi_ats.tasks.survival import Survival
 from wsi_ats.tasks.task import Task
+from wsi_ats.tasks.texts import NOT_GIVEN, is_number, natural_order
+
+KINDS: dict[Kind, Callable[..., Task]] = {
+    "classes": Classes,
+    "labels": Labels,
+    "ordinal": Ordinal,
+    "regression": Regression,
+    "survival": Survival,
+}
+
+
+def make_tasks(asked: Mapping[str, TaskSettings], cells: Mapping[str, Sequence[str]]) -> list[Task]:
+    """The tasks of the settings; classes and grades are those that the manifest's columns hold.
+
+    cells: the texts of every column that a target is in. Raises `ConfigError` for a target that is no task, and for
+    tasks whose columns in predictions.csv would have one name.
+    """
+    tasks = []
+    for name, settings in asked.items():
+        column, *_ = columns = settings.columns(name)
+        found = natural_order(set(cells[column]) - NOT_GIVEN)
+        names = {
+            "classes": found,
+            "labels": columns,
+            "ordinal": settings.grades or found,
+            "regression": (),
+            "survival": (),
+        }[settings.kind]
+        tasks.append(
+            KINDS[settings.kind](Question(name, settings.kind, _checked(names, name, settings)), settings)
+        )
+    columns_made = columns_of([task.question for task in tasks])
+    twice = [column for i, column in enumerate(columns_made) if column in columns_made[:i]]
+    if twice:
+        raise ConfigError(
+            f"the tasks {', '.join(asked)} would give predictions.csv two columns {twice[0]!r}",
+            remedy="rename a task, a class, a label or a grade",
+        )
+    return tasks
 
 
 def as_tasks(tasks: Sequence[Task] | Sequence[str]) -> list[Task]:
     """The tasks as they are; bare names are the classes of a single task."""
-    names = [name for name in tasks if isinstance(name, str)]
-    if not names and tasks:
+    names = tuple(name for name in tasks if isinstance(name, str))
+    if tasks and not names:
         return [task for task in tasks if isinstance(task, Task)]
-    if len(names) < 2:
-        raise ConfigError(f"a classifier needs at least 2 classes, got {names}")
-    return [Classes(Question("label", "classes", tuple(names)))]
+    return [Classes(Question(LABEL, "classes", _checked(names, LABEL, TaskSettings())))]
+
+
+def to_card(task: Task) -> dict[str, Any]:
+    """What a model's settings keep of a task, as plain values."""
+    question = task.question
+    return {"name": question.name, "kind": question.kind, "names": list(question.names), **task.learned}
+
+
+def from_card(card: Mapping[str, Any], asked: Mapping[str, TaskSettings]) -> Task:
+    """The task that `to_card` wrote down. Raises `KeyError`, `TypeError` or `ValueError` for what it cannot have."""
+    learned = {key: float(value) for key, value in card.items() if key not in ("name", "kind", "names")}
+    question = Question(str(card["name"]), card["kind"], tuple(map(str, card["names"])))
+    return KINDS[question.kind](question, asked.get(question.name), **learned)
+
+
+def _checked(names: tuple[str, ...], task: str, settings: TaskSettings) -> tuple[str, ...]:
+    """The classes, labels or grades of a task, if these are enough and in an order that is known."""
+    if settings.kind in ("classes", "ordinal") and len(names) < 2:
+        raise ConfigError(
+            f"task {task!r} needs at least 2 classes, got {list(names)}",
+            remedy="label slides of another class, or choose another kind of task",
+        )
+    if settings.kind == "ordinal" and not settings.grades and not all(map(is_number, names)):
+        raise ConfigError(
+            f"task {task!r} is ordinal and its grades are {', '.join(names)}: which is higher is not known",
+            remedy=f'name them, lowest first: tasks.{task}.grades = ["low", "high"]',
+        )
+    return names

@@ -1,15 +1,19 @@
-"""What every kind of task has in common: outputs of the head in, loss and answers out."""
+"""What every kind of task has in common: from cells of the manifest to targets, from outputs of the head to answers
+and to what these are worth."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from wsi_ats.answer import Answer, Question
+from wsi_ats.tasks.settings import TaskSettings
 
 
 class Task(nn.Module, ABC):
@@ -18,9 +22,18 @@ class Task(nn.Module, ABC):
     O outputs a slide, T numbers that make its target (nan where it is not known), V values of an answer.
     """
 
-    def __init__(self, question: Question) -> None:
+    metric: ClassVar[str]
+    """Name of the figure of merit."""
+
+    def __init__(self, question: Question, settings: TaskSettings | None = None) -> None:
         super().__init__()
         self.question = question
+        self.settings = settings or TaskSettings(kind=question.kind)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the manifest that hold the target."""
+        return self.settings.columns(self.question.name)
 
     @property
     def outputs(self) -> int:
@@ -32,6 +45,38 @@ class Task(nn.Module, ABC):
         """What an output of 1 means in the unit that users read."""
         return 1.0
 
+    @property
+    def learned(self) -> dict[str, float]:
+        """Numbers, beside the weights, that a trained task needs."""
+        return {}
+
+    # -- from the manifest
+
+    @abstractmethod
+    def read(self, cells: Sequence[str]) -> list[float]:
+        """The target (T numbers) that the cells of `columns` hold; nan where they are empty.
+
+        Raises `ConfigError` naming the column, the value and the rule.
+        """
+
+    @abstractmethod
+    def fit(self, targets: Float64[np.ndarray, "n T"]) -> None:
+        """Take from the training slides what must be known before the first step."""
+
+    @abstractmethod
+    def lacks(self, targets: Float64[np.ndarray, "n T"]) -> str:
+        """What slides to learn from or to validate on lack, as in "no usable ..."; empty where nothing."""
+
+    @abstractmethod
+    def counts(self, targets: Float64[np.ndarray, "n T"]) -> dict[str, str]:
+        """What there is to learn from, in a few words each."""
+
+    @abstractmethod
+    def strata(self, targets: Float64[np.ndarray, "n T"]) -> list[str | None]:
+        """The group of each slide that should be on both sides of a split; None where it does not matter."""
+
+    # -- from the outputs of the head
+
     @abstractmethod
     def losses(self, outputs: Float[Tensor, "B O"], targets: Float[Tensor, "B T"]) -> Float[Tensor, " B"]:
         """Each slide's share of the loss of a batch; 0 where its target is not known."""
@@ -39,6 +84,22 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def values(self, outputs: Float[Tensor, "*b O"]) -> Float[Tensor, "*b V"]:
         """What users read, as `question.values` names it."""
+
+    # -- what answers are worth
+
+    @abstractmethod
+    def merit(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]) -> float:
+        """The figure called `metric`: higher is better, 1 is perfect; nan where the slides do not tell."""
+
+    @abstractmethod
+    def loss(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]) -> float:
+        """The loss of answers, without class weights."""
+
+    def others(
+        self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]
+    ) -> dict[str, float]:
+        """Further figures by their names."""
+        return {}
 
     def answer(
         self,
@@ -83,7 +144,18 @@ class Tasks(nn.ModuleList):
         """Outputs of all tasks together."""
         return sum(task.outputs for task in self)
 
-    def split(self, outputs: Float[Tensor, "*b O"]) -> tuple[Float[Tensor, "*b o"], ...]:
+    def losses(
+        self, outputs: Float[Tensor, "B O"], targets: Sequence[Float64[np.ndarray, "B _"]]
+    ) -> Float[Tensor, " B"]:
+        """Each slide's share of the loss of a batch, the tasks' own weighted by their strengths."""
+        total = torch.zeros(len(outputs), device=outputs.device)
+        for task, mine, target in zip(self, self.split(outputs), targets, strict=True):
+            total = total + task.settings.strength * task.losses(
+                mine, torch.from_numpy(target).to(mine.device)
+            )
+        return total
+
+    def split(self, outputs: Float[Tensor, "*b O"]) -> tuple[Float[Tensor, "*b _"], ...]:
         """Each task's own outputs."""
         return torch.split(outputs, [task.outputs for task in self], -1)
 

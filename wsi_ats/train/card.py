@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,16 @@ from pathlib import Path
 from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
 from wsi_ats.metrics import Interval
-from wsi_ats.model import AttentionSampler
+from wsi_ats.tasks.task import Task
+from wsi_ats.train.merit import Figures, spelt
+from wsi_ats.train.targets import counts_of, targets_of
 
 CARD = """\
-# Attention-sampling slide classifier
+# Attention-sampling model of slides
 
-Classes: {classes}. Settings: `config.toml` in this folder.
+{tasks}
+
+Settings: `config.toml` in this folder.
 
 ## Trained on
 
@@ -28,8 +31,7 @@ Classes: {classes}. Settings: `config.toml` in this folder.
 
 | metric | value |
 |---|---|
-| AUC (95 % bootstrap interval over slides) | {auc} |
-| balanced accuracy | {accuracy:.3f} |
+{figures}
 
 The epoch was chosen on these same validation slides, so the figures lean to the optimistic side; a test set that
 training never saw is the fair judge.
@@ -51,34 +53,61 @@ class Trained:
 
     folder: Path
     """The model folder, for `load_model`."""
-    val_auc: Interval
-    val_balanced_accuracy: float
+    figures: Figures
+    """What the answers to the validation slides are worth, by name: `val_auc` and so on."""
     epochs: int
     seconds: float
     failures: list[Failure]
     bad_tiles: Mapping[str, int]
     """Slide -> damaged tiles that were learned from, or judged by, as background."""
 
+    @property
+    def headline(self) -> str:
+        """The figures that have intervals, in words."""
+        return ", ".join(
+            f"{_words(name)} {figure}"
+            for name, figure in self.figures.items()
+            if isinstance(figure, Interval)
+        )
 
-def model_card(model: AttentionSampler, rows: Sequence[Row], result: Trained) -> str:
+
+def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained) -> str:
     """Markdown text of the card."""
     return CARD.format(
-        classes=", ".join(model.classes),
-        splits=_splits_table(rows, model.classes),
+        tasks="\n".join(map(_asked, tasks)),
+        splits=_splits_table(rows, tasks),
         failed=len(result.failures),
         bad=sum(result.bad_tiles.values()),
         epochs=result.epochs,
         seconds=result.seconds,
-        auc=result.val_auc,
-        accuracy=result.val_balanced_accuracy,
+        figures="\n".join(f"| {_words(name)} | {_cell(f)} |" for name, f in result.figures.items()),
     )
 
 
-def _splits_table(rows: Sequence[Row], classes: Sequence[str]) -> str:
-    lines = [f"| split | slides | patients | {' | '.join(classes)} |", "|---" * (3 + len(classes)) + "|"]
+def _asked(task: Task) -> str:
+    question = task.question
+    names = f": {', '.join(question.names)}" if question.names else ""
+    return f"- **{question.name}** ({question.kind}){names}"
+
+
+def _words(name: str) -> str:
+    return spelt(name).removeprefix("val ")
+
+
+def _cell(figure: Interval | float) -> str:
+    return f"{figure} (95 % bootstrap)" if isinstance(figure, Interval) else f"{figure:.3f}"
+
+
+def _splits_table(rows: Sequence[Row], tasks: Sequence[Task]) -> str:
+    lines: list[str] = []
     for split in ("train", "val"):
         mine = [row for row in rows if row.split == split]
-        counts = Counter(row.label for row in mine)
-        cells = [split, len(mine), len({row.patient for row in mine}), *(counts[c] for c in classes)]
+        counts = counts_of(tasks, targets_of(tasks, mine))
+        if not lines:
+            lines += [
+                f"| split | slides | patients | {' | '.join(counts)} |",
+                "|---" * (3 + len(counts)) + "|",
+            ]
+        cells = [split, len(mine), len({row.patient for row in mine}), *counts.values()]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

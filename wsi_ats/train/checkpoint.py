@@ -20,16 +20,20 @@ from wsi_ats.config import parse_config, to_values
 from wsi_ats.encoders.kept import check_encoder, find_encoder, keep_encoder
 from wsi_ats.errors import ModelError
 from wsi_ats.model import AttentionSampler
+from wsi_ats.tasks.make import from_card, to_card
+from wsi_ats.tasks.settings import LABEL
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.toml", "model-card.md"
-FORMAT = 1
+COPY = "copy the whole model folder again"
+FORMAT = 2
+"""1: classes of a single task, in the key `classes`; still read."""
 
 
 def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
     """Write `model.safetensors`, `config.toml` and `model-card.md` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     values = to_values(model.config)
-    header: dict[str, Any] = {"format": FORMAT, "classes": list(model.classes)}
+    header: dict[str, Any] = {"format": FORMAT, "tasks": [to_card(task) for task in model.tasks]}
     encoder = keep_encoder(model.features, values["features"], folder)
     if encoder is not None:
         header["encoder"] = encoder
@@ -50,24 +54,22 @@ def load_model(
     folder = Path(folder)
     values = _settings(folder)
     header = values.pop("model", {})
-    if header.get("format") != FORMAT or not isinstance(header.get("classes"), list):
-        raise ModelError(
-            f"{folder / SETTINGS}: [model] has format {header.get('format')!r} and classes "
-            f"{header.get('classes')!r}; this version reads format {FORMAT} with a list of classes",
-            remedy="train the model again with this version, or install the version that wrote it",
-        )
+    cards = _cards(header, folder / SETTINGS)
     record, features = header.get("encoder"), values.setdefault("features", {})
     pretrained = find_encoder(record, features, folder, encoder, trust=trust)
-    model = build_model(
-        parse_config(values, str(folder / SETTINGS)), header["classes"], pretrained=pretrained
-    )
+    config = parse_config(values, str(folder / SETTINGS))
+    try:
+        tasks = [from_card(card, config.tasks) for card in cards]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / SETTINGS}: [[model.tasks]] is damaged: {error!r}", COPY) from error
+    model = build_model(config, tasks, pretrained=pretrained)
     check_encoder(model.features, record)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"{folder / WEIGHTS} does not hold the weights that {SETTINGS} describes: {error}",
-            remedy="copy the whole model folder again",
+            remedy=COPY,
         ) from error
     model.hash = model_hash(folder)
     return model.eval().to(device)
@@ -83,6 +85,20 @@ def model_hash(folder: Path | str) -> str:
         except OSError as error:
             raise _missing(Path(folder), name, error) from error
     return digest.hexdigest()[:16]
+
+
+def _cards(header: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """What the model's settings keep of each task. Raises `ModelError` for a format that is not known."""
+    form, tasks, classes = (header.get(key) for key in ("format", "tasks", "classes"))
+    if form == 1 and isinstance(classes, list):
+        return [{"name": LABEL, "kind": "classes", "names": classes}]
+    if form == FORMAT and isinstance(tasks, list) and tasks:
+        return tasks
+    raise ModelError(
+        f"{path}: [model] has format {form!r} and tasks {tasks!r}; this version reads format {FORMAT} with a list of "
+        "tasks, and format 1 with a list of classes",
+        remedy="train the model again with this version, or install the version that wrote it",
+    )
 
 
 def _settings(folder: Path) -> dict[str, Any]:

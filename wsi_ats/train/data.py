@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 from torch.utils.data import Dataset, Sampler
 
 from wsi_ats.config import Config
@@ -16,6 +18,9 @@ from wsi_ats.model import generator_for
 from wsi_ats.scene import Scene, look
 from wsi_ats.slides import SlideAddress, open_slide
 from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.tasks.make import as_tasks
+from wsi_ats.tasks.task import Task
+from wsi_ats.train.targets import Targets, target_of, targets_of
 
 BadTiles = dict[str, set[tuple[int, int, int]]]
 """Slide -> (level, column, row) of its tiles met so far that could not be read and were tolerated."""
@@ -28,23 +33,29 @@ class Example:
     """A slide to learn from."""
 
     scene: Scene
-    label: int
+    targets: Targets
     slide: str
+
+    @property
+    def label(self) -> int:
+        """Index of the class, where the main task is one of classes."""
+        return int(self.targets[0][0])
 
 
 class Examples(Dataset[Example]):
-    """Labelled slides. Views are kept while they fit into `max_bytes` and read again each epoch where they do not."""
+    """Slides with targets. Views are kept while they fit into `max_bytes` and read again each epoch
+    where they do not."""
 
     def __init__(
         self,
         rows: Sequence[Row],
-        classes: Sequence[str],
+        tasks: Sequence[Task] | Sequence[str],
         config: Config,
         max_bytes: int,
         bad_tiles: BadTiles | None = None,
     ) -> None:
         self.rows = list(rows)
-        self._classes = list(classes)
+        self._tasks = as_tasks(tasks)
         self._config = config
         self._room = max_bytes
         self._kept: dict[str, Scene] = {}
@@ -56,7 +67,12 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        return Example(self.scene(row), self._classes.index(row.label), row.slide)
+        return Example(self.scene(row), target_of(self._tasks, row), row.slide)
+
+    @property
+    def targets(self) -> list[Float64[np.ndarray, "n _"]]:
+        """Targets of all slides, one array a task."""
+        return targets_of(self._tasks, self.rows)
 
     def scene(self, row: Row) -> Scene:
         """The scene of a row, remembered or read."""

@@ -12,13 +12,19 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 
 from wsi_ats import __version__
+from wsi_ats.answer import values_named
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.files import write_atomic
 from wsi_ats.manifest import Row
+from wsi_ats.metrics import Interval
+from wsi_ats.tasks.settings import LABEL
+from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.card import Trained
 
 OWN = (
@@ -40,7 +46,11 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
     Raises `ConfigError` where it holds a finished run or another one, unless `overwrite` clears it.
     """
     settings, slides = out / "config.toml", out / "slides.csv"
-    table = _table(["slide", "label", "patient", "split", "mpp"], map(_facts, rows))
+    columns = [column for row in rows[:1] for column in row.cells or (LABEL,)]
+    table = _table(
+        ["slide", *columns, "patient", "split", "mpp"],
+        ([row.slide, *map(row.cell, columns), row.patient, row.split, row.mpp] for row in rows),
+    )
     if overwrite:
         remove_run(out)
     if settings.exists():
@@ -85,13 +95,16 @@ def read_failures(out: Path) -> list[Failure]:
 
 
 def write_validation(
-    out: Path, classes: Sequence[str], rows: Iterable[tuple[str, str, Iterable[float]]]
+    out: Path, tasks: Tasks, rows: Sequence[Row], values: Sequence[Float64[np.ndarray, "n _"]]
 ) -> None:
-    """Write validation.csv: slide, label and the probability of every class."""
-    lines = ([slide, label, *(f"{p:.6g}" for p in answer)] for slide, label, answer in rows)
-    write_atomic(
-        out / "validation.csv", _table(["slide", "label", *(f"prob_{name}" for name in classes)], lines)
+    """Write validation.csv: slide, the texts of its targets, and every value of the answers."""
+    columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    every = np.concatenate(list(values), axis=1)
+    lines = (
+        [row.slide, *map(row.cell, columns), *(f"{value:.6g}" for value in mine)]
+        for row, mine in zip(rows, every, strict=True)
     )
+    write_atomic(out / "validation.csv", _table(["slide", *columns, *values_named(tasks.questions)], lines))
 
 
 def finish_run(out: Path, config: Config, result: Trained) -> None:
@@ -103,16 +116,11 @@ def finish_run(out: Path, config: Config, result: Trained) -> None:
         "end": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(result.seconds, 1),
         "epochs": result.epochs,
-        "val_auc": asdict(result.val_auc),
-        "val_balanced_accuracy": result.val_balanced_accuracy,
+        **{name: asdict(f) if isinstance(f, Interval) else f for name, f in result.figures.items()},
         "failures": len(result.failures),
         "bad_tiles": dict(result.bad_tiles),
     }
     write_atomic(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _facts(row: Row) -> list[object]:
-    return [row.slide, row.label, row.patient, row.split, row.mpp]
 
 
 def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> bytes:

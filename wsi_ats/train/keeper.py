@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from wsi_ats.errors import ModelError, WsiAtsError
 from wsi_ats.files import make_atomic, write_atomic
 from wsi_ats.train.data import BadTiles
+from wsi_ats.train.merit import spelt
 
 Say = Callable[[str], object]
 
@@ -109,9 +110,13 @@ class Keeper(Callback):  # type: ignore[misc]
 
     def _line(self, most: int | None) -> str:
         epoch = self.epochs[-1]
+        figures = "  ".join(
+            f"{spelt(name)} {value:.3f}"
+            for name, value in epoch.items()
+            if name.startswith("val_") and name != "val_score"
+        )
         return (
-            f"epoch {len(self.epochs)}/{most}  loss {epoch['loss']:.3f}  val AUC {epoch['val_auc']:.3f}  "
-            f"val loss {epoch['val_loss']:.3f}  {epoch['seconds']:.1f} s"
+            f"epoch {len(self.epochs)}/{most}  loss {epoch['loss']:.3f}  {figures}  {epoch['seconds']:.1f} s"
         )
 
     def _table(self) -> bytes:

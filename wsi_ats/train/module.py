@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from wsi_ats.estimator import entropy_penalty, proposal_loss
 from wsi_ats.memory import Memory
-from wsi_ats.metrics import auc
 from wsi_ats.model import AttentionSampler, Estimate, generator_for
 from wsi_ats.prediction import Prediction
 from wsi_ats.train.data import Example
+from wsi_ats.train.merit import epoch_figures, values_of
+from wsi_ats.train.targets import Targets, stacked
 
 
 class TrainingModule(pl.LightningModule):
     """Trains an `AttentionSampler` on batches that are lists of `Example`.
 
-    Loss a slide: cross-entropy of the label + proposal * KL-like pull of the attention toward the refined one
+    Loss a slide: its share in those of the tasks + proposal * KL-like pull of the attention toward the refined one
     (refined attention only) + entropy * sum a log a.
     """
 
@@ -31,8 +30,8 @@ class TrainingModule(pl.LightningModule):
         self.model = model
         self.settings = model.config.train
         self.memory = Memory(self.settings.cache_mb << 20)
-        self._answers: list[np.ndarray] = []
-        self._labels: list[int] = []
+        self._answers: list[Prediction] = []
+        self._targets: list[Targets] = []
 
     def training_step(self, batch: list[Example], batch_idx: int) -> Tensor:
         """Mean loss of a batch of slides; draws depend on (seed, epoch, slide) alone."""
@@ -44,13 +43,14 @@ class TrainingModule(pl.LightningModule):
             turns=generator_for(seed, epoch, batch_idx) if self.settings.augment else None,
             even=epoch < self.settings.warm_up,
         )
-        losses = [self._loss(e, x.label) for e, x in zip(estimates, batch, strict=True)]
-        loss = torch.stack(losses).mean()
+        outputs = torch.stack([estimate.logits for estimate in estimates])
+        losses = self.model.tasks.losses(outputs, stacked([example.targets for example in batch]))
+        loss = (losses + torch.stack([self._penalty(estimate) for estimate in estimates])).mean()
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
-    def _loss(self, estimate: Estimate, label: int) -> Tensor:
-        loss = cross_entropy(estimate.logits, torch.tensor(label, device=estimate.logits.device))
+    def _penalty(self, estimate: Estimate) -> Tensor:
+        loss = torch.zeros((), device=estimate.logits.device)
         if self.model.score is not None and self.settings.proposal:
             pull = proposal_loss(estimate.log_p, estimate.draws, estimate.shares)
             loss = loss + self.settings.proposal * pull
@@ -61,8 +61,8 @@ class TrainingModule(pl.LightningModule):
     def validation_step(self, batch: list[Example], batch_idx: int) -> None:
         """Answer the slides and keep the answers for the end of the epoch."""
         for example in batch:
-            self._answers.append(self.answer(example).probabilities)
-            self._labels.append(example.label)
+            self._answers.append(self.answer(example))
+            self._targets.append(example.targets)
 
     def answer(self, example: Example) -> Prediction:
         """Predict as a user would, one pooled draw a slide, always with the same seed."""
@@ -76,16 +76,12 @@ class TrainingModule(pl.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        """AUC and log loss over all validation slides."""
-        answers, labels = np.stack(self._answers), np.array(self._labels)
-        self._answers.clear()
-        self._labels.clear()
-        log_loss = float(-np.log(answers[np.arange(len(labels)), labels].clip(1e-7)).mean())
-        value = auc(answers, labels)
-        # Small validation sets reach an AUC of 1 early; the log loss then tells the better epoch.
+        """Figures of merit and losses over all validation slides."""
         self.log_dict(
-            {"val_auc": value, "val_loss": log_loss, "val_score": value - 0.05 * min(log_loss, 2.0)}
+            epoch_figures(self.model.tasks, values_of(self._answers), stacked(self._targets)),
         )
+        self._answers.clear()
+        self._targets.clear()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW; attention networks have a learning rate of their own, and both fall along a half cosine.

@@ -20,14 +20,16 @@ from torch.utils.data import DataLoader
 from wsi_ats.build import build_model
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
-from wsi_ats.manifest import Row, classes_of, with_splits
-from wsi_ats.metrics import Interval, balanced_accuracy, bootstrap_auc
+from wsi_ats.manifest import Row, with_splits
+from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.checkpoint import save_model
 from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
 from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
 from wsi_ats.train.keeper import Checkpoints, Keeper, Say
+from wsi_ats.train.merit import Figures, final_figures, values_of
 from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.targets import ask, counts_of, targets_of
 
 Sets = dict[str, Examples]
 """The slides of each split."""
@@ -44,21 +46,25 @@ def train(
     tolerated from the epoch on in which the last of them was drawn. A run that was interrupted goes on after its
     last whole epoch when the same slides and settings are given again, and ends with the same weights as if it had
     not been. `say` gets progress, a line at a time. Raises `ConfigError` where a class has no usable
-    slide or `out` holds another run.
+    slide, a target makes no sense or `out` holds another run.
     """
     start = time.monotonic()
-    rows = with_splits(rows, config.train.val_fraction, config.train.seed)
-    classes = classes_of(rows)
+    tasks = ask(config, rows)
+    groups = tasks[0].strata(targets_of(tasks, rows)[0])
+    rows = with_splits(rows, config.train.val_fraction, config.train.seed, groups)
     prepare_run(out, rows, config, overwrite=overwrite)
     bad_tiles: BadTiles = {}
-    sets, failures = _inspect(rows, classes, config, out, say, bad_tiles)
+    sets, failures = _inspect(rows, tasks, config, out, say, bad_tiles)
     while True:
-        _check(sets, classes, failures, out, say)
-        module = TrainingModule(build_model(config, classes))
+        _check(sets, tasks, failures, out, say)
+        tasks = ask(config, rows)
+        for task, targets in zip(tasks, sets["train"].targets, strict=True):
+            task.fit(targets)
+        module = TrainingModule(build_model(config, tasks))
         keeper = Keeper(out, config.train.patience, say, bad_tiles)
         try:
             _fit(module, sets, config, keeper)
-            interval, accuracy = _validate(module, sets["val"], config, out)
+            figures = _validate(module, sets["val"], config, out)
             break
         except SlideError as error:
             # Pixels that cannot be decoded: without that slide, on from the last epoch.
@@ -71,14 +77,14 @@ def train(
         say(
             f"{sum(bad.values())} damaged tile(s) of {len(bad)} slide(s) were background: see {out / 'run.json'}"
         )
-    result = Trained(out / "model", interval, accuracy, len(keeper.epochs), seconds, failures, bad)
-    save_model(module.model, result.folder, model_card(module.model, rows, result))
+    result = Trained(out / "model", figures, len(keeper.epochs), seconds, failures, bad)
+    save_model(module.model, result.folder, model_card(tasks, rows, result))
     finish_run(out, config, result)
     return result
 
 
 def _inspect(
-    rows: Sequence[Row], classes: Sequence[str], config: Config, out: Path, say: Say, bad_tiles: BadTiles
+    rows: Sequence[Row], tasks: Sequence[Task], config: Config, out: Path, say: Say, bad_tiles: BadTiles
 ) -> tuple[Sets, list[Failure]]:
     """Look at every slide; those that cannot be used are not in the sets that are returned."""
     # What an interrupted run found out in its middle: whether it would be found again depends on what is drawn.
@@ -88,7 +94,7 @@ def _inspect(
     room = (config.train.cache_mb << 20) // 8
     sets: Sets = {
         split: Examples(
-            [r for r in rows if r.split == split and r.slide not in known], classes, config, room, bad_tiles
+            [r for r in rows if r.split == split and r.slide not in known], tasks, config, room, bad_tiles
         )
         for split in ("train", "val")
     }
@@ -107,17 +113,19 @@ def _inspect(
     return sets, failures
 
 
-def _check(sets: Sets, classes: Sequence[str], failures: Sequence[Failure], out: Path, say: Say) -> None:
+def _check(sets: Sets, tasks: Sequence[Task], failures: Sequence[Failure], out: Path, say: Say) -> None:
     """Say what there is to learn from. Raises `ConfigError` where that is not enough."""
     for split, examples in sets.items():
-        counts = Counter(row.label for row in examples.rows)
-        say(f"{split}: {len(examples)} slides ({', '.join(f'{c} {counts[c]}' for c in classes)})")
-        absent = [c for c in classes if not counts[c]]
-        if absent:
-            raise ConfigError(
-                f"the {split} split has no usable slide of class {absent[0]!r} ({len(failures)} slides failed)",
-                remedy=f"see {out / 'failures.csv'}, or add slides of that class",
-            )
+        targets = examples.targets
+        words = (f"{name} {n}" for name, n in counts_of(tasks, targets).items())
+        say(f"{split}: {len(examples)} slides ({', '.join(words)})")
+        for task, mine in zip(tasks, targets, strict=True):
+            lacking = task.lacks(mine)
+            if lacking:
+                raise ConfigError(
+                    f"the {split} split has no usable {lacking} ({len(failures)} slides failed)",
+                    remedy=f"see {out / 'failures.csv'}, or add such slides",
+                )
 
 
 def _set_aside(error: SlideError, sets: Sets) -> Failure:
@@ -185,13 +193,9 @@ def _without_advice() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _validate(module: TrainingModule, val_set: Examples, config: Config, out: Path) -> tuple[Interval, float]:
+def _validate(module: TrainingModule, val_set: Examples, config: Config, out: Path) -> Figures:
     """Predict the validation slides with the chosen weights and write `validation.csv`."""
-    classes = module.model.classes
-    examples = [val_set[i] for i in range(len(val_set))]
-    answers = np.stack([module.answer(example).probabilities for example in examples])
-    labels = np.array([example.label for example in examples])
-    rows = ((x.slide, classes[x.label], answer) for x, answer in zip(examples, answers, strict=True))
-    write_validation(out, classes, rows)
-    rng = np.random.default_rng(config.train.seed)
-    return bootstrap_auc(answers, labels, rng), balanced_accuracy(answers, labels)
+    tasks = module.model.tasks
+    values = values_of([module.answer(val_set[i]) for i in range(len(val_set))])
+    write_validation(out, tasks, val_set.rows, values)
+    return final_figures(tasks, values, val_set.targets, np.random.default_rng(config.train.seed))

@@ -1,0 +1,91 @@
+"""Any number of labels a slide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from wsi_ats.answer import Question
+from wsi_ats.metrics import auc
+from wsi_ats.tasks.settings import TaskSettings
+from wsi_ats.tasks.task import Task
+from wsi_ats.tasks.texts import yes_or_no
+from wsi_ats.tasks.weights import class_weights, weights_named
+
+
+class Labels(Task):
+    """One logit a label, each with a sigmoid and a binary cross-entropy of its own. Target: 0 or 1 a label, nan where
+    it is not known."""
+
+    metric = "auc"
+    weights: Tensor
+    """(2, L): of absence and of presence."""
+
+    def __init__(self, question: Question, settings: TaskSettings | None = None) -> None:
+        super().__init__(question, settings)
+        self.register_buffer("weights", torch.ones(2, self.outputs), persistent=False)
+
+    def losses(self, outputs: Float[Tensor, "B L"], targets: Float[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        """Mean over the labels of the binary cross-entropy; those that are not known count as 0."""
+        known, truth = ~targets.isnan(), targets.nan_to_num()
+        losses = binary_cross_entropy_with_logits(outputs, truth.to(outputs.dtype), reduction="none")
+        weight = torch.where(truth > 0, self.weights[1], self.weights[0])
+        return (known * weight * losses).mean(1)
+
+    def values(self, outputs: Float[Tensor, "*b L"]) -> Float[Tensor, "*b L"]:
+        """Probability of each label."""
+        return outputs.sigmoid()
+
+    def read(self, cells: Sequence[str]) -> list[float]:
+        """0 or 1 a label; nan where its cell is empty."""
+        return [yes_or_no(text, column) for text, column in zip(cells, self.columns, strict=True)]
+
+    def fit(self, targets: Float64[np.ndarray, "n L"]) -> None:
+        """Take the weights of presence and absence from the training slides."""
+        asked, task, names = self.settings.class_weights, self.question.name, self.question.names
+        presence = [1.0] * len(names) if isinstance(asked, str) else weights_named(asked, names, task)
+        for position, column in enumerate(targets.T):
+            pair = asked if isinstance(asked, str) else {"0": 1.0, "1": presence[position]}
+            present = column[~np.isnan(column)].astype(np.int64)
+            self.weights[:, position] = torch.from_numpy(class_weights(pair, ("0", "1"), present, task))
+
+    def lacks(self, targets: Float64[np.ndarray, "n L"]) -> str:
+        """A label that is on none or on all of the slides."""
+        for name, column in zip(self.question.names, targets.T, strict=True):
+            for side, how in ((1, "with"), (0, "without")):
+                if not (column == side).any():
+                    return f"slide {how} label {name!r}"
+        return ""
+
+    def counts(self, targets: Float64[np.ndarray, "n L"]) -> dict[str, str]:
+        """Slides with each label."""
+        names = self.question.names
+        return {name: str(int((column == 1).sum())) for name, column in zip(names, targets.T, strict=True)}
+
+    def strata(self, targets: Float64[np.ndarray, "n L"]) -> list[str | None]:
+        """Of the labels that a slide has, the rarest one: each of them should be on both sides of a split."""
+        frequency = np.nansum(targets, 0)
+        having = np.where(targets == 1, frequency, np.inf)
+        rarest = having.argmin(1)
+        return [
+            f"label {self.question.names[i]!r}" if np.isfinite(having[row, i]) else None
+            for row, i in enumerate(rarest)
+        ]
+
+    def merit(self, values: Float64[np.ndarray, "n L"], targets: Float64[np.ndarray, "n L"]) -> float:
+        """AUC, mean over the labels that some slides have and some have not."""
+        areas = []
+        for p, truth in zip(values.T, targets.T, strict=True):
+            known = ~np.isnan(truth)
+            areas.append(auc(np.stack([1 - p, p], 1)[known], truth[known].astype(np.int64)))
+        return float(np.nanmean(areas)) if not np.isnan(areas).all() else float("nan")
+
+    def loss(self, values: Float64[np.ndarray, "n L"], targets: Float64[np.ndarray, "n L"]) -> float:
+        """Binary cross-entropy, mean over what is known."""
+        likely = np.where(targets == 1, values, 1 - values).clip(1e-7)
+        return float(-np.log(likely[~np.isnan(targets)]).mean())

@@ -1,0 +1,81 @@
+"""What a model's answers to the validation slides are worth: every epoch, and with intervals at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from wsi_ats.metrics import Interval, bootstrap
+from wsi_ats.prediction import Prediction
+from wsi_ats.tasks.task import Task
+
+Values = Sequence[Float64[np.ndarray, "n _"]]
+"""Answers of all slides, one array a task."""
+Truth = Sequence[Float64[np.ndarray, "n _"]]
+"""Targets of all slides, one array a task."""
+Figures = dict[str, Interval | float]
+
+SPELT = {
+    "auc": "AUC",
+    "r2": "R²",
+    "c_index": "C-index",
+}
+"""Figures whose names are not just words."""
+LOSS_SHARE = 0.05
+"""How much a validation loss counts beside the figure of merit: small validation sets reach an AUC of 1 early, and the
+loss then tells the better epoch."""
+
+
+def values_of(predictions: Sequence[Prediction]) -> list[Float64[np.ndarray, "n _"]]:
+    """What the predictions say, one array a task."""
+    return [np.stack(v) for v in zip(*([a.values for a in p.answers] for p in predictions), strict=True)]
+
+
+def epoch_figures(tasks: Iterable[Task], values: Values, truth: Truth) -> dict[str, float]:
+    """Figure of merit and loss of every task, and `val_score`, by which the epoch is chosen."""
+    out: dict[str, float] = {}
+    score = total = 0.0
+    for prefix, task, mine, true in _parts(tasks, values, truth):
+        merit, loss = task.merit(mine, true), task.loss(mine, true)
+        out |= {f"{prefix}{task.metric}": merit, f"{prefix}loss": loss}
+        score += task.settings.strength * (merit - LOSS_SHARE * min(loss, 2.0))
+        total += task.settings.strength
+    return {**out, "val_score": score / total}
+
+
+def final_figures(tasks: Iterable[Task], values: Values, truth: Truth, rng: np.random.Generator) -> Figures:
+    """Figure of merit with its interval, and further figures, of every task."""
+    out: Figures = {}
+    for prefix, task, mine, true in _parts(tasks, values, truth):
+        groups = np.unique([group or "" for group in task.strata(true)], return_inverse=True)[1]
+        out[f"{prefix}{task.metric}"] = bootstrap(partial(_merit_of, task, mine, true), groups, rng)
+        out |= {f"{prefix}{name}": value for name, value in task.others(mine, true).items()}
+    return out
+
+
+def _merit_of(
+    task: Task,
+    values: Float64[np.ndarray, "n V"],
+    truth: Float64[np.ndarray, "n T"],
+    chosen: Int64[np.ndarray, " m"],
+) -> float:
+    return task.merit(values[chosen], truth[chosen])
+
+
+def spelt(name: str) -> str:
+    """A figure's name in words."""
+    for short, words in SPELT.items():
+        if name.endswith(f"_{short}"):
+            return f"{name.removesuffix(short)}{words}".replace("_", " ")
+    return name.replace("_", " ")
+
+
+def _parts(
+    tasks: Iterable[Task], values: Values, truth: Truth
+) -> Iterator[tuple[str, Task, Float64[np.ndarray, "n V"], Float64[np.ndarray, "n T"]]]:
+    """Every task with its own; figures of those after the first bear their names."""
+    for i, (task, mine, true) in enumerate(zip(tasks, values, truth, strict=True)):
+        yield f"val_{task.question.name}_" if i else "val_", task, mine, true

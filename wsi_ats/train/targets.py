@@ -1,0 +1,60 @@
+"""From the rows of a manifest to what each task is to learn of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from wsi_ats.config import Config
+from wsi_ats.errors import ConfigError
+from wsi_ats.manifest import Row
+from wsi_ats.tasks.make import make_tasks
+from wsi_ats.tasks.settings import asked, columns_of_targets
+from wsi_ats.tasks.task import Task
+
+Targets = tuple[Float64[np.ndarray, " _"], ...]
+"""Of one slide, task by task; nan where it is not known."""
+
+
+def ask(config: Config, rows: Sequence[Row]) -> list[Task]:
+    """The tasks that the settings ask for, with the classes and grades that the rows have.
+
+    Raises `ConfigError` naming the task or slide, the column, the value and the rule.
+    """
+    settings = asked(config.tasks)
+    columns = columns_of_targets(settings)
+    tasks = make_tasks(settings, {column: [row.cell(column) for row in rows] for column in columns})
+    targets_of(tasks, rows)
+    return tasks
+
+
+def target_of(tasks: Iterable[Task], row: Row) -> Targets:
+    """What the row holds for each task."""
+    try:
+        return tuple(np.array(task.read([row.cell(c) for c in task.columns])) for task in tasks)
+    except ConfigError as error:
+        raise ConfigError(f"slide {row.slide!r}: {error.message}", error.remedy) from None
+
+
+def targets_of(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Float64[np.ndarray, "n _"]]:
+    """What the rows hold, one array a task."""
+    tasks = list(tasks)
+    nothing = [task.read([""] * len(task.columns)) for task in tasks]
+    each = [target_of(tasks, row) for row in rows]
+    return stacked(each) if each else [np.empty((0, len(target))) for target in nothing]
+
+
+def counts_of(tasks: Sequence[Task], targets: Iterable[Float64[np.ndarray, "n _"]]) -> dict[str, str]:
+    """What there is to learn from, in a few words each; of several tasks, after their names."""
+    return {
+        f"{task.question.name}: {name}" if len(tasks) > 1 else name: words
+        for task, mine in zip(tasks, targets, strict=True)
+        for name, words in task.counts(mine).items()
+    }
+
+
+def stacked(each: Sequence[Targets]) -> list[Float64[np.ndarray, "n _"]]:
+    """The targets of slides, one array a task."""
+    return [np.stack(targets) for targets in zip(*each, strict=True)]
