@@ -254,11 +254,12 @@ def attention_mil(a: np.ndarray, features: np.ndarray, scores: np.ndarray) -> np
     return phi / total
 
 
-def test_refined_with_every_tile_is_attention_mil() -> None:
+@pytest.mark.parametrize("prior", [0.0, 0.5, 1.0])
+def test_refined_with_every_tile_is_attention_mil(prior: float) -> None:
     log_p, features, scores = some_log_p(20, 0, 2.0), normal(20, DIM, seed=1), normal(20, seed=2)
     d = draw(log_p, 20, "all", generator=seeded())
-    phi, p = refined_expectation(log_p, d, features, scores)
-    oracle = attention_mil(log_p.exp().numpy(), features.numpy(), scores.numpy())
+    phi, p = refined_expectation(log_p, d, features, scores, prior)
+    oracle = attention_mil(log_p.exp().numpy() ** prior, features.numpy(), scores.numpy())
     assert phi.numpy() == pytest.approx(oracle, abs=1e-12)
     assert float(p.sum()) == pytest.approx(1.0)
 
@@ -289,17 +290,18 @@ def test_refined_gradients_reach_attention_scores_and_features() -> None:
     assert all(float(t.grad.abs().max()) > 1e-3 for t in (logits, scores, features))
 
 
+@pytest.mark.parametrize("prior", [0.5, 1.0])
 @pytest.mark.parametrize("sampler", ["systematic", "gumbel", "multinomial"])
-def test_refined_error_falls_with_the_number_of_tiles(sampler: str) -> None:
+def test_refined_error_falls_with_the_number_of_tiles(sampler: str, prior: float) -> None:
     k = 400
     log_p, features, scores = some_log_p(k, 0, 1.0), normal(k, DIM, seed=1), normal(k, seed=2)
-    exact = torch.from_numpy(attention_mil(log_p.exp().numpy(), features.numpy(), scores.numpy()))
+    exact = torch.from_numpy(attention_mil(log_p.exp().numpy() ** prior, features.numpy(), scores.numpy()))
 
     def error(n: int) -> float:
         total = 0.0
         for seed in range(40):
             d = draw(log_p, n, sampler, generator=seeded(seed))
-            phi, _ = refined_expectation(log_p, d, features[d.cells], scores[d.cells])
+            phi, _ = refined_expectation(log_p, d, features[d.cells], scores[d.cells], prior)
             total += float(((phi - exact) ** 2).sum()) / 40
         return total
 

@@ -10,7 +10,16 @@ from tests.helpers import shared_data
 from wsi_ats.errors import NoTissueError
 from wsi_ats.geometry import Grid
 from wsi_ats.slides import open_slide
-from wsi_ats.tissue import THRESHOLD_RANGE, Method, _percentile, find_tissue, tissue_cells, tissue_mask
+from wsi_ats.tissue import (
+    THRESHOLD_RANGE,
+    Method,
+    Tissue,
+    _percentile,
+    find_tissue,
+    stain_rule,
+    tissue_cells,
+    tissue_mask,
+)
 from wsi_ats.view import LazyView, View, read_view, resolve_downsample
 
 METHODS: list[Method] = ["saturation", "optical-density"]
@@ -150,7 +159,7 @@ def view_of(pixels: np.ndarray) -> View:
 
 def test_cells_of_a_view() -> None:
     view = view_of(on_glass(blob()))
-    cells = find_tissue(view, name="a.svs")
+    cells = find_tissue(view, name="a.svs").cells
     expected = blob().reshape(30, 4, 40, 4).mean(axis=(1, 3)).ravel() >= 0.25
     assert cells.dtype == np.int64
     assert len(set(cells.tolist()) ^ set(np.flatnonzero(expected).tolist())) <= 2
@@ -200,7 +209,10 @@ def test_the_cells_of_a_view_in_blocks_are_those_of_the_view_at_once(
     )
     assert len(expected), "there is something to find"
 
-    def found(view: View | LazyView) -> np.ndarray:
+    stained = stain_rule([pixels], method).mask(pixels)
+    colours = [[int((pixels[stained, c] == level).sum()) for level in range(256)] for c in range(3)]
+
+    def found(view: View | LazyView) -> Tissue:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("wsi_ats.tissue.BLOCK", block)
             return find_tissue(
@@ -213,8 +225,9 @@ def test_the_cells_of_a_view_in_blocks_are_those_of_the_view_at_once(
                 min_fraction=0.5,
             )
 
-    assert np.array_equal(found(view), expected)
-    assert np.array_equal(found(LazyView(grid, stride, (10.0, 10.0))), expected)
+    for tissue in (found(view), found(LazyView(grid, stride, (10.0, 10.0)))):
+        assert np.array_equal(tissue.cells, expected)
+        assert np.array_equal(tissue.colours, colours)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
@@ -30,6 +30,7 @@ Read = Callable[[Box], UInt8[np.ndarray, "h w 3"]]
 """Pixels of a box, in view px, that lies inside the view."""
 Source = Callable[[], AbstractContextManager[Read]]
 """Opens the view for reading: once for each of the two passes."""
+Tones = Float32[np.ndarray, "3 256"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +71,21 @@ def surroundings(net: ConvAttention, grid: Grid, cells: Box) -> tuple[Box, tuple
 
 
 def cell_logits(
-    net: ConvAttention, source: Source, grid: Grid, cells: Int64[np.ndarray, " K"], block: int
+    net: ConvAttention,
+    source: Source,
+    grid: Grid,
+    cells: Int64[np.ndarray, " K"],
+    block: int,
+    tones: Tones | None = None,
 ) -> Float[Tensor, " K"]:
     """Logits (K,) of `cells` (flat, row * cols + col) of a view, differentiable in the network's parameters.
 
-    block: side in view px; memory is that of one block and its halo (at least one cell). Blocks without a cell
+    block: side in view px; memory is that of one block and its halo (at least one cell). tones: what the network sees
+    of each grey level of red, green and blue; level / 255 if None. Blocks without a cell
     are neither read nor computed. The view is read again in backward(): `source` must give the same pixels then.
     Autocast is honoured in both passes. A view of one block is computed at once, with an ordinary graph.
     """
-    walk = Walk(net, source, grid, cells, max(1, block // net.stride))
+    walk = Walk(net, source, grid, cells, max(1, block // net.stride), tones)
     learning = {f"net.{name}": p for name, p in net.named_parameters() if p.requires_grad}
     if not torch.is_grad_enabled() or not learning:
         with torch.no_grad():
@@ -101,6 +108,7 @@ class Walk:
     cells: Int64[np.ndarray, " K"]
     side: int
     """Of a block, in cells."""
+    tones: Tones | None = None
 
     def logits(self) -> Float[Tensor, " K"]:
         """Logits of all cells; no graph is kept where the caller has gradients switched off."""
@@ -126,12 +134,18 @@ class Walk:
         self, part: Part, pixels: UInt8[np.ndarray, "h w 3"], instead: dict[str, Tensor] | None = None
     ) -> Float[Tensor, " n"]:
         """Logits of the cells of a block; `instead`: stand-ins for parameters, by their name in `_Valid`."""
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._like.device)
-        view = tensor.permute(2, 0, 1)[None].to(self._like.dtype).div_(255)
         pads = surroundings(self.net, self.grid, part.cells)[1]
-        view = F.pad(view, pads, value=self.net.background)
+        view = F.pad(self._seen(pixels), pads, value=self.net.background)
         logits: Tensor = functional_call(_Valid(self.net), instead or {}, (view,))
         return logits.reshape(-1)[torch.from_numpy(part.inside).to(logits.device)]
+
+    def _seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
+        """Pixels as the network sees them."""
+        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        if self.tones is None:
+            return torch.from_numpy(planes)[None].to(self._like.device).to(self._like.dtype).div_(255)
+        seen = np.stack([np.take(tone, plane) for tone, plane in zip(self.tones, planes, strict=True)])
+        return torch.from_numpy(seen)[None].to(self._like)
 
     @property
     def _like(self) -> Tensor:

@@ -89,7 +89,7 @@ def _round_trip() -> Check:
             write_phantom(path, Phantom(size=1024, decoys=0))
             with open_slide(path) as slide:
                 view = read_view(slide, (16.0, 16.0), 8)
-                cells = find_tissue(view, name=slide.name)
+                cells = find_tissue(view, name=slide.name).cells
         except (WsiAtsError, OSError) as error:
             return Check(
                 "slide written and read back",

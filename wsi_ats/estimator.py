@@ -72,16 +72,17 @@ def refined_expectation(
     draws: Draws,
     features: Float[torch.Tensor, "N D"],
     scores: Float[torch.Tensor, " N"],
+    prior: float = 1.0,
 ) -> tuple[Float[torch.Tensor, " D"], Float[torch.Tensor, " N"]]:
-    """Phi (D,) under p_i proportional to a_i exp(scores_i), and p (N,) on the drawn cells (it sums to 1).
+    """Phi (D,) under p_i proportional to a_i^prior exp(scores_i), and p (N,) on the drawn cells (it sums to 1).
 
     The low resolution proposes, the full resolution decides: attention MIL (Ilse 2018) evaluated from a few
-    tiles by self-normalised importance weights, p = softmax over S of log w_i + log a_i + scores_i. Bias
-    O(1/N); with the sampler `all` it is attention MIL over all tiles; with all scores 0 it is the
-    self-normalised plain estimate. The gradient flows to `log_p`, `scores` and `features`.
+    tiles by self-normalised importance weights, p = softmax over S of log w_i + prior log a_i + scores_i. Bias
+    O(1/N); with the sampler `all` and prior = 0 it is attention MIL over all tiles; with prior = 1 and all scores
+    0 it is the self-normalised plain estimate. The gradient flows to `log_p`, `scores` and `features`.
     """
     _check_rows(draws, features)
-    p = torch.softmax(_log_shares(log_p, draws) + scores, 0).to(features.dtype)
+    p = torch.softmax(_log_shares(log_p, draws, prior) + scores, 0).to(features.dtype)
     return p @ features, p
 
 
@@ -108,8 +109,8 @@ def entropy_penalty(
     return terms.sum() if log_opened is None else (log_opened.exp() * terms).sum()
 
 
-def _log_shares(log_p: torch.Tensor, draws: Draws) -> torch.Tensor:
-    return draws.log_weights.detach() + log_p.gather(-1, draws.cells).to(draws.log_weights.dtype)
+def _log_shares(log_p: torch.Tensor, draws: Draws, power: float = 1.0) -> torch.Tensor:
+    return draws.log_weights.detach() + power * log_p.gather(-1, draws.cells).to(draws.log_weights.dtype)
 
 
 def _weighted(share: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

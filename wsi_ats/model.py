@@ -108,17 +108,20 @@ class AttentionSampler(nn.Module):
         memory: Memory | None = None,
         turns: torch.Generator | None = None,
         even: bool = False,
+        shift: float = 0.0,
     ) -> list[Estimate]:
         """Estimates of a batch of slides, with gradients to attention, features, score and head.
 
         `generators`: one a slide, so that a slide's draw does not depend on its batch. `memory` keeps tiles (or,
         where the feature network is frozen, vectors) for later epochs. `turns` flips and turns the tiles at random.
-        `even`: draw evenly from the tissue, as if attention had no opinion.
+        `even`: draw evenly from the tissue, as if attention had no opinion. `shift`: length of a random vector that is
+        added to all tiles of a slide.
         """
         tiles, sampler = self.config.sampling.tiles, self.config.sampling.sampler
         proposals = [self.propose(scene, memory, even) for scene in scenes]
         draws = [p.draw(tiles, sampler, g) for p, g in zip(proposals, generators, strict=True)]
         vectors = self.describe([p.scene for p in proposals], draws, memory, turns)
+        vectors = [v + shift * direction(v, g) for v, g in zip(vectors, generators, strict=True)]
         return [
             replace(self.conclude(p.log_p, d, v), log_opened=p.log_opened)
             for p, d, v in zip(proposals, draws, vectors, strict=True)
@@ -141,7 +144,12 @@ class AttentionSampler(nn.Module):
     def attend(self, scene: Scene) -> Float[Tensor, " K"]:
         """Smoothed log-attention over the tissue cells, from the view: one level."""
         logits = cell_logits(
-            self.attention, scene.looking, scene.view.grid, scene.tissue, self.config.view.block
+            self.attention,
+            scene.looking,
+            scene.view.grid,
+            scene.tissue,
+            self.config.view.block,
+            scene.tones,
         )
         return smooth(torch.log_softmax(logits, 0), self.config.attention.smoothing)
 
@@ -206,7 +214,8 @@ class AttentionSampler(nn.Module):
     def conclude(self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]) -> Estimate:
         """Average the drawn vectors into the slide's summary and pass it to the head."""
         if self.score is not None:
-            summary, counts_for = refined_expectation(log_p, draws, vectors, self.score(vectors))
+            prior = self.config.sampling.prior
+            summary, counts_for = refined_expectation(log_p, draws, vectors, self.score(vectors), prior)
         else:
             summary = expectation(log_p, draws, vectors, centre=self.config.sampling.centre)
             counts_for = shares(log_p, draws)
@@ -339,6 +348,12 @@ def generator_for(seed: int, *parts: str | int) -> torch.Generator:
     """A CPU generator that depends on `seed` and `parts` alone, the same on every machine."""
     digest = hashlib.blake2b("\0".join(map(str, (seed, *parts))).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def direction(like: Float[Tensor, "N D"], generator: torch.Generator) -> Float[Tensor, " D"]:
+    """A random vector of about unit length, as long as the rows of `like`."""
+    drawn = torch.randn(like.shape[1], generator=generator).to(like)
+    return drawn.div(like.shape[1] ** 0.5)
 
 
 def turn(tiles: Float[Tensor, "N 3 h h"], generator: torch.Generator) -> Float[Tensor, "N 3 h h"]:

@@ -182,7 +182,8 @@ class NestedProposal(Proposal):
         frame = self._inside.frame
         if self._net is None:
             return self._log_a.new_zeros(len(cells))
-        return cell_logits(self._net, self._source, frame.grid, cells, self._inside.side * frame.stride)
+        block = self._inside.side * frame.stride
+        return cell_logits(self._net, self._source, frame.grid, cells, block, self.scene.tones)
 
 
 @contextmanager

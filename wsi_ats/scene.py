@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.overview import Inside, coarse_frame, find_regions
 from wsi_ats.slides.base import Slide, SlideAddress
-from wsi_ats.tissue import find_tissue
+from wsi_ats.tissue import Tissue, count_colours, find_tissue
+from wsi_ats.tones import tone_table
 from wsi_ats.view import LazyView, Read, View, frame_view, resolve_downsample
 
 
@@ -43,6 +44,8 @@ class Scene:
     """Permutation of 0..K-1 along a Hilbert curve: neighbours in it are neighbours on the slide."""
     tile_downsample: tuple[float, float]
     """Level-0 px per tile px (x, y)."""
+    tones: Float32[np.ndarray, "3 256"] | None = None
+    """What the attention network sees of each grey level of red, green and blue; None: level / 255."""
     slide: Slide | None = None
     inside: Inside | None = None
     """With two levels, what lies inside the cells, which are then regions."""
@@ -107,30 +110,29 @@ def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
         slide_size=slide.size,
         mpp=slide.mpp_xy,
         view=view,
-        tissue=tissue,
-        order=view.grid.hilbert_order(tissue),
+        tissue=tissue.cells,
+        order=view.grid.hilbert_order(tissue.cells),
         tile_downsample=tile,
+        tones=tone_table(tissue.colours) if config.view.normalise else None,
         slide=slide if keep_open else None,
         inside=inside,
         bad_tiles=set(slide.bad_tiles),
     )
 
 
-def _one_level(
-    slide: Slide, frame: LazyView, config: Config
-) -> tuple[View | LazyView, Int64[np.ndarray, " K"], None]:
+def _one_level(slide: Slide, frame: LazyView, config: Config) -> tuple[View | LazyView, Tissue, None]:
     small = frame.shape[0] * frame.shape[1] <= config.view.whole**2
     view = frame.load(slide) if small else frame
     read = view.crop if isinstance(view, View) else partial(view.read, slide)
     return view, find_tissue(view, name=slide.name, read=read, **config.tissue.model_dump()), None
 
 
-def _two_levels(
-    slide: Slide, frame: LazyView, config: Config
-) -> tuple[View, Int64[np.ndarray, " K"], Inside]:
+def _two_levels(slide: Slide, frame: LazyView, config: Config) -> tuple[View, Tissue, Inside]:
     regions = config.regions
     view = coarse_frame(frame, regions.side, regions.shrink, regions.px).load(slide)
-    return view, *find_regions(view, frame, regions.side, name=slide.name, **config.tissue.model_dump())
+    cells, inside = find_regions(view, frame, regions.side, name=slide.name, **config.tissue.model_dump())
+    colours = count_colours(view.pixels, inside.tissue.stain.mask(view.pixels))
+    return view, Tissue(cells, colours), inside
 
 
 def _check_colours(slide: Slide, config: Config) -> None:

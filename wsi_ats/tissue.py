@@ -77,6 +77,16 @@ def tissue_cells(
     return np.flatnonzero((fraction >= min_fraction) & (fraction > 0)).astype(np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class Tissue:
+    """What a view shows of the tissue."""
+
+    cells: Int64[np.ndarray, " K"]
+    """Grid cells that hold tissue, ascending."""
+    colours: Int64[np.ndarray, "3 256"]
+    """Stained pixels by grey level, for red, green and blue."""
+
+
 def find_tissue(
     view: View | LazyView,
     *,
@@ -86,11 +96,11 @@ def find_tissue(
     min_object: int = 0,
     min_hole: int = 0,
     min_fraction: float | int = 0.25,
-) -> Int64[np.ndarray, " K"]:
-    """The grid cells of a view that hold tissue, ascending: `tissue_cells` of `tissue_mask`, block by block.
+) -> Tissue:
+    """The tissue of a view: `tissue_cells` of `tissue_mask`, block by block, and the colours of the stained pixels.
 
     name: of the slide. read: gives the pixels of a box of a LazyView. Raises NoTissueError, naming the slide and
-    these settings, where there are none.
+    these settings, where no cell holds tissue.
     """
     if read is None:
         if isinstance(view, LazyView):
@@ -105,7 +115,7 @@ def find_tissue(
             f"min_fraction={min_fraction}",
             "look at the slide: a bright-field stain is needed; else lower min_object or min_fraction",
         )
-    return cells
+    return Tissue(cells, mask.colours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +231,11 @@ class _Bits:
 class TissueMask:
     """The mask of a view, read box by box: `tissue_mask` of all of its pixels, whatever boxes are read."""
 
-    def __init__(self, stained: _Bits, min_object: int, min_hole: int) -> None:
-        """stained: the mask with small objects and holes still in it."""
+    def __init__(
+        self, stained: _Bits, colours: Int64[np.ndarray, "3 256"], min_object: int, min_hole: int
+    ) -> None:
+        """stained: the mask with small objects and holes still in it; colours: of its pixels, counted."""
+        self.colours = colours
         self._stained, self._least = stained, (min_object, min_hole)
         self._halo = min_object + min_hole
         # Blocks no smaller than their halo, else most of the work would be done on halos.
@@ -246,6 +259,14 @@ class TissueMask:
         return around[box.y - top :, box.x - left :][: box.height, : box.width]
 
 
+def count_colours(
+    pixels: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
+) -> Int64[np.ndarray, "3 256"]:
+    """Pixels of the mask by grey level, for red, green and blue."""
+    chosen = pixels[mask]
+    return np.stack([np.bincount(chosen[:, channel], minlength=256) for channel in range(3)]).astype(np.int64)
+
+
 def mask_of(
     view: View | LazyView,
     read: Read,
@@ -256,11 +277,13 @@ def mask_of(
 ) -> TissueMask:
     """The tissue of a view, from two walks over its blocks; `read` gives the pixels of a box."""
     rule = stain_rule((pixels for _, pixels in read_ahead(read, boxes(view.shape, BLOCK))), method)
-    stained = _Bits(view.shape)
+    stained, colours = _Bits(view.shape), np.zeros((3, 256), np.int64)
     if rule.stained.any():
         for box, pixels in read_ahead(read, boxes(view.shape, BLOCK)):
-            stained.write(box, rule.mask(pixels))
-    return TissueMask(stained, min_object, min_hole)
+            mask = rule.mask(pixels)
+            stained.write(box, mask)
+            colours += count_colours(pixels, mask)
+    return TissueMask(stained, colours, min_object, min_hole)
 
 
 def _cells_of(

@@ -42,6 +42,7 @@ class TrainingModule(pl.LightningModule):
             self.memory,
             turns=generator_for(seed, epoch, batch_idx) if self.settings.augment else None,
             even=epoch < self.settings.warm_up,
+            shift=self.settings.shift,
         )
         outputs = torch.stack([estimate.logits for estimate in estimates])
         losses = self.model.tasks.losses(outputs, stacked([example.targets for example in batch]))
