@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from wsi_ats.attention import ConvAttention, PaperAttention, WideAttention, log_attention
+from wsi_ats.attention import ConvAttention, DeepAttention, PaperAttention, WideAttention, log_attention
 from wsi_ats.errors import ConfigError
 
-NETS = [PaperAttention, WideAttention]
+NETS = [PaperAttention, WideAttention, DeepAttention]
 
 
-def trained(net_class: type[PaperAttention | WideAttention], stride: int) -> ConvAttention:
+def trained(net_class: type[ConvAttention], stride: int) -> ConvAttention:
     """A network whose weights, the last layer's included, are no longer the initial ones (float64)."""
     net = net_class(stride).double()
     generator = torch.Generator().manual_seed(0)
@@ -28,7 +28,7 @@ def views(h: int, w: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("net_class", NETS)
 @pytest.mark.parametrize("stride", [1, 4])
 def test_attention_starts_uniform_and_can_learn(
-    net_class: type[PaperAttention | WideAttention], stride: int
+    net_class: type[ConvAttention], stride: int
 ) -> None:
     torch.manual_seed(0)
     net = net_class(stride)
@@ -63,7 +63,7 @@ def test_paper_network_written_out() -> None:
 )
 @settings(deadline=None, max_examples=25)
 def test_a_block_with_its_halo_gives_the_logits_of_the_whole_view(
-    net_class: type[PaperAttention | WideAttention], top: int, left: int, rows: int, cols: int, stride: int
+    net_class: type[ConvAttention], top: int, left: int, rows: int, cols: int, stride: int
 ) -> None:
     net, view = trained(net_class, stride), views(10 * stride, 10 * stride)
     padded = nn.functional.pad(view, net.halo, value=1.0)
@@ -76,7 +76,7 @@ def test_a_block_with_its_halo_gives_the_logits_of_the_whole_view(
 
 
 @pytest.mark.parametrize("net_class", NETS)
-def test_the_border_looks_like_glass(net_class: type[PaperAttention | WideAttention]) -> None:
+def test_the_border_looks_like_glass(net_class: type[ConvAttention]) -> None:
     net, view = trained(net_class, 4), views(12, 16)
     larger = torch.ones(1, 3, 20, 24, dtype=torch.float64)
     larger[..., 4:16, 4:20] = view
@@ -86,7 +86,7 @@ def test_the_border_looks_like_glass(net_class: type[PaperAttention | WideAttent
 
 
 @pytest.mark.parametrize("net_class", NETS)
-def test_a_logit_sees_its_halo_and_no_further(net_class: type[PaperAttention | WideAttention]) -> None:
+def test_a_logit_sees_its_halo_and_no_further(net_class: type[ConvAttention]) -> None:
     net, stride = trained(net_class, 4), 4
     view = views(20, 20).requires_grad_()
     net(view)[0, 2, 2].backward()
@@ -101,7 +101,7 @@ def test_a_logit_sees_its_halo_and_no_further(net_class: type[PaperAttention | W
 
 @pytest.mark.parametrize("net_class", NETS)
 def test_views_that_do_not_divide_into_cells_are_refused(
-    net_class: type[PaperAttention | WideAttention],
+    net_class: type[ConvAttention],
 ) -> None:
     with pytest.raises(ConfigError, match="16 x 10 px does not divide into cells of 4"):
         net_class(4)(torch.rand(1, 3, 10, 16))

@@ -100,7 +100,19 @@ class PaperAttention(ConvAttention):
 
 
 class WideAttention(ConvAttention):
-    """The default: 3x3 convolutions of `width` / 2, `width`, `width` channels, averaged over the cell, and two 1x1.
+    """The default: two 3x3 convolutions of `width` channels with leaky ReLU, averaged over the cell, then 1x1.
+
+    Leaky, because the first, noisy steps can push every plain ReLU below zero, and attention then stays even forever.
+    """
+
+    def __init__(self, stride: int, width: int = 16, background: float = 1.0) -> None:
+        first, second = _lively(nn.Conv2d(3, width, 3)), _lively(nn.Conv2d(width, width, 3))
+        body = nn.Sequential(first, nn.LeakyReLU(0.1), second, nn.LeakyReLU(0.1))
+        super().__init__(body, _flat(nn.Conv2d(width, 1, 1, bias=False)), stride, background)
+
+
+class DeepAttention(ConvAttention):
+    """3x3 convolutions of `width` / 2, `width`, `width` channels, averaged over the cell, and two 1x1.
 
     The first takes every second px where the stride is even: a quarter of the work for the same attention. Leaky ReLU,
     because the first, noisy steps can push every plain one below zero, and attention then stays even forever.

@@ -58,7 +58,7 @@ class ViewSettings(Scale):
 
     mpp: float | None = Field(default=8.0, gt=0)
     """Micrometres per pixel of the view: 8 shows nuclear density and architecture at 1/256 of 20x."""
-    normalise: bool = True
+    normalise: bool = False
     """Bring every slide's view to the same mean and spread of optical density over its tissue, colour by colour: where
     to look must not depend on stain and scanner."""
     block: int = Field(default=512, ge=1)
@@ -95,10 +95,11 @@ class AttentionSettings(Section):
     levels: Literal[1, 2] = 1
     """1: on the whole view; 2: first on a coarse view, by regions, and on the view inside the regions that are drawn
     (section regions), for very large slides: what is read then hardly grows with the slide."""
-    network: Literal["wide", "paper"] = "wide"
-    """wide: conv3 8 (every second px), 16, 16, pooling, 1x1 16, 1; paper: conv3 8, 8, 1 with tanh, as published."""
-    width: int = Field(default=16, ge=2)
-    """Channels of the wide network."""
+    network: Literal["wide", "deep", "paper"] = "wide"
+    """wide: conv3 16, 16, pooling, 1x1; deep: conv3 8 (every second px), 16, 16, pooling, 1x1 16, 1, a third of the
+    arithmetic; paper: conv3 8, 8, 1 with tanh, as published."""
+    width: int = Field(default=16, ge=1)
+    """Channels of the wide and the deep network."""
     stride: int = Field(default=16, ge=1)
     """View pixels a cell. 16 at 8 um/px makes cells of 128 um, the size of a 256 px tile at 0.5 um/px."""
     smoothing: float = Field(default=1e-4, ge=0, lt=1)
@@ -136,7 +137,7 @@ class SamplingSettings(Section):
     """Tiles a slide and training step."""
     refined: bool = True
     """The full-resolution features re-weight the drawn tiles (attention MIL from a few); false: plain sampling."""
-    prior: float = Field(default=0.5, ge=0, le=1)
+    prior: float = Field(default=1.0, ge=0, le=1)
     """How much the low resolution counts in the refined attention, a^prior exp(u). At 1 what it overlooks stays
     overlooked and what it prefers wins more of itself; at 0 it only proposes, and the estimate is noisier."""
     centre: bool = True
@@ -177,7 +178,7 @@ class TrainSettings(Section):
     """Strength of the entropy regulariser; more of it keeps attention flat for longer and learning slower."""
     proposal: float = Field(default=0.1, ge=0)
     """Strength of the term that pulls attention toward the refined attention (beta in the method)."""
-    shift: float = Field(default=0.5, ge=0)
+    shift: float = Field(default=0.0, ge=0)
     """Length of a random vector added to all (unit) tile vectors of a slide in a training step, as stain and scanner do
     to them; without it the head learns slides by heart from what their tiles share."""
     augment: bool = True

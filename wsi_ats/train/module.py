@@ -25,11 +25,11 @@ class TrainingModule(pl.LightningModule):
     (refined attention only) + entropy * sum a log a.
     """
 
-    def __init__(self, model: AttentionSampler) -> None:
+    def __init__(self, model: AttentionSampler, memory: Memory | None = None) -> None:
         super().__init__()
         self.model = model
         self.settings = model.config.train
-        self.memory = Memory(self.settings.cache_mb << 20)
+        self.memory = Memory(self.settings.cache_mb << 20) if memory is None else memory
         self._answers: list[Prediction] = []
         self._targets: list[Targets] = []
 
@@ -77,10 +77,13 @@ class TrainingModule(pl.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Figures of merit and losses over all validation slides."""
-        self.log_dict(
-            epoch_figures(self.model.tasks, values_of(self._answers), stacked(self._targets)),
-        )
+        """Figures of merit and losses over all validation slides.
+
+        An epoch whose attention has not begun to learn is worse than any other, however lucky its even draws were.
+        """
+        figures = epoch_figures(self.model.tasks, values_of(self._answers), stacked(self._targets))
+        figures["val_score"] -= 10.0 * (self.current_epoch < self.settings.warm_up)
+        self.log_dict(figures)
         self._answers.clear()
         self._targets.clear()
 

@@ -21,6 +21,7 @@ from wsi_ats.build import build_model
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.manifest import Row, with_splits
+from wsi_ats.memory import Memory
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.checkpoint import save_model
@@ -38,15 +39,22 @@ CALIBRATION_SLIDES = 32
 
 
 def train(
-    rows: Sequence[Row], config: Config, out: Path, *, say: Say = print, overwrite: bool = False
+    rows: Sequence[Row],
+    config: Config,
+    out: Path,
+    *,
+    say: Say = print,
+    overwrite: bool = False,
+    memory: Memory | None = None,
 ) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
     Slides that cannot be used are listed in `out/failures.csv` and left out; one with more damaged tiles than are
     tolerated from the epoch on in which the last of them was drawn. A run that was interrupted goes on after its
     last whole epoch when the same slides and settings are given again, and ends with the same weights as if it had
-    not been. `say` gets progress, a line at a time. Raises `ConfigError` where a class has no usable
-    slide, a target makes no sense or `out` holds another run.
+    not been. `say` gets progress, a line at a time. `memory` keeps tiles or frozen features beyond this run, for
+    another with the same feature network and tiles. Raises `ConfigError` where a class has no usable slide, a target
+    makes no sense or `out` holds another run.
     """
     start = time.monotonic()
     tasks = ask(config, rows)
@@ -60,7 +68,7 @@ def train(
         tasks = ask(config, rows)
         for task, targets in zip(tasks, sets["train"].targets, strict=True):
             task.fit(targets)
-        module = TrainingModule(build_model(config, tasks))
+        module = TrainingModule(build_model(config, tasks), memory)
         keeper = Keeper(out, config.train.patience, say, bad_tiles)
         try:
             _fit(module, sets, config, keeper)

@@ -1,0 +1,88 @@
+"""Multiple-instance learning on the features of every tissue tile, for benchmarks/mosaic.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from wsi_ats.baselines import AllTiles
+from wsi_ats.build import build_model
+from wsi_ats.config import Config
+from wsi_ats.manifest import Row
+from wsi_ats.memory import Memory
+from wsi_ats.metrics import auc
+from wsi_ats.model import direction
+from wsi_ats.sampling import draw
+from wsi_ats.train.data import Examples
+from wsi_ats.train.run import CALIBRATION_SLIDES
+
+EPOCHS = 20
+
+
+@dataclass(frozen=True)
+class Bag:
+    features: torch.Tensor
+    """(K, D), standardised as those of a model that samples."""
+    label: int
+
+
+def bags_of(rows: list[Row], classes: Sequence[str], config: Config, memory: Memory) -> dict[str, list[Bag]]:
+    """All tiles of all slides by split; the frozen network and its standardisation are those of the other methods."""
+    model = build_model(config, classes).eval()
+    sets = {
+        s: Examples([r for r in rows if r.split == s], classes, config, 1 << 30)
+        for s in ("train", "val", "test")
+    }
+    known = [sets["train"][i].scene for i in range(min(len(sets["train"]), CALIBRATION_SLIDES))]
+    model.calibrate(known, config.train.seed, memory)
+
+    def features(scene) -> torch.Tensor:
+        every = draw(torch.zeros(len(scene.tissue)), len(scene.tissue), "all")
+        with torch.no_grad():
+            return model.describe([scene], [every], memory)[0]
+
+    examples = {split: [some[i] for i in range(len(some))] for split, some in sets.items()}
+    return {split: [Bag(features(x.scene), x.label) for x in some] for split, some in examples.items()}
+
+
+def all_tiles(
+    bags: dict[str, list[Bag]], config: Config, pool: str
+) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+    """Answers for the test slides and their labels, of the epoch that was best on the val slides."""
+    settings = config.train
+    generator = torch.Generator().manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)
+    net = AllTiles(bags["train"][0].features.shape[1], 2, pool, config.head.scale)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    fall = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda e: 0.5 * (1 + math.cos(math.pi * e / EPOCHS)))
+    best, chosen = -1.0, answers_of(net, bags["test"])
+    for _ in range(EPOCHS):
+        order = torch.randperm(len(bags["train"]), generator=generator)
+        for batch in order.split(settings.batch):
+            losses = [loss_of(net, bags["train"][i], settings.shift, generator) for i in batch.tolist()]
+            optimizer.zero_grad()
+            torch.stack(losses).mean().backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
+            optimizer.step()
+        fall.step()
+        answers, labels = answers_of(net, bags["val"])
+        log_loss = -float(np.log(answers[np.arange(len(labels)), labels].clip(1e-7)).mean())
+        score = auc(answers, labels) - 0.05 * min(log_loss, 2.0)  # as in training
+        if score > best:
+            best, chosen = score, answers_of(net, bags["test"])
+    return chosen, EPOCHS
+
+
+def loss_of(net: AllTiles, bag: Bag, shift: float, generator: torch.Generator) -> torch.Tensor:
+    features = bag.features + shift * direction(bag.features, generator)
+    return torch.nn.functional.cross_entropy(net(features)[None], torch.tensor([bag.label]))
+
+
+@torch.no_grad()
+def answers_of(net: AllTiles, bags: list[Bag]) -> tuple[np.ndarray, np.ndarray]:
+    answers = torch.stack([net(bag.features).softmax(0) for bag in bags]).double().numpy()
+    return answers, np.array([bag.label for bag in bags])
