@@ -15,7 +15,7 @@ from wsi_ats.config import Config
 from wsi_ats.manifest import Row
 from wsi_ats.memory import Memory
 from wsi_ats.metrics import auc
-from wsi_ats.model import direction
+from wsi_ats.model import direction, uniform_attention
 from wsi_ats.sampling import draw
 from wsi_ats.train.data import Examples
 from wsi_ats.train.run import CALIBRATION_SLIDES
@@ -41,7 +41,8 @@ def bags_of(rows: list[Row], classes: Sequence[str], config: Config, memory: Mem
     model.calibrate(known, config.train.seed, memory)
 
     def features(scene) -> torch.Tensor:
-        every = draw(torch.zeros(len(scene.tissue)), len(scene.tissue), "all")
+        k = len(scene.tissue)
+        every = draw(uniform_attention(k), k, "all", generator=torch.Generator())
         with torch.no_grad():
             return model.describe([scene], [every], memory)[0]
 
