@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +19,46 @@ from wsi_ats.memory import Memory
 from wsi_ats.metrics import auc
 from wsi_ats.model import direction, uniform_attention
 from wsi_ats.sampling import draw
+from wsi_ats.scene import look
+from wsi_ats.slides import open_slide
+from wsi_ats.tiles import read_tiles
 from wsi_ats.train.data import Examples
 from wsi_ats.train.run import CALIBRATION_SLIDES
 
 EPOCHS = 20
+AT_ONCE = 64
+"""Tiles in one pass of the network."""
+
+
+def recall_features(
+    rows: list[Row], config: Config, classes: Sequence[str], memory: Memory, folder: Path
+) -> None:
+    """Fill `memory` with the frozen features of every tissue tile, from files in `folder` or from the slides."""
+    folder.mkdir(exist_ok=True)
+    net = build_model(config, classes).features
+    for row in rows:
+        file = folder / f"{Path(row.path).stem}.npz"
+        with open_slide(row.path) as slide:
+            if not file.exists():
+                start, scene = time.process_time(), look(slide, config)
+                tiles = read_tiles(
+                    slide, scene.view.grid, scene.tissue, config.tile.px, scene.tile_downsample
+                )
+                features = np.concatenate(
+                    [_features(net, tiles[i : i + AT_ONCE]) for i in range(0, len(tiles), AT_ONCE)]
+                )
+                np.savez(file, cells=scene.tissue, features=features.astype(np.float16))
+                print(f"{row.slide}: {len(tiles)} tiles, {time.process_time() - start:.1f} CPU s", flush=True)
+            address = slide.address
+        with np.load(file) as kept:
+            cells, features = kept["cells"], kept["features"].astype(np.float32)
+        keys = [(address, int(cell)) for cell in cells]
+        memory.recall(keys, lambda positions, features=features: features[positions])
+
+
+@torch.inference_mode()
+def _features(net: torch.nn.Module, tiles: np.ndarray) -> np.ndarray:
+    return net(torch.from_numpy(tiles).permute(0, 3, 1, 2).float().div_(255)).numpy()
 
 
 @dataclass(frozen=True)
