@@ -42,7 +42,16 @@ COUNTS = {"train": 200, "val": 50}
 CHOOSE = 40
 SIZE = 10080
 TILES = 32
-GEOMETRY = ["view.mpp=8.0", "view.block=1024", "attention.stride=14"]
+GEOMETRY = [
+    *[
+        "view.mpp=8.0",
+        "view.block=1024",
+        "view.normalise=true",
+        "attention.network=deep",
+        "attention.stride=14",
+    ],
+    *["sampling.prior=0.5", "train.shift=0.5"],
+]
 MOBILENET = [
     *["tile.px=112", "tile.mpp=1.0", "features.network=mobilenet-v1", "head.scale=2.0", "sampling.tiles=32"],
     *["train.epochs=30", "train.patience=30", "train.warm_up=12", "train.cache_mb=4096"],

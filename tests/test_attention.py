@@ -27,9 +27,7 @@ def views(h: int, w: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("net_class", NETS)
 @pytest.mark.parametrize("stride", [1, 4])
-def test_attention_starts_uniform_and_can_learn(
-    net_class: type[ConvAttention], stride: int
-) -> None:
+def test_attention_starts_uniform_and_can_learn(net_class: type[ConvAttention], stride: int) -> None:
     torch.manual_seed(0)
     net = net_class(stride)
     logits = net(views(8, 12).float())

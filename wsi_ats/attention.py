@@ -112,10 +112,10 @@ class WideAttention(ConvAttention):
 
 
 class DeepAttention(ConvAttention):
-    """3x3 convolutions of `width` / 2, `width`, `width` channels, averaged over the cell, and two 1x1.
+    """3x3 convolutions of `width` / 2, `width`, `width` channels, averaged over the cell, and two 1x1; all leaky.
 
-    The first takes every second px where the stride is even: a quarter of the work for the same attention. Leaky ReLU,
-    because the first, noisy steps can push every plain one below zero, and attention then stays even forever.
+    The first takes every second px where the stride is even, so that it costs a third of the wide one. Shown where the
+    tumour is on slides of real tissue, it found more of it on other slides than the wide one did.
     """
 
     def __init__(self, stride: int, width: int = 16, background: float = 1.0) -> None:

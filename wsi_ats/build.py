@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from wsi_ats.attention import ConvAttention, DeepAttention, PaperAttention, WideAttention
+from wsi_ats.attention import ConvAttention, PaperAttention, WideAttention
 from wsi_ats.config import AttentionSettings, Config
 from wsi_ats.encoders.encoder import Encoder, refuse_mismatch
 from wsi_ats.encoders.exported import exported_encoder

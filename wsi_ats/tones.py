@@ -2,7 +2,7 @@
 
 Mean and standard deviation of the optical density of each colour, over the stained pixels, are brought to the same
 figures on every slide (as E. Reinhard et al., "Color transfer between images", 2001, do in another colour space).
-On slides of real tissue with jittered stain, a network that was shown where the tumour is found .29 of its attention
+On slides of real tissue with jittered stain, a network that was shown where the tumour is put .47 of its attention
 on the tumour of other slides (median) without this and .72 with it.
 """
 
