@@ -231,7 +231,7 @@ def save(results: list[dict[str, object]], path: Path) -> None:
         f"Made by `benchmarks/mosaic.py` on {platform.machine()}, {torch.get_num_threads()} torch thread(s), "
         f"torch {torch.__version__}; N = 32 tiles a slide where tiles are sampled.",
         "",
-        "| method | AUC, mean | AUC, each seed | attention on tumour, x chance | tiles read | training, s |",
+        "| method | AUC, mean | AUC, each seed | attention on tumour, x chance | tiles read | training, CPU s |",
         "|---|---|---|---|---|---|",
     ]
     for name, group in groups.items():
