@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 
 from wsi_ats.slides.phantom import Phantom, write_phantom
+from wsi_ats.slides.tiled import Buffers
 
 REGION = 256
 """Side of a region in px."""
@@ -71,8 +72,7 @@ class Tiles:
         ordered = tiles[np.argsort(self.offsets[tiles])]
 
         def work(part: np.ndarray) -> None:
-            # Where numpy puts a fresh array of this size: 16 bytes behind a page, the best place (Buffers in tiled.py).
-            buffer = np.empty((256, 256, 3), np.uint8)
+            buffer = Buffers().take((256, 256, 3))  # at the best place: numpy's own are now here, now there
             for offset, count in zip(self.offsets[part].tolist(), self.counts[part].tolist(), strict=True):
                 data = os.pread(fd, count, offset)
                 imagecodecs.jpeg8_decode(

@@ -34,6 +34,7 @@ from read_slide import REGION, Tiles, make_slide, scattered
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.convert import convert
 from wsi_ats.slides.convert_plan import Settings
+from wsi_ats.slides.tiled import Buffers
 
 sys.path.append(str(Path(__file__).parent.parent))
 from tests.range_server import RangeServer
@@ -115,7 +116,7 @@ def least(
     colours = {"tables": tables, "colorspace": "YCBCR", "outcolorspace": "RGB"}
 
     def work(part: list[tuple[Path, int, int]]) -> None:
-        buffer = np.empty((CHUNK, CHUNK, 3), np.uint8)
+        buffer = Buffers().take((CHUNK, CHUNK, 3))
         for file, offset, count in part:
             data = os.pread(files[file], count, offset)
             if settings.codec == "jpeg":

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ome_zarr import write_image
 from tests.strategies import noise, pyramids, write_tiff
 from wsi_ats.batch.cluster import local_cluster
 from wsi_ats.errors import ConfigError, SlideError
@@ -156,6 +157,15 @@ def test_the_graph_is_small_and_does_not_grow_with_the_slide() -> None:
     assert len(pickle.dumps(tasks)) < 1_000 * len(tasks), "the address is not shared"
 
 
+def test_the_graph_of_an_ome_zarr_has_its_path_and_no_pixels(tmp_path: Path) -> None:
+    pixels = noise(2000, 2000)
+    with open_slide(write_image(tmp_path / "a.ome.zarr", [pixels], chunk={"y": 500, "x": 500})) as slide:
+        array = slide.dask(chunk=500)
+    (ready,) = dask.optimize(array)
+    assert array.npartitions == 16
+    assert len(pickle.dumps(dict(ready.__dask_graph__()))) < 20_000
+
+
 def test_an_array_is_in_the_graph_once() -> None:
     slide = open_slide(noise(1000, 1000))
     array = slide.dask(chunk=256)
@@ -199,9 +209,10 @@ def test_a_slide_that_changed_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_worker_processes_open_the_slide_themselves(tiff: tuple[Path, list[np.ndarray]]) -> None:
     path, levels = tiff
-    with local_cluster(2) as client, open_slide(path) as slide:
-        arrays = [slide.dask(index, chunk=64) for index in range(3)]
-        for array, level in zip(client.gather(client.compute(arrays)), levels, strict=True):
+    copy = write_image(path.with_suffix(".ome.zarr"), levels)
+    with local_cluster(2) as client, open_slide(path) as slide, open_slide(copy) as copied:
+        arrays = [handle.dask(index, chunk=64) for handle in (slide, copied) for index in range(3)]
+        for array, level in zip(client.gather(client.compute(arrays)), levels * 2, strict=True):
             assert np.array_equal(array, level)
         mean = client.compute(da.mean(arrays[0])).result()
         assert mean == pytest.approx(levels[0].mean())
