@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
 import sys
+import tracemalloc
 from multiprocessing.queues import Queue
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from tests.range_server import RangeServer
 from tests.tiffs import damage, edit_tag, picture, write_aperio, write_pyramid
@@ -75,6 +78,27 @@ def test_a_truncated_file_is_an_error_and_no_crash(share: float, path: Path) -> 
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(SlideError, match=r"a\.tif"), open_slide(path) as slide:
         pixels_of(slide)
+
+
+@pytest.mark.parametrize("kind", ["deflate", "jpeg-420"])
+def test_the_size_of_a_tile_is_not_believed(kind: str, tmp_path: Path) -> None:
+    """Of a gigabyte that a tile claims, no more is read than a tile can have."""
+    path = write_pyramid(tmp_path / "a.tif", [WHOLE], kind)
+    with tifffile.TiffFile(path) as file:
+        counts = list(file.pages[0].databytecounts)
+    counts[BAD_TILE] = 1 << 30
+    edit_tag(path, 0, "TileByteCounts", counts)
+    with path.open("r+b") as file:
+        file.truncate(2 << 30)  # sparse
+    with open_slide(path) as slide:
+        assert slide.backend == "tiff"
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(SlideError):
+                slide.read((2 * 64, 64), (64, 64))
+            assert tracemalloc.get_traced_memory()[1] < 1 << 22
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_pickled_slide_carries_its_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,10 @@ from wsi_ats.slides.tiff_tags import Directory, Irregular, Tiff
 MAX_TILE_PIXELS = 1 << 26
 """Larger tiles are no tiles: 192 MiB decoded."""
 
+MAX_GROWTH = 2
+"""Times the size of its pixels that an encoded tile may have: no codec makes them much longer than they are."""
+MAX_HEADER = 1 << 16
+"""And bytes of headers."""
 RGB, YCBCR = 2, 6
 """Photometric interpretations that are read."""
 
@@ -127,15 +131,17 @@ def image_of(tiff: Tiff, directory: Directory, strips: bool = False) -> TiffImag
     cols, rows = -(-width // tile[0]), -(-height // tile[1])
     if not len(offsets) == len(counts) == cols * rows:
         raise Irregular(f"{len(offsets)} offsets and {len(counts)} sizes for {cols} x {rows} tiles")
-    where, sizes = (_positions(values, tiff.size) for values in (offsets, counts))
+    longest = MAX_GROWTH * 3 * tile[0] * tile[1] + MAX_HEADER
+    where, sizes = _positions(offsets, tiff.size), _positions(counts, min(tiff.size, longest))
     return TiffImage(width, height, *tile, cols, rows, where, sizes, coding, strips)
 
 
-def _positions(values: np.ndarray, size: int) -> Int64[np.ndarray, " n"]:
-    """Offsets or byte counts; those that are larger than the file become its size: there is nothing to read."""
+def _positions(values: np.ndarray, most: int) -> Int64[np.ndarray, " n"]:
+    """Offsets or byte counts, at most `most`: beyond the file there is nothing to read, and a tile whose size is
+    damaged must not take the memory of all that follows it."""
     if values.dtype.kind != "u":
         raise Irregular("offsets that are no whole numbers")
-    return np.asarray(np.minimum(values, np.uint64(size)), np.int64)
+    return np.asarray(np.minimum(values, np.uint64(most)), np.int64)
 
 
 def _coding(directory: Directory) -> Coding:
