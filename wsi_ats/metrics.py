@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from torchmetrics.functional.classification import multiclass_auroc
 
 from wsi_ats.errors import ConfigError
 
@@ -29,6 +28,9 @@ def auc(probabilities: Float[np.ndarray, "N C"], labels: Int64[np.ndarray, " N"]
     """Area under the ROC curve; of several classes, the mean one-against-rest. NaN where one is absent."""
     if len(np.unique(labels)) < probabilities.shape[1]:
         return float("nan")
+    # Here: torchmetrics imports transformers where that is installed, seconds that a prediction has no use for.
+    from torchmetrics.functional.classification import multiclass_auroc
+
     scores, truth = torch.from_numpy(probabilities), torch.from_numpy(labels)
     return float(multiclass_auroc(scores, truth, num_classes=probabilities.shape[1]))
 
