@@ -35,7 +35,9 @@ class FakeModel:
         self.hash = (folder / "hash.txt").read_text().strip()
         self.delay = float((folder / "delay.txt").read_text())
 
-    def predict(self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int) -> Prediction:
+    def predict(
+        self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int, tolerance: float | None
+    ) -> Prediction:
         with (self.folder / "log.txt").open("a") as log:
             log.write(f"{slide.name} {os.getpid()}\n")
         if "explode" in slide.name:
@@ -83,6 +85,7 @@ def predict(slide: Slide, tiles: int, seed: int) -> Prediction:
         tile_px=CELL,
         tile_downsample=(1.0, 1.0),
         tiles_read=len(cells),
+        rounds=1,
         bytes_read=slide.bytes_read - before,
         seconds={"tiles": 0.001, "total": 0.002},
     )

@@ -255,7 +255,9 @@ def test_a_task_carries_no_pixels(tmp_path: Path) -> None:
     assert len(pickle.dumps(job)) < 2_000
 
 
-@pytest.mark.parametrize("wrong", [{"tiles": 0}, {"repeats": 0}, {"seed": -1}, {"mpp": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"tiles": 0}, {"repeats": 0}, {"seed": -1}, {"mpp": 0.0}, {"tolerance": -1.0}]
+)
 def test_settings_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         PredictSettings(**wrong)
@@ -263,10 +265,10 @@ def test_settings_are_checked(wrong: dict[str, float]) -> None:
 
 def test_every_setting_counts_in_the_hash() -> None:
     changes = {"tiles": 1, "sampler": "all", "repeats": 1, "seed": 1, "heatmap": False, "mpp": 0.5}
-    changes |= {"tolerate_bad_tiles": 1}
+    changes |= {"tolerate_bad_tiles": 1, "tolerance": 0.1}
     assert set(changes) == set(PredictSettings.__dataclass_fields__)
     hashes = {replace(PredictSettings(), **{name: value}).hash("m") for name, value in changes.items()}
-    assert len(hashes | {PredictSettings().hash("m"), PredictSettings().hash("n")}) == 9
+    assert len(hashes | {PredictSettings().hash("m"), PredictSettings().hash("n")}) == 10
 
 
 # In several processes

@@ -58,6 +58,7 @@ def make_prediction(
         tile_px=64,
         tile_downsample=(1.25, 1.25),
         tiles_read=len(chosen),
+        rounds=1,
         bytes_read=0,
         seconds={},
     )

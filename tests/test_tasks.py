@@ -380,18 +380,25 @@ def test_a_task_comes_back_from_its_card() -> None:
 # ---- Answers
 
 
-def test_standard_errors_are_the_spread_of_the_rounds() -> None:
+def test_standard_errors_are_those_of_the_mean_of_the_rounds() -> None:
     net = task("regression")
     net.fit(np.array([[0.0], [20.0]]))
     rounds = torch.tensor([[0.1], [0.3], [-0.2]])
+    without = (rounds.sum(0) - rounds) / 2
     pieces = torch.tensor([[0.5], [-0.5]])
-    answer = net.answer(torch.tensor([0.1]), rounds, pieces, exact=False)
+    answer = net.answer(torch.tensor([0.1]), net.stderr(without), pieces)
     values = np.array([11.0, 13.0, 8.0])
     assert answer.values == pytest.approx([11.0])
     assert answer.stderr == pytest.approx([values.std(ddof=1) / math.sqrt(3)])
     assert answer.contributions == pytest.approx(np.array([[5.0], [-5.0]])), "in the unit of the number"
-    assert net.answer(torch.tensor([0.1]), rounds, pieces, exact=True).stderr == [0.0]
-    assert np.isnan(net.answer(torch.tensor([0.1]), rounds[:1], pieces, exact=False).stderr).all()
+    assert net.stderr(rounds[:1]).isnan().all()
+
+
+def test_a_tolerance_is_for_the_probabilities_of_the_main_task_or_for_its_number() -> None:
+    grades, number = task("ordinal", GRADES), task("regression")
+    of_grades = torch.tensor([0.01] * (len(GRADES) - 1) + [0.02, 0.5])  # the expected grade has the last
+    assert Tasks((grades, number)).largest((of_grades, torch.tensor([7.0]))) == pytest.approx(0.02)
+    assert Tasks((number, grades)).largest((torch.tensor([7.0]), of_grades)) == 7.0
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import typer
 from wsi_ats import __version__
 from wsi_ats.cli_convert import convert
 from wsi_ats.errors import ConfigError
+from wsi_ats.plan import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES, defaults
 from wsi_ats.terminal import (
     complain,
     console,
@@ -43,7 +44,12 @@ app = typer.Typer(
 Command = TypeVar("Command", bound=Callable[..., None])
 
 Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model.", metavar="MODEL")]
-Tiles = Annotated[int, typer.Option(min=1, help="Tiles to read a slide.")]
+Tiles = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help=f"Tiles to read a slide ({TILES}); with --tolerance the most to read ({ADAPTIVE_TILES})."
+    ),
+]
 Sampler = Annotated[
     str,
     typer.Option(
@@ -52,7 +58,20 @@ Sampler = Annotated[
     ),
 ]
 Repeats = Annotated[
-    int, typer.Option(min=1, help="Rounds the tiles are drawn in; their spread is the standard error.")
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Rounds the tiles are drawn in ({REPEATS}), with --tolerance the fewest ({ADAPTIVE_REPEATS}); their "
+        "spread is the standard error.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Read until the standard error of every probability is within this, 0.02 for example: few tiles of an "
+        "easy slide, more of a hard one.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 Mpp = Annotated[
@@ -155,9 +174,10 @@ def predict(
         typer.Argument(metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],
-    tiles: Tiles = 64,
+    tiles: Tiles = None,
+    tolerance: Tolerance = None,
     sampler: Sampler = "systematic",
-    repeats: Repeats = 4,
+    repeats: Repeats = None,
     seed: Seed = 0,
     mpp: Mpp = None,
     tolerate_bad_tiles: BadTiles = 0,
@@ -183,7 +203,8 @@ def predict(
 
     # What is wrong with the command is told before worker processes are started.
     find_sampler(sampler)
-    how = PredictSettings(tiles, sampler, repeats, seed, heatmaps, mpp, tolerate_bad_tiles)
+    tiles, repeats = defaults(tiles, repeats, tolerance)
+    how = PredictSettings(tiles, sampler, repeats, tolerance, seed, heatmaps, mpp, tolerate_bad_tiles)
     device = _device(device)
     model_hash(model)
     items = find_slides(slides)
@@ -202,9 +223,10 @@ def heatmap(
     model: Model,
     slide: Annotated[str, typer.Argument(metavar="SLIDE", help="One slide: a path or a URL.")],
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("heatmap.png"),
-    tiles: Tiles = 64,
+    tiles: Tiles = None,
+    tolerance: Tolerance = None,
     sampler: Sampler = "systematic",
-    repeats: Repeats = 4,
+    repeats: Repeats = None,
     seed: Seed = 0,
     mpp: Mpp = None,
     tolerate_bad_tiles: BadTiles = 0,
@@ -233,7 +255,7 @@ def heatmap(
     network = load_model(model, _device(device))
     opened = open_slide(slide, mpp=mpp, srgb=network.srgb, tolerate_bad_tiles=tolerate_bad_tiles)
     with opened as handle:
-        prediction = network.predict(handle, tiles, sampler, seed, repeats)
+        prediction = network.predict(handle, tiles, sampler, seed, repeats, tolerance)
         if task is not None:
             prediction = prediction.about(task)
         picture = prediction.heatmap(handle, style).encode(out.suffix[1:])

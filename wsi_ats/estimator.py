@@ -86,6 +86,16 @@ def refined_expectation(
     return p @ features, p
 
 
+def log_mass(
+    log_p: Float[torch.Tensor, " K"], draws: Draws, scores: Float[torch.Tensor, " N"], prior: float = 1.0
+) -> Float[torch.Tensor, ""]:
+    """log sum_S w_i a_i^prior exp(scores_i): what a draw's refined summary counts for among those of other draws.
+
+    The mean of several draws' summaries weighted by it is the summary of the pooled draws.
+    """
+    return (_log_shares(log_p, draws, prior) + scores).logsumexp(0)
+
+
 def proposal_loss(
     log_p: Float[torch.Tensor, " K"], draws: Draws, p: Float[torch.Tensor, " N"]
 ) -> Float[torch.Tensor, ""]:

@@ -21,11 +21,13 @@ from wsi_ats.answer import Question
 from wsi_ats.attention import ConvAttention
 from wsi_ats.blockwise import cell_logits
 from wsi_ats.config import Config
-from wsi_ats.estimator import expectation, refined_expectation, shares
+from wsi_ats.estimator import expectation, log_mass, refined_expectation, shares
 from wsi_ats.head import Head
 from wsi_ats.memory import Memory
+from wsi_ats.plan import plan, shortest
 from wsi_ats.prediction import Prediction
 from wsi_ats.proposal import NestedProposal, Proposal
+from wsi_ats.rounds import leave_one_out
 from wsi_ats.sampling import Draws, pool, smooth
 from wsi_ats.scene import Scene, look
 from wsi_ats.slides import open_slide
@@ -33,6 +35,7 @@ from wsi_ats.slides.base import Slide
 from wsi_ats.standardise import Standardise
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.task import Task, Tasks
+from wsi_ats.tile_vectors import TileVectors
 from wsi_ats.tiles import read_tiles
 
 TILES_AT_ONCE = 64
@@ -54,6 +57,9 @@ class Estimate:
     shares: Float[Tensor, " N"]
     """Share of each drawn tile in the summary; detached."""
     vectors: Float[Tensor, "N D"]
+    summary: Float[Tensor, " D"]
+    log_mass: Float[Tensor, ""]
+    """What the summary counts for among those of other draws; detached."""
     logits: Float[Tensor, " O"]
     """Outputs of the head, task after task: of classes, their logits."""
     log_opened: Float[Tensor, " K"] | None = None
@@ -214,26 +220,32 @@ class AttentionSampler(nn.Module):
     def conclude(self, log_p: Float[Tensor, " K"], draws: Draws, vectors: Float[Tensor, "N D"]) -> Estimate:
         """Average the drawn vectors into the slide's summary and pass it to the head."""
         if self.score is not None:
-            prior = self.config.sampling.prior
-            summary, counts_for = refined_expectation(log_p, draws, vectors, self.score(vectors), prior)
+            scores, prior = self.score(vectors), self.config.sampling.prior
+            summary, counts_for = refined_expectation(log_p, draws, vectors, scores, prior)
+            mass = log_mass(log_p, draws, scores, prior)
         else:
             summary = expectation(log_p, draws, vectors, centre=self.config.sampling.centre)
-            counts_for = shares(log_p, draws)
-        return Estimate(log_p, draws, counts_for.detach(), vectors, self.head(summary))
+            counts_for, mass = shares(log_p, draws), log_p.new_zeros(())
+        outputs = self.head(summary)
+        return Estimate(log_p, draws, counts_for.detach(), vectors, summary, mass.detach(), outputs)
 
     def predict(
         self,
         slide: Slide | Path | str,
-        tiles: int = 64,
+        tiles: int | None = None,
         sampler: str = "systematic",
         seed: int = 0,
-        repeats: int = 4,
+        repeats: int | None = None,
+        tolerance: float | None = None,
     ) -> Prediction:
         """Classify one slide.
 
-        `tiles` are drawn in `repeats` independent rounds, pooled for the answer; the spread of the rounds gives the
-        standard error. `sampler="all"` reads every tissue tile: the exact answer. The draw depends on `seed` and on
-        the slide's name alone, never on batch, order or worker.
+        `tiles` (64) are drawn in `repeats` (4) independent rounds, pooled for the answer; what the answer would be
+        without each of them gives its standard error. With a `tolerance` rounds of a few tiles are drawn until the
+        largest standard error of the main task is safely within it (docs/method.md, section 8): at least `repeats`
+        (8) rounds, at most `tiles` (512) tiles; where it takes no more than these, all tissue tiles in the end.
+        `sampler="all"` reads every tissue tile: the exact answer. The draws depend on `seed` and on the slide's name
+        alone, never on batch, order or worker.
         """
         watch = Stopwatch()
         with watch("total"):
@@ -245,7 +257,7 @@ class AttentionSampler(nn.Module):
                 before = handle.bytes_read
                 with watch("view"):
                     scene = look(handle, self.config, keep_open=True)
-                prediction = self.predict_scene(scene, tiles, sampler, seed, repeats, watch=watch)
+                prediction = self.predict_scene(scene, tiles, sampler, seed, repeats, tolerance, watch=watch)
                 bytes_read = handle.bytes_read - before
         return prediction.measured(bytes_read, watch.seconds)
 
@@ -258,10 +270,11 @@ class AttentionSampler(nn.Module):
     def predict_scene(
         self,
         scene: Scene,
-        tiles: int = 64,
+        tiles: int | None = None,
         sampler: str = "systematic",
         seed: int = 0,
-        repeats: int = 4,
+        repeats: int | None = None,
+        tolerance: float | None = None,
         *,
         memory: Memory | None = None,
         watch: Stopwatch | None = None,
@@ -272,32 +285,55 @@ class AttentionSampler(nn.Module):
         watch = watch or Stopwatch()
         with watch("attention"):
             proposal = self.propose(scene, memory)
-            rounds = draw_rounds(proposal, tiles, sampler, seed, repeats)
-            pooled, log_p = pool(rounds), proposal.log_p
+            few = proposal.exhausted_by(shortest(tiles, repeats, tolerance))
+            cells = len(proposal.log_p) if few or proposal.complete else None
+        todo = plan(cells, tiles, sampler, repeats, tolerance)
+        vectors = TileVectors(lambda new: self._describe_in_chunks(proposal.scene, new, memory))
+        rounds: list[Estimate] = []
+        stderr = self._stderr(rounds)
+        while more := todo.more(len(rounds), len(vectors), self.tasks.largest(stderr)):
+            with watch("attention"):
+                numbers = range(len(rounds), len(rounds) + more)
+                generators = [generator_for(seed, scene.name, number) for number in numbers]
+                draws = [proposal.draw(todo.size, sampler, generator) for generator in generators]
+            with watch("tiles"):
+                vectors.read(torch.cat([d.cells for d in draws]))
+            with watch("head"):
+                rounds += [self.conclude(proposal.log_p, d, vectors.of(d.cells)) for d in draws]
+                stderr = self._stderr(rounds)
+        read = proposal.complete and len(vectors) == len(proposal.log_p)
+        exact = read or todo.ends_exact(len(rounds), self.tasks.largest(stderr))
+        drawn = every_cell(proposal.log_p) if exact else pool([r.draws for r in rounds])
         with watch("tiles"):
-            vectors = self._describe_in_chunks(proposal.scene, pooled, memory)
+            vectors.read(drawn.cells)
         with watch("head"):
-            answer = self.conclude(log_p, pooled, vectors)
-            spread = [self.conclude(log_p, r, vectors[_positions(pooled, r)]).logits for r in rounds]
+            answer = self.conclude(proposal.log_p, drawn, vectors.of(drawn.cells))
         self.train(was_training)
-        exact = proposal.complete and len(pooled.cells) == len(log_p)
-        return self._prediction(proposal, answer, spread, exact=exact)
+        if exact:
+            stderr = tuple(map(torch.zeros_like, stderr))
+        return self._prediction(proposal, answer, stderr, len(rounds))
 
-    def _describe_in_chunks(self, scene: Scene, draws: Draws, memory: Memory | None) -> Float[Tensor, "N D"]:
-        parts = [
-            Draws(draws.cells[i : i + TILES_AT_ONCE], draws.log_weights[i : i + TILES_AT_ONCE])
-            for i in range(0, len(draws.cells), TILES_AT_ONCE)
-        ]
+    def _stderr(self, rounds: Sequence[Estimate]) -> tuple[Float[Tensor, " _"], ...]:
+        """Standard errors of what each task answers from the pooled rounds; nan where there are not two."""
+        if len(rounds) < 2:
+            return self.tasks.stderr(torch.empty(0, self.tasks.outputs))
+        masses = torch.stack([r.log_mass for r in rounds])
+        return self.tasks.stderr(self.head(leave_one_out(torch.stack([r.summary for r in rounds]), masses)))
+
+    def _describe_in_chunks(
+        self, scene: Scene, cells: Int64[Tensor, " N"], memory: Memory | None
+    ) -> Float[Tensor, "N D"]:
+        parts = [Draws(part, torch.zeros(len(part))) for part in torch.split(cells, TILES_AT_ONCE)]
         return torch.cat([self.describe([scene], [part], memory)[0] for part in parts])
 
     def _prediction(
-        self, proposal: Proposal, answer: Estimate, spread: Sequence[Float[Tensor, " O"]], *, exact: bool
+        self, proposal: Proposal, answer: Estimate, stderr: Sequence[Float[Tensor, " _"]], rounds: int
     ) -> Prediction:
         scene, (tissue, attention) = proposal.scene, proposal.attention()
         contributions = self.head.contributions(answer.vectors, answer.shares)
         return Prediction(
             slide=scene.name,
-            answers=self.tasks.answers(answer.logits, spread, contributions, exact=exact),
+            answers=self.tasks.answers(answer.logits, stderr, contributions),
             grid=scene.view.grid,
             slide_size=scene.slide_size,
             mpp=scene.mpp,
@@ -308,6 +344,7 @@ class AttentionSampler(nn.Module):
             tile_px=self.config.tile.px,
             tile_downsample=scene.tile_downsample,
             tiles_read=len(answer.draws.cells),
+            rounds=rounds,
             bytes_read=0,
             seconds={},
         )
@@ -337,11 +374,9 @@ def uniform_attention(k: int) -> Float[Tensor, " K"]:
     return torch.full((k,), -float(np.log(k)))
 
 
-def draw_rounds(proposal: Proposal, tiles: int, sampler: str, seed: int, repeats: int) -> list[Draws]:
-    """`repeats` independent draws that together spend the budget of `tiles`; one where a draw is not random."""
-    once = sampler in ("all", "top") or proposal.exhausted_by(tiles)
-    rounds, name = 1 if once else max(1, min(repeats, tiles)), proposal.scene.name
-    return [proposal.draw(tiles // rounds, sampler, generator_for(seed, name, r)) for r in range(rounds)]
+def every_cell(log_p: Float[Tensor, " K"]) -> Draws:
+    """All cells, with weight 1."""
+    return Draws(torch.arange(len(log_p), device=log_p.device), torch.zeros_like(log_p, dtype=torch.float64))
 
 
 def generator_for(seed: int, *parts: str | int) -> torch.Generator:
@@ -365,11 +400,6 @@ def turn(tiles: Float[Tensor, "N 3 h h"], generator: torch.Generator) -> Float[T
         turned = torch.rot90(tiles[mine], symmetry % 4, (2, 3))
         out[mine] = turned.flip(3) if symmetry >= 4 else turned
     return out
-
-
-def _positions(pooled: Draws, part: Draws) -> Tensor:
-    """Where the cells of `part` stand in `pooled`, whose cells are sorted."""
-    return torch.searchsorted(pooled.cells, part.cells)
 
 
 def _is_frozen(features: nn.Module) -> bool:

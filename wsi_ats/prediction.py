@@ -49,6 +49,9 @@ class Prediction:
     tile_downsample: tuple[float, float]
     """Level-0 px per tile px (x, y)."""
     tiles_read: int
+    """Each tile counted once, however often it was drawn."""
+    rounds: int
+    """Independent draws that were made."""
     bytes_read: int
     """Decoded pixel bytes read from the slide, view included."""
     seconds: Mapping[str, float]

@@ -53,7 +53,9 @@ class Predictor(Protocol):
     def srgb(self) -> bool:
         """Whether it is for slides whose colours were turned to sRGB."""
 
-    def predict(self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int) -> Prediction:
+    def predict(
+        self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int, tolerance: float | None
+    ) -> Prediction:
         """Answer them about an open slide."""
 
 
@@ -250,7 +252,12 @@ def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, 
     with slide:
         try:
             prediction = model.predict(
-                slide, settings.tiles, settings.sampler, settings.seed, settings.repeats
+                slide,
+                settings.tiles,
+                settings.sampler,
+                settings.seed,
+                settings.repeats,
+                settings.tolerance,
             )
         except NoTissueError:
             job.store.write_picture("no-tissue.png", _thumbnail(slide))

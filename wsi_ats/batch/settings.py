@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 from wsi_ats.config import config_hash
 from wsi_ats.errors import ConfigError
+from wsi_ats.plan import REPEATS, TILES, check
 
-RESULT_FORMAT = 2
+RESULT_FORMAT = 3
 """Raised when the files of a slide change so that older ones must be made again."""
 
 
@@ -16,12 +17,14 @@ RESULT_FORMAT = 2
 class PredictSettings:
     """Everything beside the model and the slide that a slide's files depend on."""
 
-    tiles: int = 64
-    """Tiles to read a slide."""
+    tiles: int = TILES
+    """Tiles to read a slide; with a tolerance the most to read, for which `plan.defaults` has a better default."""
     sampler: str = "systematic"
     """Name of the sampler; "all" reads every tissue tile."""
-    repeats: int = 4
-    """Independent rounds the tiles are drawn in."""
+    repeats: int = REPEATS
+    """Independent rounds the tiles are drawn in; with a tolerance the fewest, see `tiles`."""
+    tolerance: float | None = None
+    """Standard error within which reading stops; None: `tiles` are read."""
     seed: int = 0
     heatmap: bool = True
     """Write heatmap.png."""
@@ -31,14 +34,13 @@ class PredictSettings:
     """Damaged tiles a slide that are read as background; at the next one the slide fails."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("tiles", self.tiles, 1),
-            ("repeats", self.repeats, 1),
-            ("seed", self.seed, 0),
-            ("tolerate_bad_tiles", self.tolerate_bad_tiles, 0),
+        check(self.tiles, self.repeats, self.sampler, self.tolerance)
+        for name, value in (
+            ("seed", self.seed),
+            ("tolerate_bad_tiles", self.tolerate_bad_tiles),
         ):
-            if value < least:
-                raise ConfigError(f"{name} is {value}; it must be at least {least}")
+            if value < 0:
+                raise ConfigError(f"{name} is {value}; it must be at least 0")
         if self.mpp is not None and not 0 < self.mpp < 1000:
             raise ConfigError(f"mpp is {self.mpp}; it must be a positive number of micrometres per pixel")
 

@@ -96,6 +96,7 @@ def describe(prediction: Prediction) -> Record:
         "tile_px": int(prediction.tile_px),
         "tile_downsample": [float(d) for d in prediction.tile_downsample],
         "tiles_read": int(prediction.tiles_read),
+        "rounds": int(prediction.rounds),
         "bytes_read": int(prediction.bytes_read),
         "seconds": {stage: round(float(s), 6) for stage, s in prediction.seconds.items()},
     }
@@ -137,6 +138,7 @@ def read_prediction(folder: Path | str) -> Prediction:
         tile_px=record["tile_px"],
         tile_downsample=tuple(record["tile_downsample"]),
         tiles_read=record["tiles_read"],
+        rounds=record["rounds"],
         bytes_read=record["bytes_read"],
         seconds=record["seconds"],
     )

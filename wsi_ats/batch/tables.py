@@ -27,7 +27,7 @@ from wsi_ats.batch.store import Record, SlideStore, folder_name, read_record
 from wsi_ats.errors import Failure
 from wsi_ats.files import write_atomic
 
-MEASURED = ("tiles_read", "bytes_read", "bad_tiles", "seconds", "status")
+MEASURED = ("tiles_read", "rounds", "bytes_read", "bad_tiles", "seconds", "status")
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ def _done(record: Record, answered: Sequence[str]) -> Record:
     return {
         **dict(zip(answered, cells, strict=True)),
         "tiles_read": record["tiles_read"],
+        "rounds": record["rounds"],
         "bytes_read": record["bytes_read"],
         "bad_tiles": len(record["bad_tiles"]),
         "seconds": f"{record['seconds'].get('total', 0):.3f}",

@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from wsi_ats.answer import Answer, Question
+from wsi_ats.rounds import jackknife
 from wsi_ats.tasks.settings import TaskSettings
 
 
@@ -101,27 +102,23 @@ class Task(nn.Module, ABC):
         """Further figures by their names."""
         return {}
 
+    def stderr(self, without: Float[Tensor, "R O"]) -> Float[Tensor, " V"]:
+        """Standard error of each value, from the outputs without each of R rounds; nan where there are not two."""
+        if len(without) < 2:
+            return torch.full((len(self.question.values),), float("nan"), dtype=torch.float64)
+        return jackknife(self.values(without.double()))
+
     def answer(
         self,
         outputs: Float[Tensor, " O"],
-        rounds: Float[Tensor, "R O"],
+        stderr: Float[Tensor, " V"],
         contributions: Float[Tensor, "N O"],
-        *,
-        exact: bool,
     ) -> Answer:
-        """The answer of all drawn tiles; the spread of the rounds' answers gives its standard error, 0 where every
-        tile was read."""
-        values, spread = self.values(outputs.double()), self.values(rounds.double())
-        if exact:
-            stderr = torch.zeros_like(values)
-        elif len(spread) > 1:
-            stderr = spread.std(0) / len(spread) ** 0.5
-        else:
-            stderr = torch.full_like(values, float("nan"))
+        """The answer of all drawn tiles."""
         return Answer(
             self.question,
-            values.cpu().numpy(),
-            stderr.cpu().numpy(),
+            self.values(outputs.double()).cpu().numpy(),
+            stderr.double().cpu().numpy(),
             (self.unit * contributions).float().cpu().numpy(),
         )
 
@@ -159,14 +156,20 @@ class Tasks(nn.ModuleList):
         """Each task's own outputs."""
         return torch.split(outputs, [task.outputs for task in self], -1)
 
+    def stderr(self, without: Float[Tensor, "R O"]) -> tuple[Float[Tensor, " _"], ...]:
+        """Every task's standard errors from its part of the outputs."""
+        return tuple(task.stderr(mine) for task, mine in zip(self, self.split(without), strict=True))
+
+    def largest(self, stderr: Sequence[Float[Tensor, " _"]]) -> float:
+        """The one that a tolerance is for: of the main task's probabilities, or of its number where it has none."""
+        return float(stderr[0][: len(self.questions[0].names) or None].max())
+
     def answers(
         self,
         outputs: Float[Tensor, " O"],
-        rounds: Sequence[Float[Tensor, " O"]],
+        stderr: Sequence[Float[Tensor, " _"]],
         contributions: Float[Tensor, "N O"],
-        *,
-        exact: bool,
     ) -> tuple[Answer, ...]:
         """Every task's answer from its part of what `Task.answer` takes."""
-        parts = map(self.split, (outputs, torch.stack(list(rounds)), contributions))
-        return tuple(task.answer(o, r, c, exact=exact) for task, o, r, c in zip(self, *parts, strict=True))
+        parts = zip(self, self.split(outputs), stderr, self.split(contributions), strict=True)
+        return tuple(task.answer(o, e, c) for task, o, e, c in parts)

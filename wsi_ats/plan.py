@@ -1,0 +1,121 @@
+"""How many tiles of a slide are read, in how many rounds, and when it is enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from wsi_ats.errors import ConfigError
+
+TILES, REPEATS = 64, 4
+"""A fixed reading, where nothing else is asked for: tiles, and the rounds that they are drawn in."""
+ADAPTIVE_TILES, ADAPTIVE_REPEATS = 512, 8
+"""An adaptive reading: tiles at most, rounds at least. The standard error of fewer rounds is hardly known."""
+ROUND = TILES // ADAPTIVE_REPEATS
+"""Tiles a round of an adaptive reading, so that the shortest costs what a fixed one does."""
+GROWTH = 8
+"""Rounds are looked at again when a GROWTH-th more have been drawn: each look is one more chance to stop by luck."""
+MOST_ROUNDS = 1024
+"""Where attention is on a few cells, further rounds find nothing new to read, and their number needs a bound."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`first` rounds of `size` tiles each; with a tolerance more of them, while a budget of `tiles` lasts."""
+
+    size: int
+    first: int
+    tiles: int
+    tolerance: float | None
+    whole: bool
+    """The budget is enough for every tissue cell."""
+    most: int
+    """Rounds at most."""
+
+    def more(self, rounds: int, read: int, stderr: float) -> int:
+        """How many rounds to draw after so many, by which `read` tiles are known; 0 where that is all.
+
+        A round is drawn only where the budget has room for all its tiles: to draw it first and leave it out where it
+        is too much would favour rounds that find little new.
+        """
+        if rounds == 0:
+            return self.first
+        if self.tolerance is None or is_settled(stderr, rounds, self.tolerance):
+            return 0
+        room = min((self.tiles - read) // self.size, self.most - rounds)
+        return max(0, min(rounds // GROWTH or 1, room))
+
+    def ends_exact(self, rounds: int, stderr: float) -> bool:
+        """Whether rounds that have come to their end without being settled are followed by all other tiles."""
+        return self.whole and self.tolerance is not None and not is_settled(stderr, rounds, self.tolerance)
+
+
+def shortest(tiles: int | None, repeats: int | None, tolerance: float | None) -> int:
+    """Tiles that are drawn at least."""
+    tiles, repeats = defaults(tiles, repeats, tolerance)
+    return tiles if tolerance is None else repeats * _round(tiles, repeats)
+
+
+def _round(tiles: int, repeats: int) -> int:
+    return min(ROUND, max(1, tiles // max(1, repeats)))
+
+
+def plan(
+    cells: int | None, tiles: int | None, sampler: str, repeats: int | None, tolerance: float | None = None
+) -> Plan:
+    """The plan for a slide of so many tissue cells, None where there are more than are known; one round where a draw
+    is not random or the shortest reading takes them all.
+
+    `tiles` and `repeats` are as `defaults` has them where None. Raises as `check` does.
+    """
+    tiles, repeats = defaults(tiles, repeats, tolerance)
+    check(tiles, repeats, sampler, tolerance)
+    repeats = min(repeats, tiles)
+    if not is_random(sampler) or (cells is not None and shortest(tiles, repeats, tolerance) >= cells):
+        return Plan(tiles, 1, tiles, None, whole=False, most=1)
+    size = tiles // repeats if tolerance is None else _round(tiles, repeats)
+    if cells is None or tiles < cells:
+        return Plan(size, repeats, tiles, tolerance, whole=False, most=MOST_ROUNDS)
+    # To read all of a slide is better than to draw from it as many times as it has cells.
+    return Plan(size, repeats, tiles, tolerance, whole=True, most=cells // size)
+
+
+def defaults(tiles: int | None, repeats: int | None, tolerance: float | None) -> tuple[int, int]:
+    """(tiles, repeats), what is None replaced by what suits a fixed or an adaptive reading."""
+    usual = (TILES, REPEATS) if tolerance is None else (ADAPTIVE_TILES, ADAPTIVE_REPEATS)
+    return usual[0] if tiles is None else tiles, usual[1] if repeats is None else repeats
+
+
+def check(tiles: int, repeats: int, sampler: str, tolerance: float | None) -> None:
+    """Raise `ConfigError` where a slide cannot be read like that."""
+    for name, value in (("tiles", tiles), ("repeats", repeats)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
+    if tolerance is None:
+        return
+    if not 0 <= tolerance < math.inf:
+        raise ConfigError(f"tolerance is {tolerance}; it must be a number of at least 0", "start with 0.02")
+    if not is_random(sampler):
+        raise ConfigError(
+            f"tolerance is {tolerance} and the sampler {sampler}, which draws nothing at random: no spread to judge",
+            "leave the tolerance away, or use the sampler systematic",
+        )
+    if min(tiles, repeats) < 2:
+        raise ConfigError(
+            f"tolerance is {tolerance}, with tiles {tiles} and repeats {repeats}: one round alone has no spread",
+            "give at least 2 of both",
+        )
+
+
+def is_random(sampler: str) -> bool:
+    """Whether two draws of the sampler differ."""
+    return sampler not in ("top", "all")
+
+
+def is_settled(stderr: float, rounds: int, tolerance: float) -> bool:
+    """Whether the standard error (the largest of an answer's values) is within the tolerance; nan is not.
+
+    What it may itself be off by, a factor of 1 + 1 / sqrt(2 (rounds - 1)), is added: a rule that looks again and
+    again stops where the spread happens to come out small.
+    """
+    return rounds > 1 and stderr * (1 + (2 * (rounds - 1)) ** -0.5) <= tolerance
