@@ -6,6 +6,7 @@ and it would trust the size that the tile's own header claims.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import imagecodecs
@@ -38,7 +39,8 @@ LOSSY = (JPEG, APERIO_YCBCR, APERIO_RGB, JPEG2000)
 
 JPEG_RGB, JPEG_YCBCR = 2, 3
 """libjpeg's numbers of colour spaces."""
-START_OF_SCAN = 0xDA
+SCAN = b"\xff\xda"
+"""Marker of JPEG that ends the header."""
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """Markers of JPEG that are followed by the size of the image."""
 LONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -92,12 +94,26 @@ def _decode_jpeg(
 
 
 def _check_jpeg(encoded: bytes, shape: tuple[int, ...]) -> None:
-    """Raise ValueError where the image has another size, or where its end is missing."""
-    if encoded[:2] != b"\xff\xd8":
+    """Raise ValueError where the image has another size, or where its end is missing; IndexError within its header."""
+    end = encoded.find(SCAN)
+    try:
+        size = _frame_size(encoded if end < 0 else encoded[: end + len(SCAN)])
+    except IndexError:  # what was found is part of a table
+        size = _frame_size(encoded)
+    _check_size(size, shape)
+    # Some writers pad tiles; in the scan itself 0xFF is always followed by another byte than 0xD9.
+    if encoded[-2:] != b"\xff\xd9" and not encoded.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+        raise ValueError("the end of the stream is missing")
+
+
+@lru_cache(maxsize=16)  # the tiles of a level have one and the same header
+def _frame_size(header: bytes) -> tuple[int, int]:
+    """(height, width) of a JPEG, from its bytes up to the first scan. Raises ValueError, IndexError."""
+    if header[:2] != b"\xff\xd8":
         raise ValueError("no JPEG begins here")
     at, size = 2, (-1, -1)
-    while (marker := encoded[at + 1]) != START_OF_SCAN:
-        if encoded[at] != 0xFF:
+    while (marker := header[at + 1]) != SCAN[1]:
+        if header[at] != 0xFF:
             raise ValueError("its header is damaged")
         if marker == 0xFF:  # a fill byte
             at += 1
@@ -105,12 +121,9 @@ def _check_jpeg(encoded: bytes, shape: tuple[int, ...]) -> None:
             at += 2
         else:
             if marker in FRAMES:
-                size = int.from_bytes(encoded[at + 5 : at + 7]), int.from_bytes(encoded[at + 7 : at + 9])
-            at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
-    _check_size(size, shape)
-    # Some writers pad tiles; in the scan itself 0xFF is always followed by another byte than 0xD9.
-    if encoded[-2:] != b"\xff\xd9" and not encoded.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
-        raise ValueError("the end of the stream is missing")
+                size = int.from_bytes(header[at + 5 : at + 7]), int.from_bytes(header[at + 7 : at + 9])
+            at += 2 + int.from_bytes(header[at + 2 : at + 4])
+    return size
 
 
 def _check_size(size: tuple[int, int], shape: tuple[int, ...]) -> None:

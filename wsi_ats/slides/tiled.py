@@ -239,7 +239,7 @@ class Buffers:
             memory = self._free[size].pop()
         except (KeyError, IndexError):
             memory = np.empty(size + LINE, np.uint8)
-        start = (16 - memory.__array_interface__["data"][0]) % LINE
+        start = (16 - memory.ctypes.data) % LINE
         return memory[start : start + size].reshape(shape)
 
     def give(self, array: UInt8[np.ndarray, " ..."]) -> None:
