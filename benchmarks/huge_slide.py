@@ -23,31 +23,33 @@ SHORT, LONG, RATIONAL, LONG8 = 3, 4, 5, 16
 LETTERS = {SHORT: "H", LONG: "I", RATIONAL: "I", LONG8: "Q"}
 
 
-def write_huge(path: Path, size: int, mpp: float = 0.25, seed: int = 0) -> Path:
+def write_huge(
+    path: Path, size: int, mpp: float = 0.25, seed: int = 0, downsamples: tuple[int, ...] = DOWNSAMPLES
+) -> Path:
     """Write a square BigTIFF pyramid of `size` px a side that OpenSlide opens as generic-tiff."""
     with path.open("wb") as file:
         file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 0))
         tiles = []
-        for picture in period(mpp, seed):
+        for picture in period(mpp, seed, downsamples):
             rows = []
             for y in range(0, len(picture), TILE):
                 encoded = [jpeg(picture[y : y + TILE, x : x + TILE]) for x in range(0, len(picture), TILE)]
                 rows.append([(file.tell(), file.write(data)) for data in encoded])
             tiles.append(np.asarray(rows, np.uint64))
         next_at = 8
-        for downsample, table in zip(DOWNSAMPLES, tiles, strict=True):
+        for downsample, table in zip(downsamples, tiles, strict=True):
             next_at = directory(file, next_at, -(-size // downsample), downsample, mpp, table)
     return path
 
 
-def period(mpp: float, seed: int) -> list[np.ndarray]:
+def period(mpp: float, seed: int, downsamples: tuple[int, ...]) -> list[np.ndarray]:
     """One period of the picture at every level; where it is smaller than a tile, repeated to fill one."""
     with tempfile.TemporaryDirectory() as folder:
         phantom = Path(folder) / "phantom.tif"
         write_phantom(phantom, Phantom(size=PERIOD, mpp=mpp, seed=seed))
         level = np.asarray(tifffile.imread(phantom, key=0))
     pictures = []
-    for downsample in DOWNSAMPLES:
+    for downsample in downsamples:
         side = PERIOD // downsample
         mean = level.reshape(side, downsample, side, downsample, 3).mean((1, 3))
         repeats = max(1, TILE // side)
