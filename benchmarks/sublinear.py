@@ -4,6 +4,7 @@
 
 Every figure is of a fresh process. The slides are those of memory.py, with levels until the smallest has at most 1024
 px a side, as scanners write them; "cut" has none coarser than 64, so that its coarse view is made from a large level.
+A run that is stopped goes on with what is missing.
 Settings are the defaults: view 8 um/px, 64 tiles of 256 px at 0.5 um/px a prediction, 32 a step; two levels add a
 coarse view of at most 1024 px a side and regions of 1 mm, one a tile.
 
@@ -49,33 +50,28 @@ def main() -> None:
         return
     from huge_slide import write_huge
 
-    runs = []
+    known = given.out.with_suffix(".json")
+    runs = json.loads(known.read_text())["runs"] if known.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         for size, pyramid in itertools.product(given.sizes, PYRAMIDS):
             levels = downsamples(size, pyramid)
-            if pyramid == "cut" and levels == downsamples(size, "whole"):
-                continue
-            slide = write_huge(Path(folder) / f"{size}.tif", size, downsamples=levels)
-            for task, level in itertools.product(TASKS, LEVELS):
-                if pyramid == "cut" and (task, level) != ("predict", 2):
-                    continue
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--child",
-                    task,
-                    str(level),
-                    str(slide),
-                    "--set",
-                    *given.set,
-                ]
+            todo = [
+                {"px": size, "pyramid": pyramid, "task": task, "levels": level}
+                for task, level in itertools.product(TASKS, LEVELS)
+                if pyramid == "whole"
+                or (levels != downsamples(size, "whole") and (task, level) == ("predict", 2))
+            ]
+            todo = [run for run in todo if not any(run.items() <= done.items() for done in runs)]
+            if todo:
+                slide = write_huge(Path(folder) / f"{size}.tif", size, downsamples=levels)
+            for run in todo:
+                child = ("--child", run["task"], str(run["levels"]), str(slide))
+                command = [sys.executable, __file__, *child, "--set", *given.set]
                 environment = {**os.environ, **ALLOCATORS["returns what is freed"]}
                 done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-                measured = json.loads(done.stdout.splitlines()[-1])
-                runs.append({"px": size, "pyramid": pyramid, "task": task, "levels": level, **measured})
+                runs.append({**run, **json.loads(done.stdout.splitlines()[-1])})
                 print(runs[-1], flush=True)
-            slide.unlink()
-    write(runs, given.set, given.out)
+                write(runs, given.set, given.out)
 
 
 def downsamples(size: int, pyramid: str) -> tuple[int, ...]:
@@ -155,6 +151,8 @@ def write(runs: list[dict], settings: list[str], out: Path) -> None:
             for r in mine
         ]
         whole = [r for r in mine if r["pyramid"] == "whole"]
+        if len(whole) < 2:
+            continue
         fits.append(
             f"| {task} | {levels} | "
             + " | ".join(f"{exponent(whole, k):.2f}" for k in ("mb", "views_mb", "cpu_seconds"))
