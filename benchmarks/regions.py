@@ -1,10 +1,10 @@
 """How much noise two draws in a row add to one, by the number of regions that are opened.
 
-    python benchmarks/regions.py                 # about 2 minutes of one core
+    python benchmarks/regions.py                 # about 20 s of one core
 
 A field of 112 x 112 cells in 196 regions of 8 x 8, features (D = 16, unit vectors) that vary smoothly with noise on
 top, attention from nearly even to concentrated, 32 tiles, the default sampler. The figure is the mean squared error
-of Phi_hat over 300 draws, as a multiple of that of one draw over the whole field. "together": the cells of all drawn
+of Phi_hat over 100 draws, as a multiple of that of one draw over the whole field. "together": the cells of all drawn
 regions in one draw, in proportion to their shares (`sampling.draw_nested`); "each": as many cells in every region.
 Results: benchmarks/results/regions.{json,md}.
 """
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULTS / "regions")
     given = parser.parse_args()
     runs = [run for spread in SPREADS for run in compare(spread, given.draws)]

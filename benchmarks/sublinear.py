@@ -133,6 +133,7 @@ def write(runs: list[dict], settings: list[str], out: Path) -> None:
     import torch
 
     out.parent.mkdir(exist_ok=True)
+    runs = sorted(runs, key=lambda run: run["px"])
     machine = {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
     data = {"settings": settings, "threads": 1, **machine, "runs": runs}
     out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
@@ -159,7 +160,8 @@ def write(runs: list[dict], settings: list[str], out: Path) -> None:
             + " |"
         )
     with_settings = f", {' '.join(settings)}" if settings else ""
-    note = f"\n0.25 um/px, one thread, torch {machine['torch']}, Python {machine['python']}{with_settings}.\n"
+    versions = f"torch {machine['torch']}, Python {machine['python']}{with_settings}"
+    note = f"\n0.25 um/px, one thread, a machine shared with others, {versions}.\n"
     text = [*lines, "", "Exponents of the slide's area, fitted over all sizes:", "", *fits]
     out.with_suffix(".md").write_text("\n".join(text) + "\n" + note)
 
