@@ -142,8 +142,9 @@ def resolve_downsample(
         )
     if not min(wanted) >= 1 - MATCH:
         asked = f"{setting}.downsample={downsample}" if mpp is None else f"{setting}.mpp={mpp}"
+        own = "mpp unknown" if slide.mpp is None else f"{slide.mpp:.4g} um/px"
         raise SlideError(
-            f"slide {slide.name!r} ({slide.mpp} um/px) has no pixels as fine as {asked} asks for",
+            f"slide {slide.name!r} ({own}) has no pixels as fine as {asked} asks for",
             f"choose a coarser {setting}.mpp, or check the slide's mpp",
         )
     return max(wanted[0], 1.0), max(wanted[1], 1.0)
