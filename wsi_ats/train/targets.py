@@ -24,6 +24,12 @@ def ask(config: Config, rows: Sequence[Row]) -> list[Task]:
     Raises `ConfigError` naming the task or slide, the column, the value and the rule.
     """
     settings = asked(config.tasks)
+    compared = [name for name, task in settings.items() if task.kind == "survival"]
+    if compared and config.train.batch < 2:
+        raise ConfigError(
+            f"train.batch is {config.train.batch} and task {compared[0]!r} compares the slides of a batch",
+            remedy="use a train.batch of at least 2",
+        )
     columns = columns_of_targets(settings)
     tasks = make_tasks(settings, {column: [row.cell(column) for row in rows] for column in columns})
     targets_of(tasks, rows)
