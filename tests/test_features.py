@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from wsi_ats.features import PaperFeatures, SmallResNet
+from wsi_ats.features import PaperFeatures, ResidualBlock, SmallResNet
 
 NETS = [PaperFeatures, SmallResNet]
 
@@ -119,3 +123,25 @@ def test_small_resnet_learns_a_texture_in_seconds() -> None:
         optimiser.step()
     pixels, label = batch(200)
     assert float((last(8 * net(pixels)).argmax(1) == label).float().mean()) > 0.95
+
+
+def test_the_shortcut_is_a_strided_convolution() -> None:
+    torch.manual_seed(0)
+    block = ResidualBlock(8, 16, 2, 4)
+    for side in (16, 17):
+        x = torch.rand(2, 8, side, side)
+        rest = block.second(F.relu(block.norm2(block.first(F.relu(block.norm1(x))))))
+        torch.testing.assert_close(
+            block(x) - rest, F.conv2d(x, block.short.weight, stride=2), atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("width", [4, 8, 12])
+def test_narrow_networks_train_on_large_tiles(width: int) -> None:
+    """In a process of its own: what this is about is a crash."""
+    program = (
+        "import torch; from wsi_ats.features import SmallResNet; torch.set_num_threads(1);"
+        f"net = SmallResNet({width});"
+        "[net(torch.rand(8, 3, 256, 256)).square().sum().backward() for _ in range(2)]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

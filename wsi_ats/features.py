@@ -96,16 +96,19 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int, groups: int) -> None:
         super().__init__()
+        self.stride = stride
         self.first = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
         self.second = nn.Conv2d(out, out, 3, 1, 1, bias=False)
         self.norm1 = nn.GroupNorm(groups, channels)
         self.norm2 = nn.GroupNorm(groups, out)
         reshape = channels != out or stride != 1
-        self.short = nn.Conv2d(channels, out, 1, stride, bias=False) if reshape else nn.Identity()
+        self.short = nn.Conv2d(channels, out, 1, bias=False) if reshape else nn.Identity()
 
     def forward(self, x: Float[torch.Tensor, "N c h w"]) -> Float[torch.Tensor, "N out r s"]:
         """The block's output (N, out, h / stride, w / stride)."""
         y = self.first(F.relu(self.norm1(x)))
         y = self.second(F.relu(self.norm2(y)))
-        result: torch.Tensor = self.short(x) + y
+        # The stride is taken before the 1x1 convolution, not by it: with fewer than 16 channels and large tiles, the
+        # gradient of a strided one crashes the process (torch 2.13 on processors with AVX-512).
+        result: torch.Tensor = self.short(x[..., :: self.stride, :: self.stride]) + y
         return result
