@@ -125,11 +125,11 @@ def test_every_method_learns_a_batch_by_heart(method: str, mnist: Path) -> None:
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(mnist: Path, tmp_path: Path) -> None:  # noqa: F811
     whole, first, second = (small(mnist, method="refined") for _ in range(3))
-    expected = [whole.one_epoch() for _ in range(2)]
-    first.one_epoch()
+    expected = [whole.one_part() for _ in range(2)]
+    first.one_part()
     first.save(tmp_path / "run.pt")
     second.load(tmp_path / "run.pt")
-    line = second.one_epoch()
+    line = second.one_part()
     for key in ("epoch", "loss", "test_error", "entropy"):
         assert line[key] == expected[1][key]
 

@@ -3,8 +3,8 @@
     cd benchmarks && python -m paper.run --task mnist --data MNIST --work FOLDER [--preset paper --device cuda]
 
 Small settings by default, an hour on one core for all methods and three seeds; `--preset paper` has the paper's, for a
-GPU. A run that is stopped goes on after its last whole epoch. Results go to benchmarks/results/paper-TASK-PRESET.json
-after every epoch; `python -m paper.report` makes table and curves of them.
+GPU. A run that is stopped goes on after its last test. Results go to benchmarks/results/paper-TASK-PRESET.json
+after every test; `python -m paper.report` makes table and curves of them.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ def main() -> None:
         ("lr_attention", float),
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the preset's")
+    parser.add_argument(
+        "--bare", dest="standardise", action="store_const", const=False, help="features as they come"
+    )
     arguments = parser.parse_args()
     preset = changed(PRESETS[arguments.task, arguments.preset], vars(arguments))
     path = arguments.results or RESULTS / f"paper-{arguments.task}-{arguments.preset}.json"
@@ -62,20 +65,20 @@ def changed(preset: Preset, wanted: dict[str, Any]) -> Preset:
 
 
 def train(preset: Preset, data: Path, method: str, seed: int, device: str, work: Path, path: Path) -> None:
-    """Train to the end, from where an earlier run stopped; the results grow by one line an epoch."""
+    """Train to the end, from where an earlier run stopped; the results grow by one line a test."""
     run = Run(*preset.pictures(data, seed), preset.scale, preset.settings, method, seed, device)
     kept = work / f"{path.stem}-{method.replace(' ', '-')}-{seed}.pt"
     if kept.is_file():
         run.load(kept)
-    while run.epoch < preset.settings.epochs:
-        line = run.one_epoch()
+    while run.done < preset.settings.epochs * preset.settings.parts:
+        line = run.one_part()
         run.save(kept)
         add(path, preset, method, seed, line)
         print(method, seed, json.dumps(line), flush=True)
 
 
 def add(path: Path, preset: Preset, method: str, seed: int, line: dict[str, float]) -> None:
-    """One more epoch in the results; a line of the same epoch is replaced, as are later ones."""
+    """One more test in the results; a line of the same epoch is replaced, as are later ones."""
     results = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
     results["machine"] = {
         "torch": torch.__version__,

@@ -1,9 +1,8 @@
-"""One training loop for all tasks and estimators: an epoch at a time, resumable."""
+"""One training loop for all tasks and estimators: an epoch, or part of one, at a time, and resumable."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from wsi_ats.estimator import entropy_penalty
+
+SETTLE = 320
+"""Pictures that the features' mean and spread are taken from before the test."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,16 @@ class Settings:
     proposal: float = 0.1
     """Strength of the pull of the proposal towards the refined attention; refined attention alone has it."""
     smoothing: float = 1e-5
+    standardise: bool = True
+    """Features spread over the sphere (`wsi_ats.standardise`); the published code has them as they come."""
+    parts: int = 1
+    """An epoch is cut into so many parts, and the test pictures are answered after each."""
     workers: int = 0
     """Processes that make pictures; 0: this one."""
 
 
 class Run:
-    """One method and seed on one task; `state()` and `load()` carry it over a stop between epochs."""
+    """One method and seed on one task; `save()` and `load()` carry it over a stop between parts of epochs."""
 
     def __init__(
         self,
@@ -48,38 +54,45 @@ class Run:
         seed: int,
         device: str,
     ) -> None:
-        self.settings, self.seed, self.epoch = settings, seed, 0
+        self.settings, self.seed, self.done = settings, seed, 0
         self.train, self.test = Examples(train, scale), Examples(test, scale)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = PaperModel(train, scale, METHODS[method], settings.smoothing).to(device)
+            self.model = PaperModel(train, scale, METHODS[method], settings.smoothing, settings.standardise)
+            self.model.to(device)
         attention = list(self.model.attention.parameters())
         mine = {id(p) for p in attention}
         rest = [p for p in self.model.parameters() if id(p) not in mine]
         self.optimizer = torch.optim.Adam(
             [{"params": attention, "lr": settings.lr_attention}, {"params": rest, "lr": settings.lr}]
         )
-        some = [self.train[i] for i in range(min(settings.batch, len(train)))]
-        self.model.calibrate(some, settings.tiles, torch.Generator().manual_seed(seed))
+        self.settle()
 
-    def one_epoch(self) -> dict[str, float]:
-        """Train on every picture once, then answer the test pictures."""
+    def one_part(self) -> dict[str, float]:
+        """Train on the next part of the pictures, then answer the test pictures."""
         start, clock = time.monotonic(), time.process_time()
-        losses = [self.step(batch) for batch in self._batches(self.train, self.epoch)]
+        losses = [self.step(batch) for batch in self._batches(self.train, self._next_part())]
         trained, busy = time.monotonic() - start, time.process_time() - clock
-        self.epoch += 1
+        self.done += 1
+        self.settle()
         return {
-            "epoch": self.epoch,
+            "epoch": self.done / self.settings.parts,
             "loss": sum(losses) / len(losses),
             "seconds": round(trained, 2),
             "cpu_seconds": round(busy, 2),
             **self.test_error(),
         }
 
+    def settle(self) -> None:
+        """Take the features' figures from training pictures, a few hundred of them."""
+        generator = torch.Generator().manual_seed(self.seed)
+        some = torch.randperm(len(self.train), generator=generator)[:SETTLE].tolist()
+        self.model.settle(self._batches(self.train, some), self.settings.tiles, generator)
+
     def step(self, batch: list[Example]) -> float:
         """One step of Adam; the batch's cross-entropy."""
         settings, model = self.settings, self.model.train()
-        answer = model(batch, settings.tiles, model.method.sampler, self._generators(batch, self.epoch))
+        answer = model(batch, settings.tiles, model.method.sampler, self._generators(batch, self.done))
         labels = torch.tensor([x.picture.label for x in batch], device=model.device)
         loss = cross_entropy(answer.logits, labels)
         total = loss + settings.proposal * answer.pull
@@ -100,7 +113,7 @@ class Run:
         model = self.model.eval()
         sampler = "all" if model.method.sampler == "all" else "systematic"
         wrong, spread = 0, 0.0
-        for batch in self._batches(self.test, None):
+        for batch in self._batches(self.test, list(range(len(self.test)))):
             answer = model(batch, self.settings.tiles, sampler, self._generators(batch, -1))
             labels = torch.tensor([x.picture.label for x in batch], device=model.device)
             wrong += int((answer.logits.argmax(1) != labels).sum())
@@ -109,7 +122,7 @@ class Run:
         return {"test_error": wrong / count, "entropy": round(spread / count, 3)}
 
     def state(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "model": self.model.state_dict(), "adam": self.optimizer.state_dict()}
+        return {"done": self.done, "model": self.model.state_dict(), "adam": self.optimizer.state_dict()}
 
     def save(self, path: Path) -> None:
         partial = path.with_suffix(".part")
@@ -118,24 +131,21 @@ class Run:
 
     def load(self, path: Path) -> None:
         state = torch.load(path, map_location=self.model.device, weights_only=True)
-        self.epoch = state["epoch"]
+        self.done = state["done"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["adam"])
 
-    def _batches(self, examples: Examples, epoch: int | None) -> Iterator[list[Example]]:
-        """All examples, in an order that follows from seed and epoch; without an epoch in their own order."""
-        generator = torch.Generator().manual_seed(1000 * self.seed + (epoch or 0))
-        loader: DataLoader[Example] = DataLoader(
-            examples,
-            self.settings.batch,
-            shuffle=epoch is not None,
-            generator=generator,
-            collate_fn=list,
-            num_workers=self.settings.workers,
-        )
-        yield from loader
+    def _next_part(self) -> list[int]:
+        """Every picture once an epoch, in an order that follows from seed and epoch."""
+        epoch, part = divmod(self.done, self.settings.parts)
+        generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
+        return torch.randperm(len(self.train), generator=generator)[part :: self.settings.parts].tolist()
 
-    def _generators(self, batch: list[Example], epoch: int) -> list[torch.Generator]:
-        """One a picture: a draw follows from (seed, epoch, picture)."""
-        keys = [(self.seed * 4096 + epoch + 1) * 2**20 + x.index for x in batch]
+    def _batches(self, examples: Examples, indices: list[int]) -> DataLoader[Example]:
+        size, workers = self.settings.batch, self.settings.workers
+        return DataLoader(examples, size, sampler=indices, collate_fn=list, num_workers=workers)
+
+    def _generators(self, batch: list[Example], turn: int) -> list[torch.Generator]:
+        """One a picture: a draw follows from (seed, turn, picture)."""
+        keys = [(self.seed * 4096 + turn + 1) * 2**20 + x.index for x in batch]
         return [torch.Generator().manual_seed(key) for key in keys]
