@@ -31,9 +31,9 @@ def main() -> None:
     curves(results, arguments.picture or arguments.results.with_suffix(".png"))
 
 
-def reached(lines: Lines, level: float) -> int | None:
-    """The first epoch at whose end the test error was at most `level`."""
-    return next((int(x["epoch"]) for x in lines if x["test_error"] <= level), None)
+def reached(lines: Lines, level: float) -> str:
+    """Epochs until the test error was first at most `level`; "-" where it never was."""
+    return next((f"{x['epoch']:g}" for x in lines if x["test_error"] <= level), "-")
 
 
 def table(results: dict[str, Any]) -> str:
@@ -44,11 +44,11 @@ def table(results: dict[str, Any]) -> str:
     for method, seeds in results["runs"].items():
         runs = list(seeds.values())
         cells = [
-            each(str(len(lines)) for lines in runs),
+            each(f"{lines[-1]['epoch']:g}" for lines in runs),
             each(f"{lines[-1]['test_error']:.3f}" for lines in runs),
             each(f"{min(x['test_error'] for x in lines):.3f}" for lines in runs),
-            *(each(str(reached(lines, level) or "-") for lines in runs) for level in LEVELS),
-            each(f"{mean(x['cpu_seconds'] for x in lines):.0f}" for lines in runs),
+            *(each(reached(lines, level) for lines in runs) for level in LEVELS),
+            each(f"{seconds(lines)[-1] / lines[-1]['epoch']:.0f}" for lines in runs),
             each(f"{lines[-1]['entropy']:.1f}" for lines in runs),
         ]
         rows.append(f"| {method} | " + " | ".join(cells) + " |")
