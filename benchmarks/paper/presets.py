@@ -53,9 +53,9 @@ PRESETS = {
         megapixel_mnist(5000, 1000, 1500, 50), Scale(1500, 1500, 0.12, 50), Settings(workers=8)
     ),
     ("mnist", "small"): Preset(
-        megapixel_mnist(5000, 500, 500, 0),
+        megapixel_mnist(2000, 500, 500, 0),
         Scale(500, 500, 0.2, 50, step=2),
-        Settings(epochs=5, parts=5, batch=32, lr=2e-3, lr_attention=1e-2),
+        Settings(epochs=8, batch=32, lr=2e-3, lr_attention=1e-2),
     ),
     ("colon", "paper"): Preset(colon, Scale(500, 500, 0.2, 27), Settings(batch=5, workers=4)),
     ("colon", "small"): Preset(
