@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import give_opinions
 from wsi_ats import load_model, open_slide
+from wsi_ats.attention import ConvAttention, DeepAttention, PaperAttention, WideAttention
 from wsi_ats.build import build_model
 from wsi_ats.config import load_config
 from wsi_ats.errors import MissingMppError, NoTissueError
@@ -32,12 +34,16 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def model_with(*settings: str) -> AttentionSampler:
     """An untrained model whose attention, scores and head are not flat."""
     model = build_model(load_config(None, [*SETTINGS, *settings]), ("normal", "tumour"))
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for network in filter(None, (model.attention, model.score, model.head)):
-            for parameter in network.parameters():
-                parameter += torch.randn(parameter.shape, generator=generator) * 0.3
+    give_opinions(model)
     return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("network", "kind"), [("paper", PaperAttention), ("wide", WideAttention), ("deep", DeepAttention)]
+)
+def test_the_attention_network_is_the_one_asked_for(network: str, kind: type[ConvAttention]) -> None:
+    model = model_with(f"attention.network={network}", "attention.levels=2")
+    assert (type(model.attention), type(model.overview)) == (kind, kind)
 
 
 def scenes_of(model: AttentionSampler, paths: list[Path]) -> list[Scene]:

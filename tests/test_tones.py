@@ -7,9 +7,11 @@ import torch
 from wsi_ats.attention import WideAttention
 from wsi_ats.build import build_model
 from wsi_ats.config import load_config
+from wsi_ats.sampling import smooth
 from wsi_ats.scene import look
 from wsi_ats.slides.memory import MemoryAddress
 from wsi_ats.tones import CENTRE, SPREAD, tone_table
+from wsi_ats.view import View
 
 
 def counts_of(pixels: np.ndarray) -> np.ndarray:
@@ -62,3 +64,29 @@ def test_attention_does_not_follow_the_strength_of_the_stain(normalise: str, ali
     assert isinstance(model.attention, WideAttention)
     difference = float((attention[0] - attention[1]).abs().max() / attention[0].std())
     assert (difference < 0.3) == alike, difference
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_both_networks_see_the_tones(levels: int) -> None:
+    """Attention of cells, or of regions, is that of the whole view with its grey levels replaced."""
+    settings = ["view.mpp=1.0", "tile.mpp=1.0", "tile.px=16", "attention.stride=8", "regions.side=2"]
+    model = build_model(
+        load_config(None, [*settings, "view.normalise=true", f"attention.levels={levels}"]), ["a", "b"]
+    )
+    net = model.attention if model.overview is None else model.overview
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), slide_of(1.0).open() as slide:
+        scene = look(slide, model.config)
+        assert scene.tones is not None
+        assert isinstance(scene.view, View)
+        seen = np.stack([scene.tones[c][scene.view.pixels[..., c]] for c in range(3)])
+        logits = net.at(scene.view.stride)(torch.from_numpy(seen)[None])[0].reshape(-1)[scene.tissue]
+        area = torch.zeros(1) if scene.inside is None else torch.from_numpy(scene.inside.area).log()
+        expected = smooth(torch.log_softmax(logits + area, 0), model.config.attention.smoothing).exp()
+        cells, attention = model.propose(scene, even=False).attention()
+    row, col = np.divmod(cells, 16)
+    owners = row // 2 * 8 + col // 2 if levels == 2 else cells
+    found = [attention[owners == owner].sum() for owner in scene.tissue]
+    assert expected.std() > 1e-3, "flat attention would not show a difference"
+    assert found == pytest.approx(expected.tolist(), abs=1e-5)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.helpers import give_opinions
 from wsi_ats import open_slide
 from wsi_ats.build import build_model
 from wsi_ats.config import load_config
@@ -44,11 +45,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def model_with(*settings: str) -> AttentionSampler:
     """An untrained model with opinions on both levels."""
     model = build_model(load_config(None, [*SETTINGS, *settings]), ("normal", "tumour"))
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for network in filter(None, (model.attention, model.overview, model.score, model.head)):
-            for parameter in network.parameters():
-                parameter += torch.randn(parameter.shape, generator=generator) * 0.3
+    give_opinions(model)
     return model.eval()
 
 

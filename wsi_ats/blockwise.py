@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from wsi_ats.ahead import read_ahead
 from wsi_ats.attention import ConvAttention
 from wsi_ats.geometry import Box, Grid
+from wsi_ats.tones import Tones
 
 Read = Callable[[Box], UInt8[np.ndarray, "h w 3"]]
 """Pixels of a box, in view px, that lies inside the view."""
 Source = Callable[[], AbstractContextManager[Read]]
 """Opens the view for reading: once for each of the two passes."""
-Tones = Float32[np.ndarray, "3 256"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ def cell_logits(
     """Logits (K,) of `cells` (flat, row * cols + col) of a view, differentiable in the network's parameters.
 
     block: side in view px; memory is that of one block and its halo (at least one cell). tones: what the network sees
-    of each grey level of red, green and blue; level / 255 if None. Blocks without a cell
-    are neither read nor computed. The view is read again in backward(): `source` must give the same pixels then.
+    of each grey level; level / 255 if None. Blocks without a cell are neither read nor computed. The view is read
+    again in backward(): `source` must give the same pixels then.
     Autocast is honoured in both passes. A view of one block is computed at once, with an ordinary graph.
     """
     walk = Walk(net, source, grid, cells, max(1, block // net.stride), tones)

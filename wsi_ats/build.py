@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from wsi_ats.attention import ConvAttention, PaperAttention, WideAttention
+from wsi_ats.attention import ConvAttention, DeepAttention, PaperAttention, WideAttention
 from wsi_ats.config import AttentionSettings, Config
 from wsi_ats.encoders.encoder import Encoder, refuse_mismatch
 from wsi_ats.encoders.exported import exported_encoder
@@ -62,7 +62,10 @@ def build_model(
 
 def build_attention(settings: AttentionSettings, stride: int) -> ConvAttention:
     """The attention network: view -> one logit a cell of `stride` view px."""
-    return PaperAttention(stride) if settings.network == "paper" else WideAttention(stride, settings.width)
+    if settings.network == "paper":
+        return PaperAttention(stride)
+    network = DeepAttention if settings.network == "deep" else WideAttention
+    return network(stride, settings.width)
 
 
 def build_overview(config: Config) -> ConvAttention | None:

@@ -127,7 +127,8 @@ class AttentionSampler(nn.Module):
         proposals = [self.propose(scene, memory, even) for scene in scenes]
         draws = [p.draw(tiles, sampler, g) for p, g in zip(proposals, generators, strict=True)]
         vectors = self.describe([p.scene for p in proposals], draws, memory, turns)
-        vectors = [v + shift * direction(v, g) for v, g in zip(vectors, generators, strict=True)]
+        if shift:
+            vectors = [v + shift * direction(v, g) for v, g in zip(vectors, generators, strict=True)]
         return [
             replace(self.conclude(p.log_p, d, v), log_opened=p.log_opened)
             for p, d, v in zip(proposals, draws, vectors, strict=True)
@@ -149,15 +150,14 @@ class AttentionSampler(nn.Module):
 
     def attend(self, scene: Scene) -> Float[Tensor, " K"]:
         """Smoothed log-attention over the tissue cells, from the view: one level."""
-        logits = cell_logits(
-            self.attention,
-            scene.looking,
-            scene.view.grid,
-            scene.tissue,
-            self.config.view.block,
-            scene.tones,
+        return smooth(
+            torch.log_softmax(self._logits(self.attention, scene), 0), self.config.attention.smoothing
         )
-        return smooth(torch.log_softmax(logits, 0), self.config.attention.smoothing)
+
+    def _logits(self, net: ConvAttention, scene: Scene) -> Float[Tensor, " K"]:
+        """Logits of the tissue cells of a scene's view."""
+        block = self.config.view.block
+        return cell_logits(net, scene.looking, scene.view.grid, scene.tissue, block, scene.tones)
 
     def _attend_regions(self, scene: Scene, even: bool) -> Float[Tensor, " R"]:
         """Smoothed log-attention over the regions, in proportion to their tissue where the network is indifferent."""
@@ -166,8 +166,7 @@ class AttentionSampler(nn.Module):
         area = torch.from_numpy(scene.inside.area).log().to(next(self.overview.parameters()))
         if even:
             return torch.log_softmax(area, 0)
-        net = self.overview.at(scene.view.stride)
-        logits = cell_logits(net, scene.looking, scene.view.grid, scene.tissue, self.config.view.block)
+        logits = self._logits(self.overview.at(scene.view.stride), scene)
         return smooth(torch.log_softmax(logits + area, 0), self.config.attention.smoothing)
 
     def _no_attention(self, scene: Scene) -> Float[Tensor, " K"]:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.overview import Inside, coarse_frame, find_regions
 from wsi_ats.slides.base import Slide, SlideAddress
 from wsi_ats.tissue import Tissue, count_colours, find_tissue
-from wsi_ats.tones import tone_table
+from wsi_ats.tones import Tones, tone_table
 from wsi_ats.view import LazyView, Read, View, frame_view, resolve_downsample
 
 
@@ -44,8 +44,8 @@ class Scene:
     """Permutation of 0..K-1 along a Hilbert curve: neighbours in it are neighbours on the slide."""
     tile_downsample: tuple[float, float]
     """Level-0 px per tile px (x, y)."""
-    tones: Float32[np.ndarray, "3 256"] | None = None
-    """What the attention network sees of each grey level of red, green and blue; None: level / 255."""
+    tones: Tones | None = None
+    """What the attention network sees of each grey level; None: level / 255."""
     slide: Slide | None = None
     inside: Inside | None = None
     """With two levels, what lies inside the cells, which are then regions."""
