@@ -5,8 +5,8 @@
 Slides of the train groups are split into 160 to train on and 40 to choose the epoch by; the 50 slides of the val
 groups, whose tiles no training has seen, are classified once at the end. A slide has about 670 tissue tiles. Every
 method that samples reads N = 32 tiles a slide, in training and at the end; the others say what they read. Features of
-the frozen MobileNet are made once, of all tissue tiles, and kept in FOLDER/features for every method: add their time,
-which is in the results, to that of the first training. `cpu_seconds` are those of all threads of the process: they
+the frozen MobileNet are made once, of all tissue tiles, and kept in FOLDER/features for every method: their time, which
+is printed, comes on top of that of the first training. `cpu_seconds` are those of all threads of the process: they
 stay the same where others use the machine. Results go to benchmarks/results/mosaic.{json,md}.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections import defaultdict
@@ -23,14 +24,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mosaic_all_tiles import all_tiles, bags_of, recall_features
+from mosaic_all_tiles import all_tiles, bags_of, recall_features, score_of
 
 from wsi_ats.baselines import POOLS, DownsampledCNN
 from wsi_ats.config import Config, load_config
 from wsi_ats.demo.run import concentration
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.memory import Memory
-from wsi_ats.metrics import auc, bootstrap_auc
+from wsi_ats.metrics import bootstrap_auc
 from wsi_ats.slides.mosaic import load_tiles, write_cohort
 from wsi_ats.slides.truth import SlideTruth
 from wsi_ats.train.checkpoint import load_model
@@ -169,7 +170,7 @@ def downsampled(rows: list[Row], config: Config, epochs: int = 60) -> dict[str, 
     torch.manual_seed(config.train.seed)
     net = DownsampledCNN(len(CLASSES))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    best, chosen = (-1.0, 0.0), np.zeros(0)
+    best, chosen = -math.inf, np.zeros(0)
     for _ in range(epochs):
         net.train()
         for index in torch.randperm(len(views["train"])).tolist():
@@ -179,10 +180,9 @@ def downsampled(rows: list[Row], config: Config, epochs: int = 60) -> dict[str, 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        answers, labels = answers_of(net, views["val"])
-        log_loss = -float(np.log(answers[np.arange(len(labels)), labels].clip(1e-7)).mean())
-        if (auc(answers, labels), -log_loss) > best:
-            best, chosen = (auc(answers, labels), -log_loss), answers_of(net, views["test"])[0]
+        score = score_of(*answers_of(net, views["val"]))
+        if score > best:
+            best, chosen = score, answers_of(net, views["test"])[0]
     return {
         **interval_of(chosen, labels_of([row for row in rows if row.split == "test"])),
         "tiles_read": 0.0,

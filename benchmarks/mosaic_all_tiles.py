@@ -16,13 +16,14 @@ from wsi_ats.build import build_model
 from wsi_ats.config import Config
 from wsi_ats.manifest import Row
 from wsi_ats.memory import Memory
-from wsi_ats.metrics import auc
 from wsi_ats.model import direction, uniform_attention
 from wsi_ats.sampling import draw
 from wsi_ats.scene import look
 from wsi_ats.slides import open_slide
+from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tiles import read_tiles
 from wsi_ats.train.data import Examples
+from wsi_ats.train.merit import epoch_figures
 from wsi_ats.train.run import CALIBRATION_SLIDES
 
 EPOCHS = 20
@@ -98,7 +99,7 @@ def all_tiles(
     net = AllTiles(bags["train"][0].features.shape[1], 2, pool, config.head.scale)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     fall = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda e: 0.5 * (1 + math.cos(math.pi * e / EPOCHS)))
-    best, chosen = -1.0, answers_of(net, bags["test"])
+    best, chosen = -math.inf, answers_of(net, bags["test"])
     for _ in range(EPOCHS):
         order = torch.randperm(len(bags["train"]), generator=generator)
         for batch in order.split(settings.batch):
@@ -108,9 +109,7 @@ def all_tiles(
             torch.nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
             optimizer.step()
         fall.step()
-        answers, labels = answers_of(net, bags["val"])
-        log_loss = -float(np.log(answers[np.arange(len(labels)), labels].clip(1e-7)).mean())
-        score = auc(answers, labels) - 0.05 * min(log_loss, 2.0)  # as in training
+        score = score_of(*answers_of(net, bags["val"]))
         if score > best:
             best, chosen = score, answers_of(net, bags["test"])
     return chosen, EPOCHS
@@ -119,6 +118,12 @@ def all_tiles(
 def loss_of(net: AllTiles, bag: Bag, shift: float, generator: torch.Generator) -> torch.Tensor:
     features = bag.features + shift * direction(bag.features, generator)
     return torch.nn.functional.cross_entropy(net(features)[None], torch.tensor([bag.label]))
+
+
+def score_of(answers: np.ndarray, labels: np.ndarray) -> float:
+    """What the epoch is chosen by, as in training."""
+    tasks = as_tasks([str(number) for number in range(answers.shape[1])])
+    return epoch_figures(tasks, [answers], [labels[:, None].astype(float)])["val_score"]
 
 
 @torch.no_grad()

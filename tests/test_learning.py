@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from wsi_ats.attention import PaperAttention, WideAttention, log_attention
 from wsi_ats.estimator import expectation, proposal_loss, refined_expectation
 from wsi_ats.head import Head
-from wsi_ats.sampling import draw, smooth
+from wsi_ats.sampling import Draws, draw, smooth
 
 SIDE, STRIDE, DIM, TILES = 16, 4, 16, 16
 CELLS = torch.arange(SIDE * SIDE)
@@ -44,6 +44,19 @@ def toy(label: int, generator: torch.Generator) -> Toy:
     return Toy(view.clamp(0, 1), F.normalize(features, dim=1), lesion, label)
 
 
+def loss_of(
+    log_p: torch.Tensor, draws: Draws, slide: Toy, tiles: torch.Tensor, head: Head, score: torch.Tensor | None
+) -> torch.Tensor:
+    """Of the drawn tiles of a slide; refined attention where there is a score."""
+    loss = torch.zeros(())
+    if score is not None:
+        phi, p = refined_expectation(log_p, draws, tiles, 8 * tiles @ score)
+        loss = 0.01 * proposal_loss(log_p, draws, p).float()
+    else:
+        phi = expectation(log_p, draws, tiles)
+    return loss + F.cross_entropy(head(phi), torch.tensor(slide.label))
+
+
 def train(attention: WideAttention | PaperAttention, refined: bool, seed: int, epochs: int) -> float:
     """Attention on the lesions over their share of the slide after training; about 28 is the most possible."""
     generator = torch.Generator().manual_seed(seed)
@@ -60,12 +73,7 @@ def train(attention: WideAttention | PaperAttention, refined: bool, seed: int, e
                 log_p = smooth(log_attention(attention(slide.view[None])[0], CELLS), 1e-4)
                 draws = draw(log_p, TILES, generator=generator)
                 tiles = slide.features[draws.cells]
-                if refined:
-                    phi, p = refined_expectation(log_p, draws, tiles, 8 * tiles @ score)
-                    loss = loss + 0.01 * proposal_loss(log_p, draws, p).float()
-                else:
-                    phi = expectation(log_p, draws, tiles)
-                loss = loss + F.cross_entropy(head(phi), torch.tensor(slide.label))
+                loss = loss + loss_of(log_p, draws, slide, tiles, head, score if refined else None)
             optimiser.zero_grad()
             (loss / 8).backward()
             torch.nn.utils.clip_grad_norm_([*attention.parameters(), *rest], 1.0)

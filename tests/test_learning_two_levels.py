@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.test_learning import CELLS, DIM, SIDE, STRIDE, TILES, Toy, toy
+from tests.test_learning import CELLS, DIM, SIDE, STRIDE, TILES, Toy, loss_of, toy
 from wsi_ats.attention import WideAttention
-from wsi_ats.estimator import expectation, proposal_loss, refined_expectation
 from wsi_ats.head import Head
 from wsi_ats.sampling import draw, draw_nested, smooth
 
@@ -52,12 +51,7 @@ def train(refined: bool, seed: int, epochs: int) -> float:
                 cells, log_p = joint(nets, slide, regions.cells)
                 draws = draw_nested(log_p, OWNERS[cells], regions, TILES, generator=generator)
                 tiles = slide.features[cells[draws.cells]]
-                if refined:
-                    phi, p = refined_expectation(log_p, draws, tiles, 8 * tiles @ score)
-                    loss = loss + 0.01 * proposal_loss(log_p, draws, p).float()
-                else:
-                    phi = expectation(log_p, draws, tiles)
-                loss = loss + F.cross_entropy(head(phi), torch.tensor(slide.label))
+                loss = loss + loss_of(log_p, draws, slide, tiles, head, score if refined else None)
             optimiser.zero_grad()
             (loss / 8).backward()
             torch.nn.utils.clip_grad_norm_([*attention, *rest], 1.0)
