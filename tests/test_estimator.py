@@ -7,9 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.enumeration import SIZES, UNBIASED, ordered_samples, outcomes, seeded, some_log_p
+from wsi_ats.baselines import GatedScore
 from wsi_ats.errors import ConfigError
-from wsi_ats.estimator import entropy_penalty, expectation, proposal_loss, refined_expectation, shares
+from wsi_ats.estimator import (
+    entropy_penalty,
+    expectation,
+    log_mass,
+    proposal_loss,
+    refined_expectation,
+    shares,
+)
 from wsi_ats.sampling import SAMPLERS, Draws, draw, smooth
+from wsi_ats.score import RefiningScore
 
 DIM = 3
 CENTRES = [False, torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64)]
@@ -342,3 +351,38 @@ def test_entropy_penalty() -> None:
     entropy_penalty(collapsed).backward()
     assert collapsed.grad is not None
     assert bool(torch.isfinite(collapsed.grad).all())
+
+
+# -- a batch of slides
+
+
+@pytest.mark.parametrize("score", [RefiningScore, GatedScore])
+def test_a_batch_is_its_slides_one_by_one(score: type[RefiningScore]) -> None:
+    """Every term of the loss of refined attention, and its gradients."""
+    logits, features = normal(4, 30).requires_grad_(), normal(4, 6, DIM, seed=1).requires_grad_()
+    net = score(DIM).double()
+    net.out.weight.data = normal(1, 64, seed=2)
+    alone = [draw(torch.log_softmax(p, 0), 6, "priority", generator=seeded(b)) for b, p in enumerate(logits)]
+    batch = Draws(torch.stack([d.cells for d in alone]), torch.stack([d.log_weights for d in alone]))
+    log_opened = normal(4, 30, seed=3)
+
+    def terms(
+        logits: torch.Tensor, draws: Draws, features: torch.Tensor, log_opened: torch.Tensor
+    ) -> list[torch.Tensor]:
+        log_p = smooth(torch.log_softmax(logits, -1), 0.1)
+        scores = net(features)
+        phi, p = refined_expectation(log_p, draws, features, scores, 0.5)
+        penalties = [entropy_penalty(log_p), entropy_penalty(log_p, log_opened)]
+        return [phi, p, log_mass(log_p, draws, scores, 0.5), proposal_loss(log_p, draws, p), *penalties]
+
+    together = terms(logits, batch, features, log_opened)
+    rows = [terms(*row) for row in zip(logits, alone, features, log_opened, strict=True)]
+    inputs = [logits, features, *net.parameters()]
+    for found, one_by_one in zip(together, zip(*rows, strict=True), strict=True):
+        expected = torch.stack(one_by_one)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        of_batch, of_rows = (
+            torch.autograd.grad((x**2).sum(), inputs, retain_graph=True, materialize_grads=True)
+            for x in (found, expected)
+        )
+        torch.testing.assert_close(of_batch, of_rows, rtol=0, atol=1e-12)

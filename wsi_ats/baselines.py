@@ -76,8 +76,8 @@ class GatedScore(RefiningScore):
         super().__init__(dim, hidden)
         self.gate = nn.Linear(dim, hidden)
 
-    def forward(self, features: Float[torch.Tensor, "N dim"]) -> Float[torch.Tensor, " N"]:
+    def forward(self, features: Float[torch.Tensor, "*b N dim"]) -> Float[torch.Tensor, "*b N"]:
         """Scores (N,) of features (N, D)."""
         scaled = self.scale * features
         scores: torch.Tensor = self.out(torch.tanh(self.hidden(scaled)) * torch.sigmoid(self.gate(scaled)))
-        return scores.squeeze(1)
+        return scores.squeeze(-1)

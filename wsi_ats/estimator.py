@@ -68,12 +68,12 @@ def expectation(
 
 
 def refined_expectation(
-    log_p: Float[torch.Tensor, " K"],
+    log_p: Float[torch.Tensor, "*b K"],
     draws: Draws,
-    features: Float[torch.Tensor, "N D"],
-    scores: Float[torch.Tensor, " N"],
+    features: Float[torch.Tensor, "*b N D"],
+    scores: Float[torch.Tensor, "*b N"],
     prior: float = 1.0,
-) -> tuple[Float[torch.Tensor, " D"], Float[torch.Tensor, " N"]]:
+) -> tuple[Float[torch.Tensor, "*b D"], Float[torch.Tensor, "*b N"]]:
     """Phi (D,) under p_i proportional to a_i^prior exp(scores_i), and p (N,) on the drawn cells (it sums to 1).
 
     The low resolution proposes, the full resolution decides: attention MIL (Ilse 2018) evaluated from a few
@@ -82,33 +82,33 @@ def refined_expectation(
     0 it is the self-normalised plain estimate. The gradient flows to `log_p`, `scores` and `features`.
     """
     _check_rows(draws, features)
-    p = torch.softmax(_log_shares(log_p, draws, prior) + scores, 0).to(features.dtype)
-    return p @ features, p
+    p = torch.softmax(_log_shares(log_p, draws, prior) + scores, -1).to(features.dtype)
+    return _weighted(p, features), p
 
 
 def log_mass(
-    log_p: Float[torch.Tensor, " K"], draws: Draws, scores: Float[torch.Tensor, " N"], prior: float = 1.0
-) -> Float[torch.Tensor, ""]:
+    log_p: Float[torch.Tensor, "*b K"], draws: Draws, scores: Float[torch.Tensor, "*b N"], prior: float = 1.0
+) -> Float[torch.Tensor, "*b"]:
     """log sum_S w_i a_i^prior exp(scores_i): what a draw's refined summary counts for among those of other draws.
 
     The mean of several draws' summaries weighted by it is the summary of the pooled draws.
     """
-    return (_log_shares(log_p, draws, prior) + scores).logsumexp(0)
+    return (_log_shares(log_p, draws, prior) + scores).logsumexp(-1)
 
 
 def proposal_loss(
-    log_p: Float[torch.Tensor, " K"], draws: Draws, p: Float[torch.Tensor, " N"]
-) -> Float[torch.Tensor, ""]:
+    log_p: Float[torch.Tensor, "*b K"], draws: Draws, p: Float[torch.Tensor, "*b N"]
+) -> Float[torch.Tensor, "*b"]:
     """Cross-entropy - sum_S sg(p_i) log a_i: the proposal learns where the refined attention `p` (N,) was.
 
     Least where a is p; only `log_p` gets a gradient.
     """
-    return -(p.detach() * log_p[draws.cells]).sum()
+    return -(p.detach() * log_p.gather(-1, draws.cells)).sum(-1)
 
 
 def entropy_penalty(
-    log_p: Float[torch.Tensor, " K"], log_opened: Float[torch.Tensor, " K"] | None = None
-) -> Float[torch.Tensor, ""]:
+    log_p: Float[torch.Tensor, "*b K"], log_opened: Float[torch.Tensor, "*b K"] | None = None
+) -> Float[torch.Tensor, "*b"]:
     """sum_i a_i log(a_i + 1e-6): added to the loss with a positive strength, it spreads attention.
 
     log_opened (K,): log-weights of the cells' regions, where cells of drawn regions alone are known
@@ -116,7 +116,7 @@ def entropy_penalty(
     """
     a = log_p.exp()
     terms = a * (a + 1e-6).log()
-    return terms.sum() if log_opened is None else (log_opened.exp() * terms).sum()
+    return terms.sum(-1) if log_opened is None else (log_opened.exp() * terms).sum(-1)
 
 
 def _log_shares(log_p: torch.Tensor, draws: Draws, power: float = 1.0) -> torch.Tensor:

@@ -20,7 +20,7 @@ class RefiningScore(nn.Module):
         self.out = nn.Linear(hidden, 1, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, features: Float[torch.Tensor, "N dim"]) -> Float[torch.Tensor, " N"]:
+    def forward(self, features: Float[torch.Tensor, "*b N dim"]) -> Float[torch.Tensor, "*b N"]:
         """Scores (N,) of features (N, D)."""
         scores: torch.Tensor = self.out(torch.tanh(self.hidden(self.scale * features)))
-        return scores.squeeze(1)
+        return scores.squeeze(-1)

@@ -68,7 +68,7 @@ def pool(draws: Sequence[Draws]) -> Draws:
     return Draws(union, largest[union] + total[union].log() - math.log(len(draws)))
 
 
-def smooth(log_p: Float[torch.Tensor, " K"], strength: float) -> Float[torch.Tensor, " K"]:
+def smooth(log_p: Float[torch.Tensor, "*b K"], strength: float) -> Float[torch.Tensor, "*b K"]:
     """Mix attention with the uniform distribution: a <- (1 - s) a + s / K, in log space; keeps the graph.
 
     Without it a cell whose probability reaches 0 is never read again and never gets a gradient (ICML 2019).
@@ -77,5 +77,5 @@ def smooth(log_p: Float[torch.Tensor, " K"], strength: float) -> Float[torch.Ten
         raise ConfigError(f"smoothing strength {strength} is outside [0, 1)", "1e-4 is a good start")
     if strength == 0.0:
         return log_p
-    uniform = log_p.new_tensor(math.log(strength / len(log_p)))
+    uniform = log_p.new_tensor(math.log(strength / log_p.shape[-1]))
     return torch.logaddexp(log_p + math.log1p(-strength), uniform)
