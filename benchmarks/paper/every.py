@@ -7,12 +7,11 @@ approximated, as long as tiles start at multiples of the network's stride.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from paper.pictures import Picture, Scale, tiles_of
+from paper.pictures import Batch, Scale, tiles_of
 from torch.nn.functional import max_pool2d, normalize, pad
 
 from wsi_ats.errors import ConfigError
@@ -41,7 +40,7 @@ class Every:
 class Lattice:
     """The pixels of the feature network's last map, one every `step` px of the picture, counted from its corner."""
 
-    def __init__(self, net: PaperFeatures, scale: Scale, square: int) -> None:
+    def __init__(self, net: PaperFeatures, scale: Scale, square: int, device: torch.device) -> None:
         reach = reach_of(net.layers)
         self.step, self.sees = reach.step[0], reach.size[0]
         if scale.step % self.step:
@@ -55,65 +54,64 @@ class Lattice:
         """Map pixels that may see a square."""
         self.crop = self.step * (self.reached - 1) + self.sees
         """What these see, in px."""
-        starts = scale.corners.reshape(scale.grid.rows, scale.grid.cols, 2) // self.step
-        self.rows, self.cols = starts[:, 0, 1], starts[0, :, 0]
+        starts = torch.from_numpy(scale.corners).view(scale.grid.rows, scale.grid.cols, 2) // self.step
+        self.rows, self.cols = (s.contiguous().to(device) for s in (starts[:, 0, 1], starts[0, :, 0]))
         """Where the windows of the cells begin."""
+        ends = [int(s[-1]) + self.window for s in (starts[:, 0, 1], starts[0, :, 0])]
+        self.before = max(-int(starts.min()), self.sees // self.step) + 1
+        self.extent = self.before + max(*ends, max(scale.height, scale.width) // self.step + self.reached) + 1
+        """Map pixels before the picture's corner, and all in all, that windows and squares may reach."""
 
-    def first(self, corners: np.ndarray) -> np.ndarray:
+    def first(self, corners: torch.Tensor) -> torch.Tensor:
         """The first map pixel (x, y) that sees each square."""
         return -((self.sees - 1 - corners) // self.step)
 
-    def near(self, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (R, 1) and columns (1, C) of the cells whose window meets the map of a square."""
-        x, y = first.tolist()
-        rows, cols = (
-            np.arange(*np.searchsorted(starts, (at - self.window + 1, at + self.reached)))
-            for starts, at in ((self.rows, y), (self.cols, x))
-        )
-        return rows[:, None], cols[None]
+    def near(self, first: torch.Tensor, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows, or columns, (..., n) of cells whose window meets the map of a square, and which n there are."""
+        span = self.window + self.reached - 1
+        places = torch.arange(len(starts), device=starts.device)
+        most = int((torch.searchsorted(starts, starts + span) - places).max())
+        at = torch.searchsorted(starts, first - self.window + 1)[..., None] + places[:most]
+        there = at < len(starts)
+        at = at.clamp(max=len(starts) - 1)
+        return at, there & (starts[at] < first[..., None] + self.reached)
 
-    def covered(self, firsts: np.ndarray) -> np.ndarray:
-        """(rows, cols): whether all of a cell's window lies in maps of squares: no part of it is empty."""
-        least = min(self.rows[0], self.cols[0], firsts.min())
-        most = max(self.rows[-1] + self.window, self.cols[-1] + self.window, firsts.max() + self.reached)
-        seen = np.zeros((most - least + 1,) * 2, np.int32)
-        for x, y in firsts - least + 1:
-            seen[y : y + self.reached, x : x + self.reached] = 1
-        total = seen.cumsum(0).cumsum(1)
-        top, left = self.rows[:, None] - least, self.cols[None] - least
+    def covered(self, firsts: torch.Tensor) -> torch.Tensor:
+        """(B, K): whether all of a cell's window lies in maps of squares (B, P, 2): no part of it is empty."""
+        along = torch.arange(self.reached, device=firsts.device) + self.before
+        y, x = firsts[..., 1, None] + along, firsts[..., 0, None] + along
+        which = torch.arange(len(firsts), device=firsts.device)[:, None, None, None]
+        seen = torch.zeros(len(firsts), self.extent, self.extent, dtype=torch.int32, device=firsts.device)
+        seen[which, y[..., :, None], x[..., None, :]] = 1
+        total = seen.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
+        top, left = self.rows[:, None] + self.before - 1, self.cols + self.before - 1
         bottom, right = top + self.window, left + self.window
-        inside = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
-        return np.asarray(inside == self.window**2)
+        inside = total[:, bottom, right] - total[:, top, right] - total[:, bottom, left] + total[:, top, left]
+        return (inside == self.window**2).flatten(1)
 
 
 def every_tile(
-    net: PaperFeatures,
-    scale: Scale,
-    pictures: Sequence[Picture],
-    pixels: Callable[[np.ndarray], torch.Tensor],
+    net: PaperFeatures, scale: Scale, batch: Batch, pixels: Callable[[torch.Tensor], torch.Tensor]
 ) -> Every:
     """Features of all tiles of black pictures; `pixels` makes the network's input (N, C, h, w) of (N, h, w, C)."""
-    if any(p.squares is None for p in pictures):
+    if batch.squares is None:
         raise ConfigError(
             "every tile is read at once only of pictures that are black but for a few squares",
             "use Megapixel MNIST, or another sampler than 'all'",
         )
-    lattice = Lattice(net, scale, pictures[0].square)
-    firsts = [lattice.first(p.squares) for p in pictures]
-    crops = [
-        tiles_of(p.pixels, f * lattice.step, lattice.crop, 0) for p, f in zip(pictures, firsts, strict=True)
-    ]
-    maps = net.maps(pixels(np.concatenate(crops)))
-    empty = net.maps(pixels(np.zeros_like(crops[0][:1])))[..., 0, 0]
-    cells, places, covered = _windows(lattice, firsts)
-    windows = _maxima(maps, lattice.window)[torch.from_numpy(places).to(maps.device)]
-    cells, which = np.unique(cells, return_inverse=True)
-    index = torch.from_numpy(which).to(maps.device)[:, None].expand_as(windows)
+    lattice = Lattice(net, scale, batch.square, batch.pixels.device)
+    firsts = lattice.first(batch.squares)
+    crops = tiles_of(batch.pixels, firsts * lattice.step, lattice.crop, scale.margin).flatten(0, 1)
+    maps = net.maps(pixels(torch.cat([crops, torch.zeros_like(crops[:1])])))
+    empty = maps[-1:, :, 0, 0]
+    cells, places = _windows(lattice, firsts)
+    windows = _maxima(maps[:-1], lattice.window).index_select(0, places)
+    cells, which = cells.unique(return_inverse=True)
     found = windows.new_full((len(cells), windows.shape[1]), -torch.inf)
-    found = found.scatter_reduce(0, index, windows, "amax")
-    whole = torch.from_numpy(covered.reshape(-1)[cells]).to(maps.device)[:, None]
+    found = found.scatter_reduce(0, which[:, None].expand_as(windows), windows, "amax")
+    whole = lattice.covered(firsts).flatten()[cells, None]
     found = torch.where(whole, found, torch.maximum(found, empty))
-    return Every(normalize(torch.cat([found, empty]), dim=1), torch.from_numpy(cells).to(maps.device))
+    return Every(normalize(torch.cat([found, empty]), dim=1), cells)
 
 
 def _maxima(maps: torch.Tensor, window: int) -> torch.Tensor:
@@ -123,16 +121,17 @@ def _maxima(maps: torch.Tensor, window: int) -> torch.Tensor:
     return best.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _windows(lattice: Lattice, firsts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells that see a square (b * K + cell), once a square; the rows of `_maxima` for them; what is `covered`."""
-    wide, border = len(lattice.cols), lattice.window - 1
+def _windows(lattice: Lattice, firsts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cells that see a square (b * K + cell), once a square, and the rows of `_maxima` for them."""
+    border, wide = lattice.window - 1, len(lattice.cols)
     size, k = lattice.reached + border, len(lattice.rows) * wide
-    cells, places = [], []
-    squares = [(b, x) for b, first in enumerate(firsts) for x in first]
-    for square, (b, first) in enumerate(squares):
-        rows, cols = lattice.near(first)
-        cells.append((b * k + rows * wide + cols).ravel())
-        y, x = lattice.rows[rows] - first[1] + border, lattice.cols[cols] - first[0] + border
-        places.append(((square * size + y) * size + x).ravel())
-    covered = np.stack([lattice.covered(first) for first in firsts])
-    return np.concatenate(cells), np.concatenate(places), covered
+    rows, near_y = lattice.near(firsts[..., 1], lattice.rows)
+    cols, near_x = lattice.near(firsts[..., 0], lattice.cols)
+    pictures = torch.arange(len(firsts), device=firsts.device)[:, None, None, None]
+    squares = torch.arange(firsts[..., 0].numel(), device=firsts.device).view(*firsts.shape[:2], 1, 1)
+    y = (lattice.rows[rows] - firsts[..., 1, None] + border)[..., :, None]
+    x = (lattice.cols[cols] - firsts[..., 0, None] + border)[..., None, :]
+    cells = pictures * k + rows[..., :, None] * wide + cols[..., None, :]
+    places = (squares * size + y) * size + x
+    near = near_y[..., :, None] & near_x[..., None, :]
+    return cells[near], places[near]

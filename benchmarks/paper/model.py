@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from paper.every import Every, every_tile
-from paper.pictures import Example, Pictures, Scale, tiles_of
+from paper.pictures import Batch, Pictures, Scale, tiles_of
 from published import published_expectation
 from torch import nn
 
@@ -16,9 +15,12 @@ from wsi_ats.attention import PaperAttention
 from wsi_ats.estimator import expectation, proposal_loss, refined_expectation
 from wsi_ats.features import PaperFeatures
 from wsi_ats.head import Head
-from wsi_ats.sampling import Draws, draw_many, smooth
+from wsi_ats.sampling import Draws, find_sampler, smooth
 from wsi_ats.score import RefiningScore
 from wsi_ats.standardise import Standardise
+
+ROUND = 32
+"""The feature network is given multiples of so many tiles: on a GPU, each new size is planned for anew."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Answer:
 class PaperModel(nn.Module):
     """Attention on the view, features of the drawn tiles, their mean, and a linear classifier."""
 
+    corners: torch.Tensor
+    order: torch.Tensor
+
     def __init__(
         self, pictures: Pictures, scale: Scale, method: Method, smoothing: float, standardise: bool = True
     ) -> None:
@@ -65,18 +70,18 @@ class PaperModel(nn.Module):
         self.standardise = Standardise(self.features.dim, follow=True) if standardise else None
         self.score = RefiningScore(self.features.dim) if method.refined else None
         self.head = Head(self.features.dim, pictures.classes)
+        self.register_buffer("corners", torch.from_numpy(scale.corners), persistent=False)
+        self.register_buffer("order", scale.order, persistent=False)
 
-    def forward(
-        self, batch: Sequence[Example], tiles: int, sampler: str, generators: Sequence[torch.Generator]
-    ) -> Answer:
+    def forward(self, batch: Batch, tiles: int, sampler: str, generator: torch.Generator) -> Answer:
         """Answer the pictures from `tiles` tiles each, or with the sampler "all" from every tile."""
-        log_p = self.attend(torch.stack([x.view for x in batch]))
+        log_p = self.attend(batch.views)
         pull = log_p.new_zeros(())
         if sampler == "all":
             every = self.every(batch)
             phi = every.expectation(log_p, self.spread(every.features))
         else:
-            draws = self.draw(log_p, tiles, sampler, generators)
+            draws = self.draw(log_p, tiles, sampler, generator)
             features = self.read(batch, draws.cells)
             features = self.spread(features.flatten(0, 1)).view_as(features)
             phi, pull = self._mean(log_p, draws, features)
@@ -87,7 +92,7 @@ class PaperModel(nn.Module):
         return features if self.standardise is None else self.standardise(features)
 
     @torch.no_grad()
-    def settle(self, batches: Iterable[Sequence[Example]], tiles: int, generator: torch.Generator) -> None:
+    def settle(self, batches: Iterable[Batch], tiles: int, generator: torch.Generator) -> None:
         """Set mean and spread of the features to those of the tiles that are drawn with the weights as they are.
 
         What was followed during training lags behind weights that still move fast: of a model that answered 9 % of
@@ -96,48 +101,46 @@ class PaperModel(nn.Module):
         if self.standardise is not None:
             self.standardise.calibrate(torch.cat([self._drawn(x, tiles, generator) for x in batches]))
 
-    def _drawn(self, batch: Sequence[Example], tiles: int, generator: torch.Generator) -> torch.Tensor:
+    def _drawn(self, batch: Batch, tiles: int, generator: torch.Generator) -> torch.Tensor:
         if self.method.sampler == "all":
             return self.every(batch).features
-        log_p = self.attend(torch.stack([x.view for x in batch]))
-        draws = self.draw(log_p, tiles, self.method.sampler, [generator] * len(batch))
+        draws = self.draw(self.attend(batch.views), tiles, self.method.sampler, generator)
         return self.read(batch, draws.cells).flatten(0, 1)
 
     def attend(self, views: torch.Tensor) -> torch.Tensor:
         """log a (B, K) of views (B, C, rows, cols), 0 to 255."""
-        views = self._levelled(views.to(self.device)).contiguous(memory_format=torch.channels_last)
-        logits = self.attention(views).flatten(1)
-        return torch.stack([smooth(p, self.smoothing) for p in torch.log_softmax(logits, 1)])
+        views = self._levelled(views).contiguous(memory_format=torch.channels_last)
+        return smooth(torch.log_softmax(self.attention(views).flatten(1), 1), self.smoothing)
 
-    def draw(
-        self, log_p: torch.Tensor, tiles: int, sampler: str, generators: Sequence[torch.Generator]
-    ) -> Draws:
-        """(B, tiles) cells and weights; fewer tiles than cells."""
-        orders = [self.scale.order] * len(log_p)
-        drawn = draw_many(list(log_p), tiles, sampler, generators=generators, orders=orders)
-        return Draws(torch.stack([d.cells for d in drawn]), torch.stack([d.log_weights for d in drawn]))
+    def draw(self, log_p: torch.Tensor, tiles: int, sampler: str, generator: torch.Generator) -> Draws:
+        """(B, tiles) cells and weights, fewer than there are cells; `generator` lives on the model's device.
 
-    def read(self, batch: Sequence[Example], cells: torch.Tensor) -> torch.Tensor:
+        What `draw_many` does, for pictures of one size: smoothed attention has mass in every cell.
+        """
+        chosen = find_sampler(sampler)
+        exact = torch.log_softmax(log_p.detach().double(), 1)
+        size = len(exact), chosen.numbers(exact.shape[1], tiles)
+        u = torch.rand(size, dtype=exact.dtype, device=exact.device, generator=generator)
+        return chosen.rule(exact, tiles, u, self.order.expand_as(exact))
+
+    def read(self, batch: Batch, cells: torch.Tensor) -> torch.Tensor:
         """Features (B, N, D) of the tiles at `cells` (B, N), as they come from the network."""
-        px, corners = self.scale.tile, self.scale.corners[cells.cpu().numpy()]
-        parts = [
-            tiles_of(x.picture.pixels, c, px, self.background) for x, c in zip(batch, corners, strict=True)
-        ]
-        tiles = np.concatenate(parts)
+        tiles = tiles_of(batch.pixels, self.corners[cells], self.scale.tile, self.scale.margin).flatten(0, 1)
         # Empty tiles have one feature, which need not be worked out for each of them.
-        shown = (tiles != self.background).any((1, 2, 3))
-        distinct = np.concatenate([tiles[shown], np.full_like(tiles[:1], self.background)])
-        row = torch.from_numpy(np.where(shown, shown.cumsum() - 1, len(distinct) - 1)).to(self.device)
-        features: torch.Tensor = self.features(self.pixels(distinct))
-        return features[row].view(*cells.shape, -1)
+        shown = (tiles != self.background).flatten(1).any(1)
+        seen = tiles[shown]
+        empty = tiles.new_full((ROUND - len(seen) % ROUND, *tiles.shape[1:]), self.background)
+        row = torch.where(shown, shown.cumsum(0) - 1, len(seen))
+        features: torch.Tensor = self.features(self.pixels(torch.cat([seen, empty])))
+        return features.index_select(0, row).view(*cells.shape, -1)
 
-    def every(self, batch: Sequence[Example]) -> Every:
+    def every(self, batch: Batch) -> Every:
         """Features of all tiles."""
-        return every_tile(self.features, self.scale, [x.picture for x in batch], self.pixels)
+        return every_tile(self.features, self.scale, batch, self.pixels)
 
-    def pixels(self, tiles: np.ndarray) -> torch.Tensor:
+    def pixels(self, tiles: torch.Tensor) -> torch.Tensor:
         """(N, h, w, C) uint8 -> (N, C, h, w) as the feature network takes it."""
-        return self._levelled(torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float())
+        return self._levelled(tiles.permute(0, 3, 1, 2).float())
 
     @property
     def device(self) -> torch.device:
@@ -147,10 +150,8 @@ class PaperModel(nn.Module):
         self, log_p: torch.Tensor, draws: Draws, features: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.score is not None:
-            rows = list(zip(log_p, draws.split(), features, strict=True))
-            means = [refined_expectation(p, d, f, self.score(f)) for p, d, f in rows]
-            pulls = [proposal_loss(p, d, share) for (p, d, _), (_, share) in zip(rows, means, strict=True)]
-            return torch.stack([phi for phi, _ in means]), torch.stack(pulls).mean()
+            phi, share = refined_expectation(log_p, draws, features, self.score(features))
+            return phi, proposal_loss(log_p, draws, share).mean()
         if self.method.published and self.training:
             return published_expectation(log_p, draws, features), log_p.new_zeros(())
         return expectation(log_p, draws, features), log_p.new_zeros(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -42,15 +43,6 @@ class Pictures(Protocol):
     def __getitem__(self, index: int) -> Picture: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
-    """A picture, its view (C, rows, cols), 0 to 255, and its place in the data."""
-
-    picture: Picture
-    view: torch.Tensor
-    index: int
-
-
 @dataclass(frozen=True)
 class Scale:
     """`view`: px of the view a picture px; `tile`: side of a tile, px; `step`: tiles start at multiples of it, px.
@@ -81,37 +73,49 @@ class Scale:
         """(K,) the cells along a Hilbert curve."""
         return torch.from_numpy(self.grid.hilbert_order(np.arange(len(self.grid))))
 
+    @property
+    def margin(self) -> int:
+        """Px of background around a picture, so that every tile lies inside."""
+        return self.tile + self.step
 
-class Examples(torch.utils.data.Dataset[Example]):
-    """Pictures with their views."""
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of a picture with its margin."""
+        return self.height + 2 * self.margin, self.width + 2 * self.margin
 
-    def __init__(self, pictures: Pictures, scale: Scale) -> None:
-        self.pictures, self.scale = pictures, scale
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B pictures on the device that learns: `pixels` (B, *scale.canvas, C) uint8, margins included.
+
+    `views` (B, C, rows, cols) float32, 0 to 255; `labels` (B,); `squares` (B, P, 2) if all pictures have them.
+    """
+
+    pixels: torch.Tensor
+    views: torch.Tensor
+    labels: torch.Tensor
+    squares: torch.Tensor | None = None
+    square: int = 0
 
     def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> Example:
-        picture = self.pictures[index]
-        return Example(picture, view_of(picture.pixels, self.scale.grid), index)
+        return len(self.labels)
 
 
-def view_of(picture: np.ndarray, grid: Grid) -> torch.Tensor:
-    """(C, rows, cols) float32: the mean of the picture's pixels in each cell, 0 to 255."""
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)
-    return adaptive_avg_pool2d(pixels.float(), (grid.rows, grid.cols))
+def views_of(pixels: torch.Tensor, scale: Scale) -> torch.Tensor:
+    """(B, C, rows, cols) float32: the mean in each cell of pictures (B, *scale.canvas, C)."""
+    m, grid = scale.margin, scale.grid
+    return adaptive_avg_pool2d(pixels[:, m:-m, m:-m].permute(0, 3, 1, 2).float(), (grid.rows, grid.cols))
 
 
-def tiles_of(picture: np.ndarray, corners: np.ndarray, px: int, background: int) -> np.ndarray:
-    """(N, px, px, C) uint8 at corners (N, 2), x and y; what lies outside the picture is `background`."""
-    tiles = np.full((len(corners), px, px, picture.shape[2]), background, np.uint8)
-    height, width = picture.shape[:2]
-    for tile, (x, y) in zip(tiles, corners.tolist(), strict=True):
-        left, top = max(x, 0), max(y, 0)
-        seen = (
-            picture[top : max(y + px, 0), left : max(x + px, 0)]
-            if x < width and y < height
-            else picture[:0, :0]
-        )
-        tile[top - y : top - y + seen.shape[0], left - x : left - x + seen.shape[1]] = seen
-    return tiles
+def tiles_of(pixels: torch.Tensor, corners: torch.Tensor, px: int, margin: int) -> torch.Tensor:
+    """(B, N, px, px, C) uint8 at corners (B, N, 2), x and y, of pictures (B, H, W, C) with margins included."""
+    along = torch.arange(margin, margin + px, device=pixels.device)
+    y, x = corners[..., 1, None] + along, corners[..., 0, None] + along
+    which = torch.arange(len(pixels), device=pixels.device)[:, None, None, None]
+    return pixels[which, y[..., :, None], x[..., None, :]]
+
+
+def squares_of(pictures: Sequence[Picture]) -> torch.Tensor | None:
+    """(B, P, 2), if all pictures have squares."""
+    known = [p.squares for p in pictures if p.squares is not None]
+    return torch.from_numpy(np.stack(known)) if len(known) == len(pictures) else None

@@ -1,4 +1,8 @@
-"""The paper's experiments: their data, scales and settings, for a GPU as published and small for two cores."""
+"""The paper's experiments: their data, scales and settings.
+
+As published ("paper"), small for two cores, and, of Megapixel MNIST, as many pictures as in the paper at the small size
+("middle").
+"""
 
 from __future__ import annotations
 
@@ -50,12 +54,17 @@ def signs(train: int, test: int, height: int, width: int) -> Callable[[Path, int
 
 PRESETS = {
     ("mnist", "paper"): Preset(
-        megapixel_mnist(5000, 1000, 1500, 50), Scale(1500, 1500, 0.12, 50), Settings(workers=8)
+        megapixel_mnist(5000, 1000, 1500, 50), Scale(1500, 1500, 0.12, 50), Settings(keep=True)
+    ),
+    ("mnist", "middle"): Preset(
+        megapixel_mnist(5000, 1000, 500, 0),
+        Scale(500, 500, 0.2, 50, step=2),
+        Settings(epochs=20, batch=32, lr=2e-3, lr_attention=1e-2, parts=2, fall=True, keep=True),
     ),
     ("mnist", "small"): Preset(
         megapixel_mnist(2000, 500, 500, 0),
         Scale(500, 500, 0.2, 50, step=2),
-        Settings(epochs=8, batch=32, lr=2e-3, lr_attention=1e-2),
+        Settings(epochs=8, batch=32, lr=2e-3, lr_attention=1e-2, keep=True),
     ),
     ("colon", "paper"): Preset(colon, Scale(500, 500, 0.2, 27), Settings(batch=5, workers=4)),
     ("colon", "small"): Preset(
