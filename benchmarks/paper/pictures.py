@@ -104,7 +104,9 @@ class Batch:
 def views_of(pixels: torch.Tensor, scale: Scale) -> torch.Tensor:
     """(B, C, rows, cols) float32: the mean in each cell of pictures (B, *scale.canvas, C)."""
     m, grid = scale.margin, scale.grid
-    return adaptive_avg_pool2d(pixels[:, m:-m, m:-m].permute(0, 3, 1, 2).float(), (grid.rows, grid.cols))
+    inner = pixels[:, m:-m, m:-m].permute(0, 3, 1, 2)
+    inner = inner.to(torch.float32, memory_format=torch.contiguous_format)
+    return adaptive_avg_pool2d(inner, (grid.rows, grid.cols))
 
 
 def tiles_of(pixels: torch.Tensor, corners: torch.Tensor, px: int, margin: int) -> torch.Tensor:

@@ -93,6 +93,7 @@ def main() -> None:
         ("lr_attention", float),
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the preset's")
+    parser.add_argument("--fall", action="store_const", const=True, help="let the rates fall to zero")
     arguments = parser.parse_args()
     if (arguments.task, arguments.preset) not in PRESETS:
         parser.error(f"{arguments.task} has no preset {arguments.preset!r}")
