@@ -3,42 +3,67 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.plan import ADAPTIVE_REPEATS, ADAPTIVE_TILES, MOST_ROUNDS, ROUND, is_random, is_settled, plan
+from wsi_ats.plan import (
+    ADAPTIVE_REPEATS,
+    ADAPTIVE_TILES,
+    MOST_ROUNDS,
+    ROUND,
+    is_random,
+    is_settled,
+    plan,
+    shortest,
+)
 from wsi_ats.sampling import SAMPLERS
 
 NAN = math.nan
 
 
+def more_than(cells: int) -> Callable[[int], bool]:
+    """Of a slide of so many tissue cells."""
+    return lambda n: cells > n
+
+
+HUGE = more_than(10**6)
+
+
 def test_a_fixed_reading_is_one_look() -> None:
-    fixed = plan(1000, None, "systematic", None)
-    assert (fixed.size, fixed.more(0, 0, NAN), fixed.more(4, 60, 0.4)) == (16, 4, 0)
-    assert plan(1000, 3, "systematic", 4).size == 1
-    assert not fixed.ends_exact(4, 0.4)
+    fixed = plan(None, "systematic", None)
+    assert (fixed.size, fixed.more(0, 0, NAN, HUGE), fixed.more(4, 60, 0.4, HUGE)) == (16, 4, 0)
+    assert plan(3, "systematic", 4).size == 1
+    assert not fixed.falls_short(4, 0.4)
 
 
 @pytest.mark.parametrize("tolerance", [None, 0.1])
 def test_a_slide_with_few_tissue_cells_is_read_whole(tolerance: float | None) -> None:
-    for cells in (1, 63, 64):
-        small = plan(cells, None, "systematic", None, tolerance)
-        assert small.size >= cells
-        assert (small.more(0, 0, NAN), small.more(1, cells, NAN)) == (1, 0)
+    small = plan(None, "systematic", None, tolerance, few=True)
+    assert small.size >= shortest(None, None, tolerance) == 64
+    assert (small.more(0, 0, NAN, more_than(5)), small.more(1, 5, NAN, more_than(5))) == (1, 0)
 
 
 def test_an_adaptive_reading_begins_with_its_shortest_and_then_looks_at_growing_intervals() -> None:
-    adaptive = plan(10**6, 10**5, "systematic", None, 0.01)
-    assert adaptive.more(0, 0, NAN) * adaptive.size == ADAPTIVE_REPEATS * ROUND == 64
+    adaptive = plan(10**5, "systematic", None, 0.01)
+    assert adaptive.more(0, 0, NAN, HUGE) * adaptive.size == ADAPTIVE_REPEATS * ROUND == 64
     looks = [8]
-    while more := adaptive.more(looks[-1], ROUND * looks[-1], 0.2):
+    while more := adaptive.more(looks[-1], ROUND * looks[-1], 0.2, HUGE):
         looks.append(looks[-1] + more)
     assert looks[:12] == [8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22]
     assert looks[-1] == MOST_ROUNDS
-    assert adaptive.more(8, 60, 0.001) == 0
+    assert adaptive.more(8, 60, 0.001, HUGE) == 0
+
+
+def test_a_slide_that_the_budget_is_enough_for_is_not_drawn_from_more_often_than_it_has_cells() -> None:
+    adaptive = plan(100, "systematic", None, 0.0)
+    assert adaptive.more(8, 40, 0.2, more_than(71)) == 0
+    assert adaptive.more(8, 40, 0.2, more_than(72)) == 1
+    assert adaptive.more(30, 40, 0.2, more_than(100)) == 0
+    assert adaptive.more(30, 40, 0.2, more_than(101)) == 3
 
 
 @given(
@@ -51,11 +76,12 @@ def test_an_adaptive_reading_begins_with_its_shortest_and_then_looks_at_growing_
 def test_no_reading_exceeds_its_budget_or_goes_on_for_ever(
     cells: int, tiles: int, repeats: int, tolerance: float, data: st.DataObject
 ) -> None:
-    todo = plan(cells, tiles, "systematic", repeats, tolerance)
+    few = cells <= shortest(tiles, repeats, tolerance)
+    todo = plan(tiles, "systematic", repeats, tolerance, few=few)
     fresh = data.draw(st.floats(0, 1))
     rounds = read = 0
     stderr = NAN
-    while more := todo.more(rounds, read, stderr):
+    while more := todo.more(rounds, read, stderr, more_than(cells)):
         drawn = more * todo.size
         new = drawn if rounds == 0 else math.ceil(fresh * drawn)  # from nothing new to nothing known
         rounds, read = rounds + more, min(read + new, cells)
@@ -63,9 +89,10 @@ def test_no_reading_exceeds_its_budget_or_goes_on_for_ever(
         assert read <= tiles
         assert rounds <= max(MOST_ROUNDS, repeats)
     settled = is_settled(stderr, rounds, tolerance)
-    spent = read + todo.size > tiles or rounds == todo.most or todo.tolerance is None
-    assert settled or spent
-    assert todo.ends_exact(rounds, stderr) == (todo.tolerance is not None and tiles >= cells and not settled)
+    spent = read + todo.size > tiles or rounds >= MOST_ROUNDS or todo.tolerance is None
+    drawn_as_many = cells <= tiles and cells < (rounds + max(1, rounds // 8)) * todo.size
+    assert settled or spent or drawn_as_many
+    assert todo.falls_short(rounds, stderr) == (todo.tolerance is not None and not settled)
 
 
 def test_settled_is_on_the_safe_side() -> None:
@@ -99,9 +126,9 @@ def test_samplers_that_draw_nothing_at_random_are_known() -> None:
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object], message: str) -> None:
     usual = {"tiles": None, "sampler": "systematic", "repeats": None, "tolerance": 0.02}
     with pytest.raises(ConfigError, match=message) as caught:
-        plan(1000, **{**usual, **wrong})
+        plan(**{**usual, **wrong})
     assert caught.value.remedy or "at least 1" in caught.value.message
 
 
 def test_the_budget_of_an_adaptive_reading_is_larger() -> None:
-    assert plan(10**5, None, "systematic", None, 0.02).tiles == ADAPTIVE_TILES
+    assert plan(None, "systematic", None, 0.02).tiles == ADAPTIVE_TILES

@@ -134,7 +134,7 @@ def test_what_is_opened_before_and_after_does_not_matter(paths: list[Path]) -> N
     k = len(scene.tissue)
     every = by_cell(opened(model, scene, [*range(k)]))
     some = opened(model, scene, [k - 1, 2, 0])
-    assert not some.complete
+    assert some.exceeds(len(some.log_p))
     before = some.scene.tissue.copy()
     some._open([1])
     np.testing.assert_array_equal(some.scene.tissue[: len(before)], before)  # earlier draws stay right
@@ -291,6 +291,47 @@ def test_all_is_exact_and_more_tiles_come_closer(paths: list[Path]) -> None:
         return float(np.sqrt(np.mean([(a.probabilities[1] - exact.probabilities[1]) ** 2 for a in answers])))
 
     assert error(40) < 0.6 * error(6)
+
+
+def test_a_slide_exceeds_a_number_of_cells_and_opens_no_more_regions_than_that(paths: list[Path]) -> None:
+    model = model_with()
+    scene = scene_of(model, paths[1])
+    regions, cells = len(scene.tissue), len(model.predict(paths[1], sampler="all").tissue)
+    assert regions < cells
+    for n in (1, regions - 1, regions, cells - 1, cells, 10**6):
+        proposal = nested(model, scene)
+        assert proposal.exceeds(n) == (cells > n)
+        assert len(proposal.log_p) == (0 if n < regions else cells)
+
+
+@pytest.mark.parametrize("refined", ["true", "false"])
+def test_a_budget_for_all_tiles_ends_exact_and_a_smaller_one_is_spent(
+    paths: list[Path], refined: str
+) -> None:
+    """Of a slide of more regions than the shortest reading could open."""
+    model = model_with(f"sampling.refined={refined}", "regions.side=1")
+    exact = model.predict(paths[0], sampler="all")
+    cells = len(exact.tissue)
+    assert cells > 64
+    hard = model.predict(paths[0], tiles=cells, tolerance=0.0)
+    assert hard.tiles_read == cells
+    assert 8 <= hard.rounds <= cells // 8
+    assert (hard.stderr == 0).all()
+    np.testing.assert_allclose(hard.probabilities, exact.probabilities, atol=1e-6)
+    spent = model.predict(paths[0], tiles=cells - 1, tolerance=0.0)
+    assert cells - 9 < spent.tiles_read < cells
+    assert (spent.stderr > 0).all()
+
+
+def test_a_looser_tolerance_reads_less_and_opens_less(paths: list[Path]) -> None:
+    model = model_with()
+    easy = model.predict(paths[1], tolerance=1e9, tiles=40)
+    assert easy.rounds == 8
+    tolerance = 0.8 * float(easy.stderr.max())
+    tight = model.predict(paths[1], tolerance=tolerance, tiles=10_000, repeats=8)
+    assert easy.tiles_read < tight.tiles_read
+    assert tight.stderr.max() * (1 + (2 * (tight.rounds - 1)) ** -0.5) <= tolerance
+    assert easy.bytes_read < tight.bytes_read
 
 
 def test_attention_of_regions_that_were_not_opened_is_spread_over_their_tissue(paths: list[Path]) -> None:

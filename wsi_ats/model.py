@@ -285,12 +285,11 @@ class AttentionSampler(nn.Module):
         with watch("attention"):
             proposal = self.propose(scene, memory)
             few = proposal.exhausted_by(shortest(tiles, repeats, tolerance))
-            cells = len(proposal.log_p) if few or proposal.complete else None
-        todo = plan(cells, tiles, sampler, repeats, tolerance)
+        todo = plan(tiles, sampler, repeats, tolerance, few=few)
         vectors = TileVectors(lambda new: self._describe_in_chunks(proposal.scene, new, memory))
         rounds: list[Estimate] = []
         stderr = self._stderr(rounds)
-        while more := todo.more(len(rounds), len(vectors), self.tasks.largest(stderr)):
+        while more := todo.more(len(rounds), len(vectors), self.tasks.largest(stderr), proposal.exceeds):
             with watch("attention"):
                 numbers = range(len(rounds), len(rounds) + more)
                 generators = [generator_for(seed, scene.name, number) for number in numbers]
@@ -300,8 +299,9 @@ class AttentionSampler(nn.Module):
             with watch("head"):
                 rounds += [self.conclude(proposal.log_p, d, vectors.of(d.cells)) for d in draws]
                 stderr = self._stderr(rounds)
-        read = proposal.complete and len(vectors) == len(proposal.log_p)
-        exact = read or todo.ends_exact(len(rounds), self.tasks.largest(stderr))
+        # A reading that falls short is carried to its end where the budget is enough for that.
+        short = todo.falls_short(len(rounds), self.tasks.largest(stderr))
+        exact = not proposal.exceeds(todo.tiles if short else len(vectors))
         drawn = every_cell(proposal.log_p) if exact else pool([r.draws for r in rounds])
         with watch("tiles"):
             vectors.read(drawn.cells)

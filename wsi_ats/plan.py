@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wsi_ats.errors import ConfigError
@@ -27,27 +28,28 @@ class Plan:
     first: int
     tiles: int
     tolerance: float | None
-    whole: bool
-    """The budget is enough for every tissue cell."""
-    most: int
-    """Rounds at most."""
 
-    def more(self, rounds: int, read: int, stderr: float) -> int:
+    def more(self, rounds: int, read: int, stderr: float, exceeds: Callable[[int], bool]) -> int:
         """How many rounds to draw after so many, by which `read` tiles are known; 0 where that is all.
 
         A round is drawn only where the budget has room for all its tiles: to draw it first and leave it out where it
-        is too much would favour rounds that find little new.
+        is too much would favour rounds that find little new. `exceeds` says whether there are more tissue cells than
+        so many.
         """
         if rounds == 0:
             return self.first
-        if self.tolerance is None or is_settled(stderr, rounds, self.tolerance):
+        if not self.falls_short(rounds, stderr):
             return 0
-        room = min((self.tiles - read) // self.size, self.most - rounds)
-        return max(0, min(rounds // GROWTH or 1, room))
+        room = min((self.tiles - read) // self.size, MOST_ROUNDS - rounds)
+        more = min(rounds // GROWTH or 1, room)
+        if more <= 0:
+            return 0
+        # To read all of a slide is better than to draw from it more often than it has cells.
+        return more if exceeds(min((rounds + more) * self.size - 1, self.tiles)) else 0
 
-    def ends_exact(self, rounds: int, stderr: float) -> bool:
-        """Whether rounds that have come to their end without being settled are followed by all other tiles."""
-        return self.whole and self.tolerance is not None and not is_settled(stderr, rounds, self.tolerance)
+    def falls_short(self, rounds: int, stderr: float) -> bool:
+        """Whether there is a tolerance that so many rounds do not keep."""
+        return self.tolerance is not None and not is_settled(stderr, rounds, self.tolerance)
 
 
 def shortest(tiles: int | None, repeats: int | None, tolerance: float | None) -> int:
@@ -61,23 +63,18 @@ def _round(tiles: int, repeats: int) -> int:
 
 
 def plan(
-    cells: int | None, tiles: int | None, sampler: str, repeats: int | None, tolerance: float | None = None
+    tiles: int | None, sampler: str, repeats: int | None, tolerance: float | None = None, *, few: bool = False
 ) -> Plan:
-    """The plan for a slide of so many tissue cells, None where there are more than are known; one round where a draw
-    is not random or the shortest reading takes them all.
+    """The plan for a slide; one round where a draw is not random or, `few`, the shortest reading takes every cell.
 
     `tiles` and `repeats` are as `defaults` has them where None. Raises as `check` does.
     """
     tiles, repeats = defaults(tiles, repeats, tolerance)
     check(tiles, repeats, sampler, tolerance)
     repeats = min(repeats, tiles)
-    if not is_random(sampler) or (cells is not None and shortest(tiles, repeats, tolerance) >= cells):
-        return Plan(tiles, 1, tiles, None, whole=False, most=1)
-    size = tiles // repeats if tolerance is None else _round(tiles, repeats)
-    if cells is None or tiles < cells:
-        return Plan(size, repeats, tiles, tolerance, whole=False, most=MOST_ROUNDS)
-    # To read all of a slide is better than to draw from it as many times as it has cells.
-    return Plan(size, repeats, tiles, tolerance, whole=True, most=cells // size)
+    if few or not is_random(sampler):
+        return Plan(tiles, 1, tiles, None)
+    return Plan(tiles // repeats if tolerance is None else _round(tiles, repeats), repeats, tiles, tolerance)
 
 
 def defaults(tiles: int | None, repeats: int | None, tolerance: float | None) -> tuple[int, int]:

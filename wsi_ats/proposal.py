@@ -49,19 +49,18 @@ class Proposal:
         """Log-weights of the regions of the cells in the last draw (`sampling.opened`); None on one level."""
         return None
 
-    @property
-    def complete(self) -> bool:
-        """Whether `log_p` is of all tissue cells of the slide."""
-        return True
-
     def draw(self, n: int, sampler: str, generator: torch.Generator) -> Draws:
         """Draw n cells. May add cells to the end of `log_p`; earlier draws stay right."""
         order = torch.from_numpy(self.scene.order).to(self.log_p.device)
         return draw(self.log_p, n, sampler, generator=generator, order=order)
 
+    def exceeds(self, n: int) -> bool:
+        """Whether the slide has more than n tissue cells."""
+        return len(self.log_p) > n
+
     def exhausted_by(self, n: int) -> bool:
         """Whether a draw of n cells takes every cell."""
-        return n >= len(self.log_p)
+        return not self.exceeds(n)
 
     def attention(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
         """The slide's tissue cells, ascending, and their attention, which sums to 1."""
@@ -104,11 +103,6 @@ class NestedProposal(Proposal):
         """Log-weights (K,) of the regions in the last draw, -inf for cells of those that were not in it."""
         return self._log_opened
 
-    @property
-    def complete(self) -> bool:
-        """Whether every region is open."""
-        return len(self._known) == len(self._log_a)
-
     def draw(self, n: int, sampler: str, generator: torch.Generator) -> Draws:
         """Draw regions, open those that are not open yet, draw n cells in them."""
         order = torch.from_numpy(self._coarse.order).to(self._log_a.device)
@@ -119,12 +113,18 @@ class NestedProposal(Proposal):
         log_q = within(self.log_p, self._log_opened)
         return through(draw(log_q, n, sampler, generator=generator, order=order), self._log_opened)
 
-    def exhausted_by(self, n: int) -> bool:
-        """Whether a draw of n cells takes every cell; where it would take every region, these are opened to know."""
-        if self._regions_for(n) < len(self._log_a):
-            return False
+    def exceeds(self, n: int) -> bool:
+        """Whether the slide has more than n tissue cells; to know, all regions are opened where that many cells are
+        possible: never more regions than n."""
+        closed = len(self._log_a) - len(self._known)
+        if len(self.log_p) + closed > n:  # no region is empty
+            return True
         self._open(range(len(self._log_a)))
-        return super().exhausted_by(n)
+        return super().exceeds(n)
+
+    def exhausted_by(self, n: int) -> bool:
+        """Whether a draw of n cells takes every cell: it must take every region, too."""
+        return self._regions_for(n) >= len(self._log_a) and super().exhausted_by(n)
 
     def attention(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
         """The attention of a region that was not opened is spread evenly over what the coarse view shows of tissue."""
