@@ -24,7 +24,7 @@ from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tiles import read_tiles
 from wsi_ats.train.data import Examples
 from wsi_ats.train.merit import epoch_figures
-from wsi_ats.train.run import CALIBRATION_SLIDES
+from wsi_ats.train.run import calibration_scenes
 
 EPOCHS = 20
 AT_ONCE = 64
@@ -76,8 +76,7 @@ def bags_of(rows: list[Row], classes: Sequence[str], config: Config, memory: Mem
         s: Examples([r for r in rows if r.split == s], classes, config, 1 << 30)
         for s in ("train", "val", "test")
     }
-    known = [sets["train"][i].scene for i in range(min(len(sets["train"]), CALIBRATION_SLIDES))]
-    model.calibrate(known, config.train.seed, memory)
+    model.calibrate(calibration_scenes(sets["train"], config.train.seed), config.train.seed, memory)
 
     def features(scene) -> torch.Tensor:
         k = len(scene.tissue)

@@ -20,8 +20,9 @@ from tests.training import assert_same_weights, silent, table, weights
 from wsi_ats import load_model
 from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.manifest import Row
+from wsi_ats.train.data import Examples
 from wsi_ats.train.folder import OWN
-from wsi_ats.train.run import train
+from wsi_ats.train.run import SETTLING_SLIDES, calibration_scenes, train
 
 
 @pytest.fixture
@@ -44,6 +45,16 @@ def test_the_files_of_a_run(trained: Path, rows: list[Row]) -> None:
     assert record["val_auc"]["value"] == pytest.approx(float(best["val_auc"]), abs=1e-6)
     assert table(trained / "failures.csv") == []
     assert [row["split"] for row in table(trained / "slides.csv")] == [row.split for row in rows]
+
+
+def test_the_features_figures_are_those_of_the_weights_that_are_kept(trained: Path, rows: list[Row]) -> None:
+    """Not figures that followed the weights while these were moving."""
+    model = load_model(trained / "model")
+    kept = model.standardise.mean.clone(), model.standardise.var.clone()
+    seed = model.config.train.seed
+    train_set = Examples([r for r in rows if r.split == "train"], model.classes, model.config, 1 << 30)
+    model.calibrate(calibration_scenes(train_set, seed)[:SETTLING_SLIDES], seed, even=False)
+    torch.testing.assert_close((model.standardise.mean, model.standardise.var), kept)
 
 
 def test_attention_rests_while_the_rest_warms_up(rows: list[Row], tmp_path: Path) -> None:

@@ -207,12 +207,15 @@ class AttentionSampler(nn.Module):
         return features
 
     @torch.no_grad()
-    def calibrate(self, scenes: Sequence[Scene], seed: int, memory: Memory | None = None) -> None:
-        """Set what features have in common from tiles drawn evenly from the tissue of `scenes`."""
-        sample = []
+    def calibrate(
+        self, scenes: Sequence[Scene], seed: int, memory: Memory | None = None, even: bool = True
+    ) -> None:
+        """Set what features have in common from tiles of `scenes`, drawn evenly from the tissue or as in training."""
+        drawn, sample = self.config.sampling, []
+        tiles, sampler = (CALIBRATION_TILES, "multinomial") if even else (drawn.tiles, drawn.sampler)
         for scene in scenes:
-            proposal = self.propose(scene, memory, even=True)
-            draws = proposal.draw(CALIBRATION_TILES, "multinomial", generator_for(seed, scene.name))
+            proposal = self.propose(scene, memory, even)
+            draws = proposal.draw(tiles, sampler, generator_for(seed, scene.name))
             sample.append(self._features([proposal.scene], [draws], memory))
         self.standardise.calibrate(torch.cat(sample))
 

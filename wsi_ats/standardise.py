@@ -25,8 +25,9 @@ class Standardise(nn.Module):
 
     `mean` and `var` (D,) are set from a sample of tiles before training starts (data-dependent initialisation,
     P. Krähenbühl et al., ICLR 2016). While a network that learns is trained they are those of the batch of tiles,
-    all slides together (batch normalisation, S. Ioffe, C. Szegedy, ICML 2015), and the stored ones follow. At
-    prediction, and always behind a frozen network, they are constants: a tile's vector depends on the tile alone.
+    all slides together (batch normalisation, S. Ioffe, C. Szegedy, ICML 2015), and the stored ones follow, until they
+    are set again before the weights are judged (`TrainingModule.on_validation_epoch_start`). At prediction, and always
+    behind a frozen network, they are constants: a tile's vector depends on the tile alone.
     """
 
     mean: torch.Tensor

@@ -22,6 +22,8 @@ from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.manifest import Row, with_splits
 from wsi_ats.memory import Memory
+from wsi_ats.model import generator_for
+from wsi_ats.scene import Scene
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.checkpoint import save_model
@@ -36,6 +38,8 @@ Sets = dict[str, Examples]
 """The slides of each split."""
 CALIBRATION_SLIDES = 32
 """Slides from which the features are calibrated."""
+SETTLING_SLIDES = 16
+"""Those of them from which features that are learned are calibrated again after every epoch."""
 
 
 def train(
@@ -147,9 +151,10 @@ def _set_aside(error: SlideError, sets: Sets) -> Failure:
 def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: Keeper) -> None:
     """Train, or go on training, and leave the weights of the best epoch in `module`."""
     train_set = sets["train"]
-    some = [train_set[i].scene for i in range(min(len(train_set), CALIBRATION_SLIDES))]
-    module.model.calibrate(some, config.train.seed, module.memory)
     settings = config.train
+    some = calibration_scenes(train_set, settings.seed)
+    module.model.calibrate(some, settings.seed, module.memory)
+    module.settled_on = some[:SETTLING_SLIDES]
     shuffled = Shuffled(train_set, settings.seed)
     try:
         with _without_advice():
@@ -165,6 +170,12 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: Keeper) -> 
             raise end.__context__ from None
         raise SystemExit(128 + signal.SIGTERM) from None
     module.load_state_dict(Checkpoints().load_checkpoint(keeper.best)["state_dict"])
+
+
+def calibration_scenes(train_set: Examples, seed: int) -> list[Scene]:
+    """Of slides chosen at random: a manifest may be sorted by class."""
+    chosen = torch.randperm(len(train_set), generator=generator_for(seed, "calibration"))
+    return [train_set[i].scene for i in chosen[:CALIBRATION_SLIDES].tolist()]
 
 
 def _trainer(config: Config, keeper: Keeper) -> pl.Trainer:
