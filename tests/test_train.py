@@ -22,7 +22,7 @@ from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.manifest import Row
 from wsi_ats.train.data import Examples
 from wsi_ats.train.folder import OWN
-from wsi_ats.train.run import SETTLING_SLIDES, calibration_scenes, train
+from wsi_ats.train.run import calibration_scenes, train
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_features_figures_are_those_of_the_weights_that_are_kept(trained: Pa
     kept = model.standardise.mean.clone(), model.standardise.var.clone()
     seed = model.config.train.seed
     train_set = Examples([r for r in rows if r.split == "train"], model.classes, model.config, 1 << 30)
-    model.calibrate(calibration_scenes(train_set, seed)[:SETTLING_SLIDES], seed, even=False)
+    model.calibrate(calibration_scenes(train_set, seed), seed, even=False)
     torch.testing.assert_close((model.standardise.mean, model.standardise.var), kept)
 
 

@@ -37,9 +37,7 @@ from wsi_ats.train.targets import ask, counts_of, targets_of
 Sets = dict[str, Examples]
 """The slides of each split."""
 CALIBRATION_SLIDES = 32
-"""Slides from which the features are calibrated."""
-SETTLING_SLIDES = 16
-"""Those of them from which features that are learned are calibrated again after every epoch."""
+"""Slides from which the features are calibrated: before training and, where they are learned, after every epoch."""
 
 
 def train(
@@ -154,7 +152,7 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: Keeper) -> 
     settings = config.train
     some = calibration_scenes(train_set, settings.seed)
     module.model.calibrate(some, settings.seed, module.memory)
-    module.settled_on = some[:SETTLING_SLIDES]
+    module.settled_on = some
     shuffled = Shuffled(train_set, settings.seed)
     try:
         with _without_advice():
