@@ -39,9 +39,10 @@ from wsi_ats.train.data import Examples
 from wsi_ats.train.run import train
 
 CLASSES = ("benign", "tumour")
-COUNTS = {"train": 200, "val": 50}
+COUNTS = {"train": 300, "val": 100}
 CHOOSE = 40
 SIZE = 10080
+SEED = 1
 TILES = 32
 GEOMETRY = [
     *[
@@ -110,7 +111,7 @@ def main() -> None:
 def make_slides(tiles: Path, folder: Path) -> list[Row]:
     """The slides, made once; of the train groups' slides the last ones choose the epoch."""
     if not (folder / "manifest.csv").exists():
-        write_cohort(folder, load_tiles(tiles), COUNTS, size=SIZE, seed=0, on_slide=print)
+        write_cohort(folder, load_tiles(tiles), COUNTS, size=SIZE, seed=SEED, on_slide=print)
     rows = read_manifest(folder / "manifest.csv")
     learn = [row for row in rows if row.split == "train"]
     return [
