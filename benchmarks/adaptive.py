@@ -8,7 +8,7 @@ the network was trained). The model's main task must be one of classes, named in
 mosaic.py's test slides are the split val of its manifest.
 
 "error" is |p - p_exact|, of several classes the largest, over slides and seeds; "beyond" is the share of stops with an
-error of more than twice the tolerance, "spent" of those that ended above the tolerance, the budget spent. The
+error of more than twice the tolerance, "spent" of those that ended above the tolerance, budget or rounds spent. The
 interval of an AUC (mean over seeds) is over slides. About 5 minutes of one core on 50 mosaics of 670 tiles with a
 frozen MobileNet. Results: benchmarks/results/adaptive.{json,md} and docs/adaptive.png. A run that is stopped goes on
 with the slides that are missing.
