@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from wsi_ats.errors import ConfigError
 from wsi_ats.receptive import Reach, reach_of
 
+LEAST_SPREAD = 1e-3
+"""Channels of a pretrained body that vary less than this are not blown up."""
 Halo = tuple[int, int, int, int]
 """View px around a block: left, right, top, bottom, in the order of `torch.nn.functional.pad`."""
 
@@ -74,14 +76,22 @@ class ConvAttention(nn.Module):
 
     def valid(self, block: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b rows cols"]:
         """Logits of a block that already carries `halo` px of its surroundings, or of glass, all round."""
+        return self._inside(self.head(self._pooled(block)), block).squeeze(1)
+
+    def _pooled(self, block: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d y x"]:
+        """Channels of the body, averaged over cells."""
+        # A shift that lets the outputs of padded layers fall on the cells; they see nothing of it.
+        block = (F.pad(block, self._extra) if any(self._extra) else block).sub(0.5).div_(0.25)
+        return F.avg_pool2d(self.body(block), self._pool)
+
+    def _inside(
+        self, maps: Float[torch.Tensor, "b d y x"], block: Float[torch.Tensor, "b c h w"]
+    ) -> Float[torch.Tensor, "b d rows cols"]:
+        """The cells of the block alone, without those before them that the padding of layers made."""
         left, right, top, bottom = self.halo
         rows = (block.shape[-2] - top - bottom) // self.stride
         cols = (block.shape[-1] - left - right) // self.stride
-        # A shift that lets the outputs of padded layers fall on the cells; they see nothing of it.
-        block = (F.pad(block, self._extra) if any(self._extra) else block).sub(0.5).div_(0.25)
-        logits: torch.Tensor = self.head(F.avg_pool2d(self.body(block), self._pool))
-        y, x = self._skip_y, self._skip_x
-        return logits.squeeze(1)[..., y : y + rows, x : x + cols]
+        return maps[..., self._skip_y : self._skip_y + rows, self._skip_x : self._skip_x + cols]
 
 
 class PaperAttention(ConvAttention):
@@ -128,6 +138,44 @@ class DeepAttention(ConvAttention):
             _lively(nn.Conv2d(width, width, 1)), nn.LeakyReLU(0.1), _flat(nn.Conv2d(width, 1, 1, bias=False))
         )
         super().__init__(body, head, stride, background)
+
+
+class PretrainedAttention(ConvAttention):
+    """The first layers of a network that was pretrained on other pictures, kept fixed, and two 1x1 that learn.
+
+    What a few hundred slide labels teach a network of its own is the kinds of tumour that it was shown; general
+    features find other kinds, too. `body` (unpadded convolutions, `channels` of them in the end) never changes, so
+    what it makes of a slide can be kept (`blockwise.cell_channels`), and an epoch costs next to nothing. The first
+    layer behind it brings the channels to mean 0 and variance 1 (`calibrate`); `width`: channels between the 1x1.
+    """
+
+    def __init__(
+        self, body: nn.Sequential, channels: int, stride: int, width: int = 16, background: float = 1.0
+    ) -> None:
+        even = nn.Conv2d(channels, channels, 1, groups=channels)
+        even.load_state_dict({"weight": torch.ones_like(even.weight), "bias": torch.zeros(channels)})
+        first, last = _lively(nn.Conv2d(channels, width, 1)), _flat(nn.Conv2d(width, 1, 1, bias=False))
+        super().__init__(body, nn.Sequential(even, first, nn.LeakyReLU(0.1), last), stride, background)
+        body.requires_grad_(False)
+        even.requires_grad_(False)
+        self.channels = channels
+
+    @torch.no_grad()
+    def calibrate(self, seen: Float[torch.Tensor, "M d"]) -> None:
+        """Bring the channels of M cells, of several slides, to mean 0 and variance 1."""
+        spread, mean = torch.std_mean(seen, 0)
+        scale = 1 / spread.clamp(min=LEAST_SPREAD)
+        assert isinstance(self.head, nn.Sequential)
+        self.head[0].load_state_dict({"weight": scale.view(-1, 1, 1, 1), "bias": -mean * scale})
+
+    def channels_of(self, block: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d rows cols"]:
+        """What the body makes of each cell of a block that carries its halo: `valid` without the head."""
+        return self._inside(self._pooled(block), block)
+
+    def judge(self, seen: Float[torch.Tensor, "K d"]) -> Float[torch.Tensor, " K"]:
+        """Logits of cells, from what the body saw in them."""
+        logits: torch.Tensor = self.head(seen.unsqueeze(-1).unsqueeze(-1))
+        return logits.flatten()
 
 
 def log_attention(

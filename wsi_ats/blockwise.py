@@ -23,7 +23,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from wsi_ats.ahead import read_ahead
-from wsi_ats.attention import ConvAttention
+from wsi_ats.attention import ConvAttention, PretrainedAttention
 from wsi_ats.geometry import Box, Grid
 from wsi_ats.tones import Tones
 
@@ -98,6 +98,27 @@ def cell_logits(
     return logits
 
 
+@torch.no_grad()
+def cell_channels(
+    net: PretrainedAttention,
+    source: Source,
+    grid: Grid,
+    cells: Int64[np.ndarray, " K"],
+    block: int,
+    tones: Tones | None = None,
+) -> Float[Tensor, "K d"]:
+    """What the fixed body of a pretrained network makes of each cell; the rest as for `cell_logits`.
+
+    `net.judge` of them gives the logits, again and again while the head learns.
+    """
+    walk = Walk(net, source, grid, cells, max(1, block // net.stride), tones)
+    out = walk.like.new_empty(len(cells), net.channels)
+    for part, pixels in walk.parts():
+        seen = net.channels_of(walk.block(part, pixels))[0].flatten(1).T.to(out.dtype)
+        out[torch.from_numpy(part.which).to(out.device)] = seen[torch.from_numpy(part.inside).to(out.device)]
+    return out
+
+
 @dataclass(frozen=True, eq=False)
 class Walk:
     """One way through the blocks of a view."""
@@ -118,7 +139,7 @@ class Walk:
             if out is None:
                 out = logits.new_empty(len(self.cells))
             out[torch.from_numpy(part.which).to(out.device)] = logits
-        return torch.empty(0, device=self._like.device) if out is None else out
+        return torch.empty(0, device=self.like.device) if out is None else out
 
     def parts(self, wanted: Callable[[Part], bool] = lambda _: True) -> Iterator[tuple[Part, np.ndarray]]:
         """Blocks with their pixels, the next one being read meanwhile."""
@@ -134,21 +155,25 @@ class Walk:
         self, part: Part, pixels: UInt8[np.ndarray, "h w 3"], instead: dict[str, Tensor] | None = None
     ) -> Float[Tensor, " n"]:
         """Logits of the cells of a block; `instead`: stand-ins for parameters, by their name in `_Valid`."""
-        pads = surroundings(self.net, self.grid, part.cells)[1]
-        view = F.pad(self._seen(pixels), pads, value=self.net.background)
-        logits: Tensor = functional_call(_Valid(self.net), instead or {}, (view,))
+        logits: Tensor = functional_call(_Valid(self.net), instead or {}, (self.block(part, pixels),))
         return logits.reshape(-1)[torch.from_numpy(part.inside).to(logits.device)]
+
+    def block(self, part: Part, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 y x"]:
+        """Pixels as the network sees them, with glass where the halo lies outside the view."""
+        pads = surroundings(self.net, self.grid, part.cells)[1]
+        return F.pad(self._seen(pixels), pads, value=self.net.background)
 
     def _seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
         """Pixels as the network sees them."""
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         if self.tones is None:
-            return torch.from_numpy(planes)[None].to(self._like.device).to(self._like.dtype).div_(255)
+            return torch.from_numpy(planes)[None].to(self.like.device).to(self.like.dtype).div_(255)
         seen = np.stack([np.take(tone, plane) for tone, plane in zip(self.tones, planes, strict=True)])
-        return torch.from_numpy(seen)[None].to(self._like)
+        return torch.from_numpy(seen)[None].to(self.like)
 
     @property
-    def _like(self) -> Tensor:
+    def like(self) -> Tensor:
+        """Of the network's device and dtype."""
         return next(self.net.parameters())
 
 

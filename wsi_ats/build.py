@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from wsi_ats.attention import ConvAttention, DeepAttention, PaperAttention, WideAttention
+from wsi_ats.attention import (
+    ConvAttention,
+    DeepAttention,
+    PaperAttention,
+    PretrainedAttention,
+    WideAttention,
+)
 from wsi_ats.config import AttentionSettings, Config
 from wsi_ats.encoders.encoder import Encoder, refuse_mismatch
 from wsi_ats.encoders.exported import exported_encoder
@@ -19,7 +25,7 @@ from wsi_ats.encoders.timm_models import timm_encoder
 from wsi_ats.errors import ConfigError
 from wsi_ats.features import PaperFeatures, SmallResNet
 from wsi_ats.head import Head
-from wsi_ats.mobilenet import MobileNetV1
+from wsi_ats.mobilenet import MobileNetV1, attention_body
 from wsi_ats.model import AttentionSampler
 from wsi_ats.score import RefiningScore
 from wsi_ats.tasks.make import as_tasks
@@ -52,7 +58,7 @@ def build_model(
         return AttentionSampler(
             config,
             tasks,
-            attention=build_attention(config.attention, config.attention.stride),
+            attention=build_attention(config.attention, config.attention.stride, pretrained=pretrained),
             overview=build_overview(config),
             features=features,
             score=RefiningScore(features.dim) if config.sampling.refined else None,
@@ -60,10 +66,19 @@ def build_model(
         )
 
 
-def build_attention(settings: AttentionSettings, stride: int) -> ConvAttention:
-    """The attention network: view -> one logit a cell of `stride` view px."""
+def build_attention(settings: AttentionSettings, stride: int, *, pretrained: bool = True) -> ConvAttention:
+    """The attention network: view -> one logit a cell of `stride` view px; `pretrained` as in `build_model`."""
     if settings.network == "paper":
         return PaperAttention(stride)
+    if settings.network == "mobilenet-v1":
+        if pretrained and settings.weights is None:
+            raise ConfigError(
+                "attention.network is mobilenet-v1 and attention.weights is not set",
+                remedy="set attention.weights to the npz file of its weights, or choose attention.network = "
+                '"wide", which trains from scratch',
+            )
+        body, channels = attention_body(settings.weights if pretrained else None, settings.layer)
+        return PretrainedAttention(body, channels, stride, settings.width)
     network = DeepAttention if settings.network == "deep" else WideAttention
     return network(stride, settings.width)
 

@@ -95,15 +95,28 @@ class AttentionSettings(Section):
     levels: Literal[1, 2] = 1
     """1: on the whole view; 2: first on a coarse view, by regions, and on the view inside the regions that are drawn
     (section regions), for very large slides: what is read then hardly grows with the slide."""
-    network: Literal["wide", "deep", "paper"] = "wide"
+    network: Literal["wide", "deep", "paper", "mobilenet-v1"] = "wide"
     """wide: conv3 16, 16, pooling, 1x1; deep: conv3 8 (every second px), 16, 16, pooling, 1x1 16, 1, a third of the
-    arithmetic; paper: conv3 8, 8, 1 with tanh, as published."""
+    arithmetic; paper: conv3 8, 8, 1 with tanh, as published; mobilenet-v1: its first layers, pretrained and fixed, and
+    1x1 width, 1: it finds kinds of tissue that no slide of yours has shown it."""
+    weights: str | None = None
+    """Weights of mobilenet-v1, an npz file."""
+    layer: str = "conv_pw_5"
+    """Last layer of mobilenet-v1 that is used; conv_pw_5 has a cell for every 8 view px, which must divide stride."""
     width: int = Field(default=16, ge=1)
-    """Channels of the wide and the deep network."""
+    """Channels of the wide and the deep network, and between the 1x1 of mobilenet-v1."""
     stride: int = Field(default=16, ge=1)
     """View pixels a cell. 16 at 8 um/px makes cells of 128 um, the size of a 256 px tile at 0.5 um/px."""
     smoothing: float = Field(default=1e-4, ge=0, lt=1)
     """a <- (1 - s) a + s / K: every tissue cell keeps a chance, so that attention cannot die."""
+
+    @model_validator(mode="after")
+    def _pretrained(self) -> AttentionSettings:
+        if self.network != "mobilenet-v1" and self.weights is not None:
+            raise ValueError(f"weights is {self.weights!r}, but network {self.network!r} takes none")
+        if self.network == "mobilenet-v1" and self.levels == 2:
+            raise ValueError("network 'mobilenet-v1' is for levels = 1; the others can look at two")
+        return self
 
 
 class RegionSettings(Section):

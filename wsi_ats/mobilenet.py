@@ -84,6 +84,24 @@ class MobileNetV1(nn.Module):
             layer.bias.data.copy_(torch.from_numpy(bias))
 
 
+def attention_body(weights: str | Path | None, layer: str) -> tuple[nn.Sequential, int]:
+    """The layers up to `layer` as plain convolutions without padding, for an attention network; and their channels.
+
+    They take pixels as attention networks do, (x - 0.5) / 0.25, twice what MobileNet has seen: the first kernel is
+    halved. Raises ConfigError for an unknown layer, ModelError for a bad file; weights None: to be filled in.
+    """
+    net = MobileNetV1(weights, layer)
+    layers: list[nn.Module] = []
+    for part in net.children():
+        assert isinstance(part, _SameConv)
+        out, inside, size, _ = part.weight.shape
+        plain = nn.Conv2d(inside * part.groups, out, size, part.stride, groups=part.groups)
+        plain.weight.data.copy_(part.weight.data if layers else part.weight.data / 2)
+        plain.bias.data.copy_(part.bias.data)  # type: ignore[union-attr]
+        layers += [plain, nn.ReLU6()]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last), net.dim  # type: ignore[call-overload]
+
+
 class _SameConv(nn.Module):
     """Convolution padded as Keras's MobileNet does: with stride 2, right and bottom only."""
 

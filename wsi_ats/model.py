@@ -18,8 +18,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from wsi_ats.answer import Question
-from wsi_ats.attention import ConvAttention
-from wsi_ats.blockwise import cell_logits
+from wsi_ats.attention import ConvAttention, PretrainedAttention
+from wsi_ats.blockwise import cell_channels, cell_logits
 from wsi_ats.config import Config
 from wsi_ats.estimator import expectation, log_mass, refined_expectation, shares
 from wsi_ats.head import Head
@@ -138,7 +138,7 @@ class AttentionSampler(nn.Module):
         """What tiles are drawn from; `even` as in `forward`. `memory` keeps the pixels of regions."""
         even = even or self.config.sampling.uniform
         if scene.inside is None:
-            return Proposal(scene, self._no_attention(scene) if even else self.attend(scene))
+            return Proposal(scene, self._no_attention(scene) if even else self.attend(scene, memory))
         return NestedProposal(
             scene,
             self._attend_regions(scene, even),
@@ -148,11 +148,26 @@ class AttentionSampler(nn.Module):
             memory=memory,
         )
 
-    def attend(self, scene: Scene) -> Float[Tensor, " K"]:
+    def attend(self, scene: Scene, memory: Memory | None = None) -> Float[Tensor, " K"]:
         """Smoothed log-attention over the tissue cells, from the view: one level."""
-        return smooth(
-            torch.log_softmax(self._logits(self.attention, scene), 0), self.config.attention.smoothing
-        )
+        if isinstance(self.attention, PretrainedAttention):
+            logits = self.attention.judge(self._channels(self.attention, scene, memory))
+        else:
+            logits = self._logits(self.attention, scene)
+        return smooth(torch.log_softmax(logits, 0), self.config.attention.smoothing)
+
+    def _channels(
+        self, net: PretrainedAttention, scene: Scene, memory: Memory | None
+    ) -> Float[Tensor, "K d"]:
+        """What the fixed layers see in the tissue cells of a scene's view, remembered or worked out."""
+        memory = Memory(0) if memory is None else memory
+
+        def look(_: list[int]) -> np.ndarray:
+            block = self.config.view.block
+            seen = cell_channels(net, scene.looking, scene.view.grid, scene.tissue, block, scene.tones)
+            return _numpy(seen)[None]
+
+        return torch.from_numpy(memory.recall([(scene.address, "view")], look)[0]).to(self._device)
 
     def _logits(self, net: ConvAttention, scene: Scene) -> Float[Tensor, " K"]:
         """Logits of the tissue cells of a scene's view."""
@@ -210,7 +225,13 @@ class AttentionSampler(nn.Module):
     def calibrate(
         self, scenes: Sequence[Scene], seed: int, memory: Memory | None = None, even: bool = True
     ) -> None:
-        """Set what features have in common from tiles of `scenes`, drawn evenly from the tissue or as in training."""
+        """Set what features have in common from tiles of `scenes`, drawn evenly from the tissue or as in training.
+
+        And what cells of their views have in common to a pretrained attention network.
+        """
+        if isinstance(self.attention, PretrainedAttention):
+            net = self.attention
+            net.calibrate(torch.cat([self._channels(net, scene, memory) for scene in scenes]))
         drawn, sample = self.config.sampling, []
         tiles, sampler = (CALIBRATION_TILES, "multinomial") if even else (drawn.tiles, drawn.sampler)
         for scene in scenes:

@@ -107,7 +107,7 @@ class TrainingModule(pl.LightningModule):
         learned keeps jumping from one epoch to the next.
         """
         networks = filter(None, (self.model.attention, self.model.overview))
-        attention = [p for network in networks for p in network.parameters()]
+        attention = [p for network in networks for p in network.parameters() if p.requires_grad]
         mine = {id(p) for p in attention}
         rest = [p for p in self.model.parameters() if id(p) not in mine and p.requires_grad]
         optimizer = torch.optim.AdamW(
