@@ -2,12 +2,13 @@
 
     python benchmarks/mosaic.py --tiles TILES --weights MOBILENET.npz --work FOLDER
 
-Slides of the train groups are split into 160 to train on and 40 to choose the epoch by; the 50 slides of the val
+Slides of the train groups are split into 260 to train on and 40 to choose the epoch by; the 100 slides of the val
 groups, whose tiles no training has seen, are classified once at the end. A slide has about 670 tissue tiles. Every
-method that samples reads N = 32 tiles a slide, in training and at the end; the others say what they read. Features of
-the frozen MobileNet are made once, of all tissue tiles, and kept in FOLDER/features for every method: their time, which
-is printed, comes on top of that of the first training. `cpu_seconds` are those of all threads of the process: they
-stay the same where others use the machine. Results go to benchmarks/results/mosaic.{json,md}.
+method that samples reads N = 32 tiles a slide, in training and at the end; the others say what they read. What the
+models would have answered from other numbers of tiles, and for small and large tumours apart, is told beside it.
+Features of the frozen MobileNet are made once, of all tissue tiles, and kept in FOLDER/features for every method: their
+time, which is printed, comes on top of that of the first training. `cpu_seconds` are those of all threads of the
+process: they stay the same where others use the machine. Results go to benchmarks/results/mosaic.{json,md}.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from wsi_ats.config import Config, load_config
 from wsi_ats.demo.run import concentration
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.memory import Memory
-from wsi_ats.metrics import bootstrap_auc
+from wsi_ats.metrics import auc, bootstrap_auc
+from wsi_ats.model import AttentionSampler
 from wsi_ats.slides.mosaic import load_tiles, write_cohort
 from wsi_ats.slides.truth import SlideTruth
 from wsi_ats.train.checkpoint import load_model
@@ -44,29 +46,34 @@ CHOOSE = 40
 SIZE = 10080
 SEED = 1
 TILES = 32
-GEOMETRY = [
-    *[
-        "view.mpp=8.0",
-        "view.block=1024",
-        "view.normalise=true",
-        "attention.network=deep",
-        "attention.stride=14",
-    ],
-    *["sampling.prior=0.5", "train.shift=0.5"],
-]
+DRAWS = 5
+"""Draws over which the AUC by number of tiles and by share of tumour is averaged."""
+THIRDS = ("small", "middle", "large")
+COMMON = ["view.block=1024", "view.normalise=true", "sampling.prior=0.5", "train.shift=0.5"]
+OWN = ["view.mpp=8.0", "attention.network=deep", "attention.stride=14"]
+"""An attention network from scratch; a cell has the size of a tile, 112 um."""
+PRETRAINED = ["view.mpp=3.5", "attention.network=mobilenet-v1", "attention.stride=32", "attention.width=32"]
 MOBILENET = [
-    *["tile.px=112", "tile.mpp=1.0", "features.network=mobilenet-v1", "head.scale=2.0", "sampling.tiles=32"],
-    *["train.epochs=30", "train.patience=30", "train.warm_up=12", "train.cache_mb=4096"],
+    *["tile.px=112", "tile.mpp=1.0", "features.network=mobilenet-v1", "sampling.tiles=32"],
+    *["train.epochs=30", "train.patience=30", "train.cache_mb=4096", "train.proposal=0.03"],
+    *["train.lr=1e-3", "train.lr_attention=3e-3"],
 ]
-SCRATCH = ["tile.px=56", "tile.mpp=2.0", "train.epochs=20", "train.patience=20"]
+BOTH = [*PRETRAINED, *MOBILENET]
+SCRATCH = [
+    *[*OWN, "tile.px=56", "tile.mpp=2.0", "train.epochs=20", "train.patience=20"],
+    *["sampling.prior=1.0", "train.shift=0.0"],
+]
+"""With prior 0.5 a feature network from scratch does not begin to learn."""
 METHODS = {
-    "MobileNet, refined attention": MOBILENET,
-    "MobileNet, plain attention": [*MOBILENET, "sampling.refined=false"],
-    "MobileNet, uniform sampling, refined": [*MOBILENET, "sampling.uniform=true"],
-    "MobileNet, uniform sampling, mean": [*MOBILENET, "sampling.uniform=true", "sampling.refined=false"],
+    "MobileNet, refined attention": BOTH,
+    "MobileNet, plain attention": [*BOTH, "sampling.refined=false"],
+    "MobileNet, refined attention, its own network on the view": [*OWN, *MOBILENET, "train.warm_up=12"],
+    "MobileNet, uniform sampling, refined": [*BOTH, "sampling.uniform=true"],
+    "MobileNet, uniform sampling, mean": [*BOTH, "sampling.uniform=true", "sampling.refined=false"],
     "from scratch, refined attention": SCRATCH,
     "from scratch, uniform sampling, refined": [*SCRATCH, "sampling.uniform=true"],
 }
+CNN = "downsampled CNN"
 WHOLE = {f"MobileNet, all tiles, {pool}": pool for pool in POOLS}
 
 
@@ -78,7 +85,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="npz of MobileNet v1")
     parser.add_argument("--work", type=Path, required=True, help="folder for slides and runs")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="*", default=[*METHODS, *WHOLE, "downsampled CNN"])
+    parser.add_argument("--methods", nargs="*", default=[*METHODS, *WHOLE, CNN])
     parser.add_argument("--set", nargs="*", default=[], help="settings for every method, section.key=value")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "mosaic.json")
     arguments = parser.parse_args()
@@ -90,13 +97,14 @@ def main() -> None:
         for seed in range(arguments.seeds):
             if any((r["method"], r["seed"]) == (name, seed) for r in results):
                 continue
-            settings = [*GEOMETRY, *METHODS.get(name, MOBILENET), *arguments.set]
-            if "features.network=mobilenet-v1" in settings:
-                settings.append(f"features.weights={arguments.weights}")
+            settings = [*COMMON, *METHODS.get(name, OWN if name == CNN else BOTH), *arguments.set]
+            for part in ("attention", "features"):
+                if f"{part}.network=mobilenet-v1" in settings:
+                    settings.append(f"{part}.weights={arguments.weights}")
             config = config_of(settings, seed)
             if name.startswith("MobileNet") and not memory:
                 recall_features(rows, config, CLASSES, memory, arguments.work / "features")
-            if name == "downsampled CNN":
+            if name == CNN:
                 result = downsampled(rows, config)
             elif name in WHOLE:
                 result = whole(rows, config, WHOLE[name], memory)
@@ -140,6 +148,7 @@ def sampled(rows: list[Row], config: Config, out: Path, memory: Memory | None) -
     spot = concentration([p for p, _ in tumour], [truth_of(row) for _, row in tumour])
     return {
         **interval_of(answers, labels),
+        **({} if memory is None else in_detail(model, test, memory)),
         "attention_times_chance": round(spot.times, 1),
         "tiles_read": float(np.mean([p.tiles_read for p in predictions])),
         "tissue_tiles": float(np.mean([len(p.tissue) for p in predictions])),
@@ -148,6 +157,35 @@ def sampled(rows: list[Row], config: Config, out: Path, memory: Memory | None) -
         "cpu_seconds": round(cpu, 1),
         "predict_seconds": round(seconds, 3),
     }
+
+
+def in_detail(model: AttentionSampler, test: list[Row], memory: Memory) -> dict[str, object]:
+    """Slide AUC from other numbers of tiles, the mean of several draws; and from N tiles by the tumour's share of the
+    tissue: its lower, middle and upper third, against all negatives."""
+    examples = Examples(test, CLASSES, model.config, 1 << 30)
+    scenes = [examples[i].scene for i in range(len(examples))]
+    labels, by_tiles, by_share = labels_of(test), {}, {}
+    shares = np.array([truth_of(row).lesion_share for row in test])
+    thirds = np.digitize(shares, np.quantile(shares[labels == 1], [1 / 3, 2 / 3]))
+    for tiles in (8, 16, 32, 64, 128):
+        draws = [
+            np.array(
+                [
+                    model.predict_scene(x, tiles, seed=s, repeats=1, memory=memory).probabilities
+                    for x in scenes
+                ]
+            )
+            for s in range(DRAWS)
+        ]
+        by_tiles[str(tiles)] = mean_auc(draws, labels)
+        for third, name in enumerate(THIRDS) if tiles == TILES else ():
+            some = (labels == 0) | (thirds == third)
+            by_share[name] = mean_auc([answers[some] for answers in draws], labels[some])
+    return {"auc_by_tiles": by_tiles, "auc_by_tumour_share": by_share}
+
+
+def mean_auc(draws: list[np.ndarray], labels: np.ndarray) -> float:
+    return round(float(np.mean([auc(answers, labels) for answers in draws])), 4)
 
 
 def whole(rows: list[Row], config: Config, pool: str, memory: Memory) -> dict[str, float]:
@@ -244,7 +282,34 @@ def save(results: list[dict[str, object]], path: Path) -> None:
             f"| {name} | {mean['auc']:.3f} | {each} | {spot} | {mean['tiles_read']:.0f} "
             f"| {mean['cpu_seconds']:.0f} |"
         )
+    lines += detail(groups, "auc_by_tiles", "tiles read at the end") if groups else []
+    lines += (
+        detail(groups, "auc_by_tumour_share", "third of the tumours, by share of the tissue")
+        if groups
+        else []
+    )
     path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def detail(groups: dict[str, list[dict[str, object]]], key: str, what: str) -> list[str]:
+    """A table of AUCs, means of the seeds, for the methods that have them."""
+    told = {name: [r[key] for r in group if key in r] for name, group in groups.items()}
+    told = {name: each for name, each in told.items() if each}
+    if not told:
+        return []
+    columns = list(next(iter(told.values()))[0])
+    lines = [
+        "",
+        f"AUC by {what}:",
+        "",
+        f"| method | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name, each in told.items():
+        lines.append(
+            f"| {name} | " + " | ".join(f"{np.mean([e[c] for e in each]):.3f}" for c in columns) + " |"
+        )
+    return lines
 
 
 if __name__ == "__main__":
