@@ -49,14 +49,14 @@ TILES = 32
 DRAWS = 5
 """Draws over which the AUC by number of tiles and by share of tumour is averaged."""
 THIRDS = ("small", "middle", "large")
-COMMON = ["view.block=1024", "view.normalise=true", "sampling.prior=0.5", "train.shift=0.5"]
+COMMON = ["view.block=256", "view.normalise=true", "sampling.prior=0.5", "train.shift=0.5"]
 OWN = ["view.mpp=8.0", "attention.network=deep", "attention.stride=14"]
 """An attention network from scratch; a cell has the size of a tile, 112 um."""
 PRETRAINED = ["view.mpp=3.5", "attention.network=mobilenet-v1", "attention.stride=32", "attention.width=32"]
 MOBILENET = [
     *["tile.px=112", "tile.mpp=1.0", "features.network=mobilenet-v1", "sampling.tiles=32"],
-    *["train.epochs=30", "train.patience=30", "train.cache_mb=4096", "train.proposal=0.03"],
-    *["train.lr=1e-3", "train.lr_attention=3e-3"],
+    *["train.epochs=30", "train.patience=30", "train.cache_mb=4096"],
+    "train.lr=1e-3",
 ]
 BOTH = [*PRETRAINED, *MOBILENET]
 SCRATCH = [
