@@ -70,7 +70,7 @@ SCRATCH = [
 METHODS = {
     "MobileNet, refined attention": BOTH,
     "MobileNet, plain attention": [*BOTH, "sampling.refined=false"],
-    "MobileNet, refined attention, its own network on the view": [*OWN, *MOBILENET, "train.warm_up=12"],
+    "MobileNet, full soft attention": [*BOTH, "sampling.refined=false", "sampling.sampler=all"],
     "MobileNet, uniform sampling, refined": [*BOTH, "sampling.uniform=true"],
     "MobileNet, uniform sampling, mean": [*BOTH, "sampling.uniform=true", "sampling.refined=false"],
     "from scratch, refined attention": SCRATCH,
@@ -144,14 +144,15 @@ def sampled(rows: list[Row], config: Config, out: Path, memory: Memory | None) -
     model = load_model(result.folder)
     test = [row for row in rows if row.split == "test"]
     start = time.monotonic()
-    predictions = [model.predict(row.path, tiles=TILES, seed=config.train.seed, repeats=1) for row in test]
+    sampler = "all" if config.sampling.sampler == "all" else "systematic"
+    predictions = [model.predict(row.path, TILES, sampler, config.train.seed, repeats=1) for row in test]
     seconds = (time.monotonic() - start) / len(test)
     answers, labels = np.array([p.probabilities for p in predictions]), labels_of(test)
     tumour = [(p, row) for p, row in zip(predictions, test, strict=True) if row.label == "tumour"]
     spot = concentration([p for p, _ in tumour], [truth_of(row) for _, row in tumour])
     return {
         **interval_of(answers, labels),
-        **({} if memory is None else in_detail(model, test, memory)),
+        **({} if memory is None or sampler == "all" else in_detail(model, test, memory)),
         "attention_times_chance": round(spot.times, 1),
         "tiles_read": float(np.mean([p.tiles_read for p in predictions])),
         "tissue_tiles": float(np.mean([len(p.tissue) for p in predictions])),
@@ -205,7 +206,7 @@ def whole(rows: list[Row], config: Config, pool: str, memory: Memory) -> dict[st
     }
 
 
-def downsampled(rows: list[Row], config: Config, epochs: int = 60) -> dict[str, float]:
+def downsampled(rows: list[Row], config: Config, epochs: int = 20) -> dict[str, float]:
     """A CNN on the view alone, flipped at random; the epoch is chosen as for the others."""
     start, cpu = time.monotonic(), time.process_time()
     views = {s: views_of([r for r in rows if r.split == s], config) for s in ("train", "val", "test")}
