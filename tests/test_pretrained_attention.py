@@ -23,7 +23,9 @@ from wsi_ats.mobilenet import MobileNetV1, attention_body
 from wsi_ats.scene import Scene, look
 from wsi_ats.slides import open_slide
 from wsi_ats.train.checkpoint import load_model
+from wsi_ats.train.data import Examples
 from wsi_ats.train.run import train
+from wsi_ats.view import LazyView, View
 
 STRIDE = 16
 
@@ -118,6 +120,20 @@ def test_a_run_learns_the_head_alone_and_looks_at_every_view_once(
     assert isinstance(before.attention, PretrainedAttention)
     moved = zip(before.attention.head.parameters(), after.attention.head.parameters(), strict=True)
     assert all(not torch.equal(mine, theirs) for mine, theirs in moved)
+
+
+def test_in_training_views_are_not_kept_beside_what_the_body_makes_of_them(
+    weights: Path, tmp_path: Path
+) -> None:
+    write_cohort(tmp_path, train=1, val=0, test=0)
+    rows = read_manifest(tmp_path / "manifest.csv")
+    kept, looked = (
+        Examples(rows, ("normal", "tumour"), config, 1 << 30)[0].scene
+        for config in (settings(), settings(*pretrained(weights)))
+    )
+    assert isinstance(kept.view, View)
+    assert isinstance(looked.view, LazyView)
+    np.testing.assert_array_equal(kept.tissue, looked.tissue)
 
 
 def test_a_saved_model_needs_no_weights_file_and_answers_alike(weights: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Examples(Dataset[Example]):
     ) -> None:
         self.rows = list(rows)
         self._tasks = as_tasks(tasks)
-        self._config = config
+        self._config = _for_looking(config)
         self._room = max_bytes
         self._kept: dict[str, Scene] = {}
         self._addresses: dict[str, SlideAddress] = {}
@@ -146,6 +146,13 @@ def failure_of(row: Row, error: Exception) -> Failure:
         return Failure(row.slide, stage, error.message, error.remedy)
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return Failure(row.slide, getattr(error, "stage", "open"), message, "")
+
+
+def _for_looking(config: Config) -> Config:
+    """Of a view before fixed layers the model remembers what these make of it; the pixels would only take room."""
+    if config.attention.network != "mobilenet-v1":
+        return config
+    return config.model_copy(update={"view": config.view.model_copy(update={"whole": 0})})
 
 
 def look_at(row: Row, config: Config) -> Scene:
