@@ -142,6 +142,9 @@ def test_a_saved_model_needs_no_weights_file_and_answers_alike(weights: Path, tm
     mine.write_bytes(weights.read_bytes())
     config = settings(*pretrained(mine, "train.epochs=1"))
     folder = train(read_manifest(tmp_path / "manifest.csv"), config, tmp_path / "run").folder
+    assert str(mine) not in (folder / "config.toml").read_text(), (
+        "a path of one machine means nothing on another"
+    )
     slide = next(tmp_path.glob("test_*.tif"))
     first = load_model(folder).predict(slide)
     mine.unlink()

@@ -35,14 +35,15 @@ Features = PaperFeatures | SmallResNet | MobileNetV1 | Encoder
 
 
 def build_model(
-    config: Config, tasks: Sequence[Task] | Sequence[str], *, pretrained: bool = True
+    config: Config, tasks: Sequence[Task] | Sequence[str], *, pretrained: bool = True, fresh: bool = True
 ) -> AttentionSampler:
     """A model with fresh weights; the initial weights depend on `config.train.seed` alone.
 
     tasks: what the heads are asked; bare names are the classes of a single task.
-    With `pretrained` the feature network reads its weights file; without, its weights are left for a checkpoint to
-    fill. Raises `ConfigError` for settings that do not go together, such as tiles of another size or mpp than the
-    encoder was trained on, and `ModelError` for a bad weights file.
+    With `pretrained` the feature network reads its weights file, and if the model is `fresh`, so does the attention
+    network; without, their weights are left for a checkpoint to fill. Raises `ConfigError` for settings that do not go
+    together, such as tiles of another size or mpp than the encoder was trained on, and `ModelError` for a bad weights
+    file.
     """
     tasks = as_tasks(tasks)
     with torch.random.fork_rng(devices=[]):
@@ -58,7 +59,9 @@ def build_model(
         return AttentionSampler(
             config,
             tasks,
-            attention=build_attention(config.attention, config.attention.stride, pretrained=pretrained),
+            attention=build_attention(
+                config.attention, config.attention.stride, pretrained=pretrained and fresh
+            ),
             overview=build_overview(config),
             features=features,
             score=RefiningScore(features.dim) if config.sampling.refined else None,

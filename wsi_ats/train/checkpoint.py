@@ -35,6 +35,7 @@ def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
     values = to_values(model.config)
     header: dict[str, Any] = {"format": FORMAT, "tasks": [to_card(task) for task in model.tasks]}
     encoder = keep_encoder(model.features, values["features"], folder)
+    values["attention"].pop("weights", None)  # a path of this machine; they are in the file
     if encoder is not None:
         header["encoder"] = encoder
     (folder / SETTINGS).write_text(tomli_w.dumps({"model": header, **values}), encoding="utf-8")
@@ -62,7 +63,7 @@ def load_model(
         tasks = [from_card(card, config.tasks) for card in cards]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / SETTINGS}: [[model.tasks]] is damaged: {error!r}", COPY) from error
-    model = build_model(config, tasks, pretrained=pretrained)
+    model = build_model(config, tasks, pretrained=pretrained, fresh=False)
     check_encoder(model.features, record)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
