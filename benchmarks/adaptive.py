@@ -295,7 +295,8 @@ def draw(slides: Sequence[Record], table: Sequence[Figures], path: Path) -> None
     below.set_ylabel("mean |p - p of all tiles|")
     below.set_yscale("log")
     below.set_xscale("log", base=2)
-    below.margins(0.12)
+    for axes in (above, below):
+        axes.margins(0.12)  # room for the texts
     below.xaxis.set_major_formatter("{x:.0f}")
     below.set_xlabel("tiles read, mean over slides and seeds")
     for axis in (above, below):
