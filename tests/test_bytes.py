@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wsi_ats.slides import bytes as by
@@ -355,6 +355,7 @@ def wanted(draw: st.DrawFn) -> list[Part]:
     return draw(st.lists(exact | open_ended, max_size=25))
 
 
+@example([Part("b", 0, 1), Part("b", 0, 2), Part("b", 0, 1)], 0, 1)
 @given(wanted(), st.integers(0, 20), st.integers(1, 100))
 def test_requests_hold_every_part_once_and_little_else(parts: list[Part], gap: int, longest: int) -> None:
     found = requests(parts, gap, longest)

@@ -38,7 +38,7 @@ def requests(parts: Sequence[Part], gap: int = GAP, longest: int = LONGEST) -> l
     """
     found = [Request(part, [i]) for i, part in enumerate(parts) if not is_exact(part)]
     exact = [i for i, part in enumerate(parts) if is_exact(part) and part.count]
-    found += _merged(parts, sorted(exact, key=lambda i: parts[i][:2]), gap, longest)
+    found += _merged(parts, sorted(exact, key=lambda i: parts[i]), gap, longest)
     return sorted(found, key=lambda request: min(request.members))
 
 
@@ -63,7 +63,7 @@ def batches(wanted: Sequence[Request], most: int, known: Container[str]) -> list
 
 
 def _merged(parts: Sequence[Part], ordered: Sequence[int], gap: int, longest: int) -> list[Request]:
-    """Ranges of parts that are sorted by their file and offset."""
+    """Ranges of parts that are sorted by their file, offset and length."""
     merged: list[Request] = []
     for i in ordered:
         key, start, count = parts[i]
