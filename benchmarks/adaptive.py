@@ -28,16 +28,16 @@ import matplotlib
 import numpy as np
 import torch
 
+from wsi_ats.cache import Memory
 from wsi_ats.errors import ConfigError
+from wsi_ats.lowres.prepare import look
 from wsi_ats.manifest import Row, read_manifest
-from wsi_ats.memory import Memory
-from wsi_ats.metrics import auc, bootstrap
 from wsi_ats.model import AttentionSampler
-from wsi_ats.plan import is_settled
+from wsi_ats.model_folder import load_model
 from wsi_ats.prediction import Prediction
-from wsi_ats.scene import look
+from wsi_ats.sampling.budget import is_settled
 from wsi_ats.slides import open_slide
-from wsi_ats.train.checkpoint import load_model
+from wsi_ats.tasks.metrics import auc, bootstrap
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

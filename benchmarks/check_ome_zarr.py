@@ -28,11 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi_ats.convert.plan import Settings
+from wsi_ats.convert.run import convert
+from wsi_ats.convert.tissue_label import NAME, tissue_label
 from wsi_ats.slides import open_slide
-from wsi_ats.slides.convert import convert
-from wsi_ats.slides.convert_plan import Settings
-from wsi_ats.slides.phantom import Phantom, write_phantom
-from wsi_ats.tissue_label import NAME, tissue_label
+from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 MPP, SIZE = 0.5, 5003
 KINDS = [Settings("zstd"), Settings("blosc"), Settings("lz4"), Settings("zstd", "0.4"), Settings("jpeg")]

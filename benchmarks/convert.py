@@ -99,9 +99,9 @@ def copied(source: Path, target: Path) -> float:
 
 def run(slide: str, out: str, codec: str) -> dict[str, float]:
     """In a process of its own: convert once, without reading back."""
+    from wsi_ats.convert.plan import Settings
+    from wsi_ats.convert.run import convert
     from wsi_ats.slides import open_slide
-    from wsi_ats.slides.convert import convert
-    from wsi_ats.slides.convert_plan import Settings
 
     with open_slide(slide) as handle:
         baseline = resident()

@@ -1,7 +1,7 @@
 """Does every region of every slide have the right pixels, to the last grey level and to the pixel?
 
     python benchmarks/equality.py                      # the layouts that are made here, some minutes
-    python benchmarks/equality.py --slides SLIDES      # and real slides: ../shared/data/slides, see tests/equality.py
+    python benchmarks/equality.py --slides SLIDES      # and real slides: see tests/support/equality.py
 
 1,000 regions of each slide, drawn by hypothesis: any level, 1 to 300 px a side, inside, over the border, beyond. They
 are compared with OpenSlide's pixels, with tifffile's where OpenSlide refuses the file, or with what was written. Coarse
@@ -31,7 +31,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parent.parent))
-from tests.equality import (
+from tests.support.equality import (
     REAL,
     SHIFTS,
     Part,
@@ -129,7 +129,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--slides", type=Path, help="folder of real slides; see REAL in tests/equality.py")
+    parser.add_argument(
+        "--slides", type=Path, help="folder of real slides; see REAL in tests/support/equality.py"
+    )
     parser.add_argument("--regions", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=RESULTS / "equality")
     given_ = parser.parse_args()

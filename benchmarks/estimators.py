@@ -84,10 +84,10 @@ def field(mass: float, seed: int = 0) -> Field:
 
 def field_of_model(model_folder: Path, path: Path) -> Field:
     """Attention and features of every tissue cell of a slide, as a trained model has them."""
+    from wsi_ats.lowres.prepare import look
+    from wsi_ats.model_folder import load_model
     from wsi_ats.sampling import draw
-    from wsi_ats.scene import look
     from wsi_ats.slides import open_slide
-    from wsi_ats.train.checkpoint import load_model
 
     model = load_model(model_folder)
     with open_slide(path) as slide, torch.inference_mode():

@@ -11,11 +11,11 @@ import numpy as np
 import tifffile
 from read_slide import APERIO
 
+from wsi_ats.convert.plan import Settings
+from wsi_ats.convert.run import convert
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
-from wsi_ats.slides.convert import convert
-from wsi_ats.slides.convert_plan import Settings
-from wsi_ats.slides.phantom import Phantom, write_phantom
+from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 SIZE = 1000
 """Side of the slides in px."""

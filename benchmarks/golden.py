@@ -77,7 +77,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "one round": {"tiles": 8, "repeats": 1, "seed": 3},
     "adaptive": {"tolerance": 1e-3, "tiles": 40},
 }
-SLIDES = {"train": 12, "val": 6, "test": 3}
+SLIDES = {"train": 12, "val": 12, "test": 3}
 
 
 def trainings(mobilenet: Path | None) -> Iterator[tuple[str, list[str]]]:
@@ -181,7 +181,11 @@ def write_slides(folder: Path) -> None:
     lines: list[list[object]] = []
     for split, count in SLIDES.items():
         for i in range(count):
-            purity, brown, name = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)[i % 6], i // 2 % 2 == 0, f"{split}_{i}.tif"
+            purity, brown, name = (
+                (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)[i % 6],
+                i // 2 % 2 == 0,
+                f"{split}_{i}.tif",
+            )
             write_slide(folder / name, round(purity * 64), 9 * brown, rng)
             stain = ("pink", "purple", "brown", "both")[(purity > 0) + 2 * brown]
             months = 1000 * rng.exponential(np.exp(-16 * purity))

@@ -14,7 +14,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from wsi_ats.slides.phantom import Phantom, write_phantom
+from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 PERIOD = 4096
 TILE = 256

@@ -78,8 +78,8 @@ def measure(task: str, slide: str, settings: list[str], device: str) -> dict[str
     from wsi_ats import open_slide
     from wsi_ats.build import build_model
     from wsi_ats.config import load_config
+    from wsi_ats.lowres.prepare import look
     from wsi_ats.model import generator_for
-    from wsi_ats.scene import look
 
     torch.set_num_threads(1)
     model = build_model(load_config(None, settings), ("normal", "tumour")).to(device)

@@ -25,18 +25,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from baselines import POOLS, DownsampledCNN
 from mosaic_all_tiles import all_tiles, bags_of, recall_features, score_of
 
-from wsi_ats.baselines import POOLS, DownsampledCNN
+from wsi_ats.cache import Memory
 from wsi_ats.config import Config, load_config
-from wsi_ats.demo.run import concentration
+from wsi_ats.demo import concentration
 from wsi_ats.manifest import Row, read_manifest
-from wsi_ats.memory import Memory
-from wsi_ats.metrics import auc, bootstrap_auc
 from wsi_ats.model import AttentionSampler
-from wsi_ats.slides.mosaic import load_tiles, write_cohort
-from wsi_ats.slides.truth import SlideTruth
-from wsi_ats.train.checkpoint import load_model
+from wsi_ats.model_folder import load_model
+from wsi_ats.synthetic.mosaic import load_tiles, write_cohort
+from wsi_ats.synthetic.truth import SlideTruth
+from wsi_ats.tasks.metrics import auc, bootstrap_auc
 from wsi_ats.train.data import Examples
 from wsi_ats.train.run import train
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from baselines import AllTiles
 
-from wsi_ats.baselines import AllTiles
 from wsi_ats.build import build_model
+from wsi_ats.cache import Memory
 from wsi_ats.config import Config
+from wsi_ats.lowres.prepare import look
 from wsi_ats.manifest import Row
-from wsi_ats.memory import Memory
 from wsi_ats.model import direction, uniform_attention
 from wsi_ats.sampling import draw
-from wsi_ats.scene import look
 from wsi_ats.slides import open_slide
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tiles import read_tiles

@@ -17,7 +17,7 @@ from read_slide import REGION, Tiles, scattered
 from wsi_ats.slides import open_slide
 
 sys.path.append(str(Path(__file__).parent.parent))
-from tests.range_server import RangeServer
+from tests.support.range_server import RangeServer
 
 LATENCY = 0.02
 """Seconds that the loopback server lets every request wait."""

@@ -12,8 +12,8 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from wsi_ats.slides.phantom import Phantom, write_phantom
 from wsi_ats.slides.tiled import Buffers
+from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 REGION = 256
 """Side of a region in px."""

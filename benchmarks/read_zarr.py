@@ -31,13 +31,13 @@ from paired import paired, save
 from read_elsewhere import LATENCY, seconds
 from read_slide import REGION, Tiles, make_slide, scattered
 
+from wsi_ats.convert.plan import Settings
+from wsi_ats.convert.run import convert
 from wsi_ats.slides import open_slide
-from wsi_ats.slides.convert import convert
-from wsi_ats.slides.convert_plan import Settings
 from wsi_ats.slides.tiled import Buffers
 
 sys.path.append(str(Path(__file__).parent.parent))
-from tests.range_server import RangeServer
+from tests.support.range_server import RangeServer
 
 KINDS = {
     "zstd": Settings("zstd"),

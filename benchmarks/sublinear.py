@@ -89,9 +89,9 @@ def measure(task: str, slide: str, settings: list[str]) -> dict[str, float]:
     from wsi_ats import open_slide
     from wsi_ats.build import build_model
     from wsi_ats.config import load_config
+    from wsi_ats.lowres.prepare import look
+    from wsi_ats.lowres.view import LazyView
     from wsi_ats.model import generator_for
-    from wsi_ats.scene import look
-    from wsi_ats.view import LazyView
 
     torch.set_num_threads(1)
     model = build_model(load_config(None, settings), ("normal", "tumour"))

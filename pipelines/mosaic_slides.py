@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wsi_ats.slides.mosaic import load_tiles, write_cohort
+from wsi_ats.synthetic.mosaic import load_tiles, write_cohort
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cohort import settings, write_cohort
-from wsi_ats.files import write_atomic
+from tests.support.cohort import settings, write_cohort
+from wsi_ats.atomic import write_atomic
 from wsi_ats.manifest import Row, read_manifest
 
 
@@ -65,8 +65,8 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 
 def _make_small_run(folder: Path) -> list[str]:
     """What the demo says; nothing where it fails, and the test that asked for it gets the traceback."""
-    from wsi_ats.demo.run import run_demo
-    from wsi_ats.demo.slides import Cohort
+    from wsi_ats.demo import run_demo
+    from wsi_ats.synthetic.cohort import Cohort
 
     said: list[str] = []
     try:

@@ -14,14 +14,14 @@ from matplotlib.path import Path as Polygon
 from PIL import Image
 
 from tests.conftest import SmallRun
-from tests.test_metrics import slow_auc
+from tests.tasks.test_metrics import slow_auc
 from tests.test_prediction import make_prediction
 from wsi_ats import load_model
 from wsi_ats.batch.inputs import slide_id
-from wsi_ats.demo.run import Concentration, Cost, concentration, held_out_auc
-from wsi_ats.demo.slides import Cohort, plan_slides
+from wsi_ats.demo import Concentration, Cost, concentration, held_out_auc
 from wsi_ats.manifest import Row, read_manifest
-from wsi_ats.slides.truth import SlideTruth
+from wsi_ats.synthetic.cohort import Cohort, plan_slides
+from wsi_ats.synthetic.truth import SlideTruth
 
 
 def numbers(line: str) -> list[float]:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import SmallRun
 from wsi_ats.batch.cluster import local_cluster
-from wsi_ats.cli import app
+from wsi_ats.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.enumeration import SIZES, UNBIASED, ordered_samples, outcomes, seeded, some_log_p
-from wsi_ats.baselines import GatedScore
+from benchmarks.baselines import GatedScore
+from tests.support.enumeration import SIZES, UNBIASED, ordered_samples, outcomes, seeded, some_log_p
 from wsi_ats.errors import ConfigError
 from wsi_ats.estimator import (
     entropy_penalty,

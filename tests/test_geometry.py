@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.strategies import grids, sizes
+from tests.support.strategies import grids, sizes
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid, Level, Pyramid, Region, Size
 

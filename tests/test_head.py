@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.enumeration import some_log_p
+from tests.support.enumeration import some_log_p
 from wsi_ats.errors import ConfigError
 from wsi_ats.estimator import expectation, refined_expectation, shares
 from wsi_ats.head import Head

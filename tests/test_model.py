@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import give_opinions
+from tests.support.helpers import give_opinions
 from wsi_ats import load_model, open_slide
-from wsi_ats.attention import ConvAttention, DeepAttention, PaperAttention, WideAttention
+from wsi_ats.attention.networks import ConvAttention, DeepAttention, PaperAttention, WideAttention
 from wsi_ats.build import build_model
+from wsi_ats.cache import Memory
 from wsi_ats.config import load_config
 from wsi_ats.errors import MissingMppError, NoTissueError
-from wsi_ats.memory import Memory
+from wsi_ats.lowres.prepare import Scene, look
 from wsi_ats.model import AttentionSampler, generator_for, turn
-from wsi_ats.scene import Scene, look
-from wsi_ats.slides.phantom import Phantom, write_phantom
+from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 SETTINGS = ["view.downsample=8", "tile.downsample=2", "tile.px=32", "attention.stride=8", "sampling.tiles=5"]
 
@@ -215,7 +215,7 @@ def test_a_blank_slide_fails_as_no_tissue() -> None:
 
 
 def test_loading_gives_the_model_that_was_saved(tmp_path: Path, paths: list[Path]) -> None:
-    from wsi_ats.train.checkpoint import save_model
+    from wsi_ats.model_folder import save_model
 
     model = model_with()
     model.calibrate(scenes_of(model, paths), seed=0)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.cohort import settings
-from tests.test_mosaic import SIDE, flat_tiles, write_folder
+from tests.support.cohort import settings
+from tests.synthetic.test_mosaic import SIDE, flat_tiles, write_folder
 from wsi_ats.config import save_config
 
 FOLDER = Path(__file__).resolve().parents[1] / "pipelines"

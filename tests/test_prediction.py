@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wsi_ats.answer import Answer, Question
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.prediction import Prediction
+from wsi_ats.tasks.answer import Answer, Question
 
 
 def answer_of(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.strategies import pyramids
+from tests.support.strategies import pyramids
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.slides import Slide, open_slide
 from wsi_ats.tiles import read_tiles

@@ -15,8 +15,8 @@ from wsi_ats.slides import open_slide
 if TYPE_CHECKING:
     from wsi_ats import estimator, sampling
     from wsi_ats.model import AttentionSampler
+    from wsi_ats.model_folder import load_model
     from wsi_ats.prediction import Prediction
-    from wsi_ats.train.checkpoint import load_model
 
 __version__ = version("wsi-ats")
 
@@ -39,7 +39,7 @@ __all__ = [
 _LAZY = {
     "AttentionSampler": "wsi_ats.model",
     "Prediction": "wsi_ats.prediction",
-    "load_model": "wsi_ats.train.checkpoint",
+    "load_model": "wsi_ats.model_folder",
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from wsi_ats.attention import (
+from wsi_ats.attention.networks import (
     ConvAttention,
     DeepAttention,
     PaperAttention,
@@ -14,18 +14,18 @@ from wsi_ats.attention import (
     WideAttention,
 )
 from wsi_ats.config import AttentionSettings, Config
-from wsi_ats.encoders.encoder import Encoder, refuse_mismatch
-from wsi_ats.encoders.exported import exported_encoder
-from wsi_ats.encoders.huggingface import huggingface_encoder
-from wsi_ats.encoders.opening import open_weights
-from wsi_ats.encoders.published import PUBLISHED
-from wsi_ats.encoders.resnet import resnet_encoder
-from wsi_ats.encoders.settings import FROM_SCRATCH, RESNETS, FeatureSettings
-from wsi_ats.encoders.timm_models import timm_encoder
 from wsi_ats.errors import ConfigError
-from wsi_ats.features import PaperFeatures, SmallResNet
+from wsi_ats.features.encoder import Encoder, refuse_mismatch
+from wsi_ats.features.exported import exported_encoder
+from wsi_ats.features.huggingface import huggingface_encoder
+from wsi_ats.features.mobilenet import MobileNetV1, attention_body
+from wsi_ats.features.opening import open_weights
+from wsi_ats.features.published import PUBLISHED
+from wsi_ats.features.resnet import resnet_encoder
+from wsi_ats.features.scratch import PaperFeatures, SmallResNet
+from wsi_ats.features.settings import FROM_SCRATCH, RESNETS, FeatureSettings
+from wsi_ats.features.timm_models import timm_encoder
 from wsi_ats.head import Head
-from wsi_ats.mobilenet import MobileNetV1, attention_body
 from wsi_ats.model import AttentionSampler
 from wsi_ats.score import RefiningScore
 from wsi_ats.tasks.make import as_tasks

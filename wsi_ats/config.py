@@ -17,9 +17,9 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from wsi_ats.encoders.settings import FeatureSettings
 from wsi_ats.errors import ConfigError
-from wsi_ats.section import Section
+from wsi_ats.features.settings import FeatureSettings
+from wsi_ats.settings import Section
 from wsi_ats.tasks.settings import TaskSettings
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.slides.bytes import is_url
+from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.texts import NOT_GIVEN, as_written
 

@@ -17,25 +17,25 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from wsi_ats.answer import Question
-from wsi_ats.attention import ConvAttention, PretrainedAttention
-from wsi_ats.blockwise import cell_channels, cell_logits
+from wsi_ats.attention.blockwise import cell_channels, cell_logits
+from wsi_ats.attention.levels import NestedProposal, Proposal
+from wsi_ats.attention.networks import ConvAttention, PretrainedAttention
+from wsi_ats.cache import Memory
 from wsi_ats.config import Config
 from wsi_ats.estimator import expectation, log_mass, refined_expectation, shares
+from wsi_ats.features.standardise import Standardise
+from wsi_ats.features.tile_vectors import TileVectors
 from wsi_ats.head import Head
-from wsi_ats.memory import Memory
-from wsi_ats.plan import plan, shortest
+from wsi_ats.lowres.prepare import Scene, look
 from wsi_ats.prediction import Prediction
-from wsi_ats.proposal import NestedProposal, Proposal
-from wsi_ats.rounds import leave_one_out
 from wsi_ats.sampling import Draws, pool, smooth
-from wsi_ats.scene import Scene, look
+from wsi_ats.sampling.budget import plan, shortest
+from wsi_ats.sampling.jackknife import leave_one_out
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
-from wsi_ats.standardise import Standardise
 from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.tasks.answer import Question
 from wsi_ats.tasks.task import Task, Tasks
-from wsi_ats.tile_vectors import TileVectors
 from wsi_ats.tiles import read_tiles
 
 TILES_AT_ONCE = 64

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from wsi_ats.answer import Answer
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
+from wsi_ats.tasks.answer import Answer
 
 if TYPE_CHECKING:
-    from wsi_ats.heatmap import Heatmap, HeatmapStyle
+    from wsi_ats.heatmap.picture import Heatmap, HeatmapStyle
     from wsi_ats.slides.base import Slide
 
 
@@ -133,6 +133,6 @@ class Prediction:
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
         """The attention as a picture over `slide`; over white where no slide is given."""
         # Here: matplotlib takes a while to import, and a prediction rarely needs it.
-        from wsi_ats.heatmap import Heatmap
+        from wsi_ats.heatmap.picture import Heatmap
 
         return Heatmap.of(self, slide, style)

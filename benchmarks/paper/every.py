@@ -14,9 +14,9 @@ import torch
 from paper.pictures import Batch, Scale, tiles_of
 from torch.nn.functional import max_pool2d, normalize, pad
 
+from wsi_ats.attention.receptive import reach_of
 from wsi_ats.errors import ConfigError
-from wsi_ats.features import PaperFeatures
-from wsi_ats.receptive import reach_of
+from wsi_ats.features.scratch import PaperFeatures
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from paper.pictures import Batch, Pictures, Scale, tiles_of
 from published import published_expectation
 from torch import nn
 
-from wsi_ats.attention import PaperAttention
+from wsi_ats.attention.networks import PaperAttention
 from wsi_ats.estimator import expectation, proposal_loss, refined_expectation
-from wsi_ats.features import PaperFeatures
+from wsi_ats.features.scratch import PaperFeatures
+from wsi_ats.features.standardise import Standardise
 from wsi_ats.head import Head
 from wsi_ats.sampling import Draws, find_sampler, smooth
 from wsi_ats.score import RefiningScore
-from wsi_ats.standardise import Standardise
 
 ROUND = 32
 """The feature network is given multiples of so many tiles: on a GPU, each new size is planned for anew."""

@@ -37,7 +37,7 @@ class Settings:
     """Strength of the pull of the proposal towards the refined attention; refined attention alone has it."""
     smoothing: float = 1e-5
     standardise: bool = True
-    """Features spread over the sphere (`wsi_ats.standardise`); the published code has them as they come."""
+    """Features spread over the sphere (`wsi_ats.features.standardise`); the published code has them as they come."""
     parts: int = 1
     """An epoch is cut into so many parts, and the test pictures are answered after each."""
     fall: bool = False

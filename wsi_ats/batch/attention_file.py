@@ -24,10 +24,10 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from wsi_ats.answer import outputs_of
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
 from wsi_ats.prediction import Prediction
+from wsi_ats.tasks.answer import outputs_of
 
 MPP_AT_1X = 10.0
 """Micrometres per pixel at magnification 1: 20x is 0.5, 40x is 0.25, as the field counts."""

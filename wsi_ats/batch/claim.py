@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from wsi_ats.files import write_atomic
+from wsi_ats.atomic import write_atomic
 
 BEAT = 20.0
 """Seconds between two touches of a claim that is held."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import SUFFIXES, entries_of, read_table, slide_id
-from wsi_ats.slides.bytes import is_url
+from wsi_ats.slides.storage.opening import is_url
 
 __all__ = ["SlideItem", "find_slides", "manifest_slides", "slide_id"]
 

@@ -18,18 +18,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
-from wsi_ats.answer import Question
 from wsi_ats.batch.claim import acquire
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.batch.store import Record, SlideStore
 from wsi_ats.errors import ConfigError, Failure, ModelError, NoTissueError, SlideError, WsiAtsError
+from wsi_ats.lowres.view import read_view
 from wsi_ats.prediction import Prediction
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
-from wsi_ats.slides.stamp import stamp_of
+from wsi_ats.slides.storage.fingerprint import stamp_of
 from wsi_ats.stopwatch import Stopwatch
-from wsi_ats.view import read_view
+from wsi_ats.tasks.answer import Question
 
 SHARED = "on a cluster, model, slides and output folder must lie on a file system that every worker sees"
 """What to do where a worker misses a file that the driver sees."""

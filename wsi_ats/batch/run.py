@@ -275,6 +275,6 @@ def _make_folder(out: Path) -> Path:
 
 def _load_model(folder: Path, device: str) -> Predictor:
     # Here, so that torch is loaded only where a real model is.
-    from wsi_ats.train.checkpoint import load_model
+    from wsi_ats.model_folder import load_model
 
     return load_model(folder, device)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from wsi_ats.config import config_hash
 from wsi_ats.errors import ConfigError
-from wsi_ats.plan import REPEATS, TILES, check
+from wsi_ats.sampling.budget import REPEATS, TILES, check
 
 RESULT_FORMAT = 3
 """Raised when the files of a slide change so that older ones must be made again."""

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from wsi_ats.answer import Answer, Question
+from wsi_ats.atomic import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.batch.attention_file import read_attention, write_attention
 from wsi_ats.errors import Failure, WsiAtsError
-from wsi_ats.files import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.prediction import Prediction
+from wsi_ats.tasks.answer import Answer, Question
 
 Record = dict[str, Any]
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_ats.answer import Question, columns_of
+from wsi_ats.atomic import write_atomic
 from wsi_ats.batch.claim import acquire
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.store import Record, SlideStore, folder_name, read_record
 from wsi_ats.errors import Failure
-from wsi_ats.files import write_atomic
+from wsi_ats.tasks.answer import Question, columns_of
 
 MEASURED = ("tiles_read", "rounds", "bytes_read", "bad_tiles", "seconds", "status")
 

@@ -10,7 +10,7 @@ w_i being the weights of the regions, and v_ij those of this second draw: the we
 regions, E[v_ij 1{ij drawn}] = 1 for the cells in them; so E[w_i v_ij 1{ij drawn}] = E[w_i 1{i drawn}] = 1. Where the
 shares of both draws sum to 1, so do those of the two together. A region gets cells in proportion to its share, and
 cells that are not certain have equal shares: less noise than from as many cells in every region
-(`tests/test_nested.py`).
+(`tests/sampling/test_nested.py`).
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from jaxtyping import Int, UInt8
 from wsi_ats.errors import ConfigError, MissingMppError
 from wsi_ats.geometry import MATCH, Box, Level, Pyramid, Region, Size
 from wsi_ats.slides import resample
-from wsi_ats.slides.associated import AssociatedImages
 from wsi_ats.slides.colour import convert_all, to_srgb
+from wsi_ats.slides.openslide.associated import AssociatedImages
 
 if TYPE_CHECKING:
     from dask.array import Array

@@ -11,10 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.slides.base import Opening, Slide
-from wsi_ats.slides.bytes import is_url
-from wsi_ats.slides.openslide import OpenSlideAddress
-from wsi_ats.slides.tiff import TiffAddress, TiffSlide
-from wsi_ats.slides.tiff_tags import Irregular
+from wsi_ats.slides.openslide.slide import OpenSlideAddress
+from wsi_ats.slides.storage.opening import is_url
+from wsi_ats.slides.tiff.slide import TiffAddress, TiffSlide
+from wsi_ats.slides.tiff.tags import Irregular
 
 BACKENDS = ("openslide", "tiff", "zarr")
 """Backends that open a path or a URL."""
@@ -57,13 +57,13 @@ def _is_zarr(path: str) -> bool:
     # What is neither a folder nor behind a URL is not asked: zarr is slow to import.
     if not (is_url(path) or Path(path).is_dir()):
         return False
-    from wsi_ats.slides.zarr import is_zarr
+    from wsi_ats.slides.omezarr.slide import is_zarr
 
     return is_zarr(path)
 
 
 def _zarr(path: str, name: str, opening: Opening) -> Slide:
-    from wsi_ats.slides.zarr import ZarrAddress
+    from wsi_ats.slides.omezarr.slide import ZarrAddress
 
     return ZarrAddress(path, name, opening).open()
 

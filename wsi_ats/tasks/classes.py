@@ -11,8 +11,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from wsi_ats.answer import Question
-from wsi_ats.metrics import auc, balanced_accuracy
+from wsi_ats.tasks.answer import Question
+from wsi_ats.tasks.metrics import auc, balanced_accuracy
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import one_of

@@ -10,8 +10,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from wsi_ats.answer import Question
-from wsi_ats.metrics import auc
+from wsi_ats.tasks.answer import Question
+from wsi_ats.tasks.metrics import auc
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import yes_or_no

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from wsi_ats.answer import Kind, Question, columns_of
 from wsi_ats.errors import ConfigError
+from wsi_ats.tasks.answer import Kind, Question, columns_of
 from wsi_ats.tasks.classes import Classes
 from wsi_ats.tasks.labels import Labels
 from wsi_ats.tasks.ordinal import Ordinal

@@ -8,9 +8,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, softplus
 
-from wsi_ats.answer import Question, median_grade
-from wsi_ats.metrics import quadratic_kappa
+from wsi_ats.tasks.answer import Question, median_grade
 from wsi_ats.tasks.classes import Classes
+from wsi_ats.tasks.metrics import quadratic_kappa
 from wsi_ats.tasks.settings import TaskSettings
 
 

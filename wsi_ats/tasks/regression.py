@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from wsi_ats.answer import Question
-from wsi_ats.metrics import r2
+from wsi_ats.tasks.answer import Question
+from wsi_ats.tasks.metrics import r2
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import number

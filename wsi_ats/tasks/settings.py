@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from wsi_ats.answer import Kind
-from wsi_ats.section import Section
+from wsi_ats.settings import Section
+from wsi_ats.tasks.answer import Kind
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.metrics import c_index
+from wsi_ats.tasks.metrics import c_index
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import number, yes_or_no
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from wsi_ats.answer import Answer, Question
-from wsi_ats.rounds import jackknife
+from wsi_ats.sampling.jackknife import jackknife
+from wsi_ats.tasks.answer import Answer, Question
 from wsi_ats.tasks.settings import TaskSettings
 
 

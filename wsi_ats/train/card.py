@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
-from wsi_ats.metrics import Interval
+from wsi_ats.tasks.metrics import Interval
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.merit import Figures, spelt
 from wsi_ats.train.targets import counts_of, targets_of

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset, Sampler
 
 from wsi_ats.config import Config
 from wsi_ats.errors import Failure, NoTissueError, SlideError, WsiAtsError
+from wsi_ats.lowres.prepare import Scene, look
 from wsi_ats.manifest import Row
 from wsi_ats.model import generator_for
-from wsi_ats.scene import Scene, look
 from wsi_ats.slides import SlideAddress, open_slide
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.make import as_tasks

@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float64
 
 from wsi_ats import __version__
-from wsi_ats.answer import values_named
+from wsi_ats.atomic import write_atomic
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
-from wsi_ats.files import write_atomic
 from wsi_ats.manifest import Row
-from wsi_ats.metrics import Interval
+from wsi_ats.tasks.answer import values_named
+from wsi_ats.tasks.metrics import Interval
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.card import Trained

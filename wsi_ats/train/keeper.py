@@ -16,8 +16,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from wsi_ats.atomic import make_atomic, write_atomic
 from wsi_ats.errors import ModelError, WsiAtsError
-from wsi_ats.files import make_atomic, write_atomic
 from wsi_ats.train.data import BadTiles
 from wsi_ats.train.merit import spelt
 

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from wsi_ats.metrics import Interval, bootstrap
 from wsi_ats.prediction import Prediction
+from wsi_ats.tasks.metrics import Interval, bootstrap
 from wsi_ats.tasks.task import Task
 
 Values = Sequence[Float64[np.ndarray, "n _"]]

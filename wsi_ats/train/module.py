@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from wsi_ats.cache import Memory
 from wsi_ats.estimator import entropy_penalty, proposal_loss
-from wsi_ats.memory import Memory
+from wsi_ats.lowres.prepare import Scene
 from wsi_ats.model import AttentionSampler, Estimate, generator_for
 from wsi_ats.prediction import Prediction
-from wsi_ats.scene import Scene
 from wsi_ats.train.data import Example
 from wsi_ats.train.merit import epoch_figures, values_of
 from wsi_ats.train.targets import Targets, stacked

@@ -18,15 +18,15 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
 from wsi_ats.build import build_model
+from wsi_ats.cache import Memory
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
+from wsi_ats.lowres.prepare import Scene
 from wsi_ats.manifest import Row, with_splits
-from wsi_ats.memory import Memory
 from wsi_ats.model import generator_for
-from wsi_ats.scene import Scene
+from wsi_ats.model_folder import save_model
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card
-from wsi_ats.train.checkpoint import save_model
 from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
 from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
 from wsi_ats.train.keeper import Checkpoints, Keeper, Say

@@ -1,0 +1,1 @@
+"""Where to look: from the view to the attention that tiles are drawn from."""

@@ -1,0 +1,356 @@
+"""The command line: parsing, messages and exit statuses; the work is done elsewhere.
+
+Exit status: 0 all done; 1 some slides failed; 2 nothing done, because of an argument, a setting or the one slide
+asked for; 130 interrupted by Ctrl-C; 143 ended by SIGTERM, as by SLURM at a time limit. An interrupted `train` or
+`predict` goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import typer
+
+from wsi_ats import __version__
+from wsi_ats.cli.convert import convert
+from wsi_ats.cli.terminal import (
+    complain,
+    console,
+    describe,
+    errors,
+    say,
+    show_facts,
+    show_summary,
+    slide_facts,
+    with_status,
+)
+from wsi_ats.errors import ConfigError
+from wsi_ats.sampling.budget import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES, defaults
+
+app = typer.Typer(
+    name="wsi-ats",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # what is wrong with a command in one line, not in a box
+)
+Command = TypeVar("Command", bound=Callable[..., None])
+
+Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model.", metavar="MODEL")]
+Tiles = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help=f"Tiles to read a slide ({TILES}); with --tolerance the most to read ({ADAPTIVE_TILES})."
+    ),
+]
+Sampler = Annotated[
+    str,
+    typer.Option(
+        help="systematic, gumbel, unordered, gumbel-threshold, gumbel-threshold-normalised, priority, "
+        "multinomial, top, or all (exact, slow)."
+    ),
+]
+Repeats = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Rounds the tiles are drawn in ({REPEATS}), with --tolerance the fewest ({ADAPTIVE_REPEATS}); their "
+        "spread is the standard error.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Read until the standard error of every probability is within this, 0.02 for example: few tiles of an "
+        "easy slide, more of a hard one.",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
+Mpp = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, max=1000, help="Micrometres per pixel of slides that do not say, or say it wrong."
+    ),
+]
+BadTiles = Annotated[
+    int, typer.Option(min=0, help="So many damaged tiles a slide may be read as background.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes CUDA where there is one.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="A setting, section.key=value; may be repeated.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of settings.")]
+
+
+def main() -> None:
+    """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+    app()
+
+
+def command(function: Command) -> Command:
+    """Register a command."""
+    app.command()(with_status(function, resumable=function.__name__ in ("train", "predict", "convert")))
+    return function
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        say(f"wsi-ats {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Classify gigapixel slides by attention sampling: a few dozen tiles a slide instead of all of them."""
+
+
+@command
+def train(
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="CSV or Parquet: slide, label (or the columns of tasks), and optionally patient, split, mpp.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the model lands in OUT/model.")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+    target: Annotated[
+        str | None, typer.Option(help="Column of the classes; label by default. Other tasks are settings.")
+    ] = None,
+    mpp: Mpp = None,
+    tolerate_bad_tiles: Annotated[
+        int | None, typer.Option(min=0, help="Sets train.tolerate_bad_tiles: such tiles are background.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Delete a run that is in OUT and start again.")] = False,
+) -> None:
+    """Train a model on slides with labels, grades, numbers or times."""
+    from wsi_ats.config import load_config
+    from wsi_ats.manifest import read_manifest
+    from wsi_ats.tasks.settings import LABEL, columns_of_targets
+    from wsi_ats.train.run import train as run
+
+    settings = list(settings or ())
+    if tolerate_bad_tiles is not None:
+        settings.append(f"train.tolerate_bad_tiles={tolerate_bad_tiles}")
+    chosen = load_config(config, settings)
+    if target is not None and chosen.tasks:
+        raise ConfigError(
+            f"--target is {target} and the settings name the tasks {', '.join(chosen.tasks)}",
+            remedy="give one of them; tasks.NAME.target names the column of a task",
+        )
+    rows = read_manifest(manifest, target or LABEL, columns_of_targets(chosen.tasks))
+    rows = [replace(row, mpp=mpp) if row.mpp is None else row for row in rows]
+    result = run(rows, chosen, out, say=say, overwrite=overwrite)
+    say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
+    say(f"model: {result.folder}")
+    if result.failures:
+        complain(f"{len(result.failures)} slide(s) could not be used: see {out / 'failures.csv'}")
+        raise typer.Exit(1)
+
+
+@command
+def predict(
+    model: Model,
+    slides: Annotated[
+        list[Path],
+        typer.Argument(metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv)."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],
+    tiles: Tiles = None,
+    tolerance: Tolerance = None,
+    sampler: Sampler = "systematic",
+    repeats: Repeats = None,
+    seed: Seed = 0,
+    mpp: Mpp = None,
+    tolerate_bad_tiles: BadTiles = 0,
+    heatmaps: Annotated[bool, typer.Option(help="Write heatmap.png for every slide.")] = True,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Worker processes; 0: none, all in this one. Default: one a core."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Use an existing Dask cluster, tcp://host:port.")
+    ] = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Predict slides again that are done already.")] = False,
+) -> None:
+    """Classify slides; the same command again goes on where it was stopped."""
+    from wsi_ats.batch.cluster import client_for
+    from wsi_ats.batch.inputs import find_slides
+    from wsi_ats.batch.progress import ProgressReport
+    from wsi_ats.batch.run import run_batch
+    from wsi_ats.batch.settings import PredictSettings
+    from wsi_ats.model_folder import model_hash
+    from wsi_ats.sampling import find_sampler
+
+    # What is wrong with the command is told before worker processes are started.
+    find_sampler(sampler)
+    tiles, repeats = defaults(tiles, repeats, tolerance)
+    how = PredictSettings(tiles, sampler, repeats, tolerance, seed, heatmaps, mpp, tolerate_bad_tiles)
+    device = _device(device)
+    model_hash(model)
+    items = find_slides(slides)
+    cluster = client_for(len(items), workers=workers, scheduler=scheduler, device=device)
+    with ProgressReport(errors) as report, cluster as client:
+        summary = run_batch(
+            items, out, how, client, report, model=model, device=device, overwrite=overwrite, argv=sys.argv
+        )
+    show_summary(summary)
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+@command
+def heatmap(
+    model: Model,
+    slide: Annotated[str, typer.Argument(metavar="SLIDE", help="One slide: a path or a URL.")],
+    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = Path("heatmap.png"),
+    tiles: Tiles = None,
+    tolerance: Tolerance = None,
+    sampler: Sampler = "systematic",
+    repeats: Repeats = None,
+    seed: Seed = 0,
+    mpp: Mpp = None,
+    tolerate_bad_tiles: BadTiles = 0,
+    size: Annotated[int, typer.Option(help="Longest side of the slide in the picture, px.")] = 1200,
+    scale: Annotated[
+        Literal["log", "linear", "percentile"], typer.Option(help="What the colours show.")
+    ] = "log",
+    cmap: Annotated[str, typer.Option(help="Colour map of matplotlib.")] = "turbo",
+    alpha: Annotated[float, typer.Option(help="Opacity of the colours, 0 to 1.")] = 0.55,
+    blur: Annotated[float, typer.Option(help="Gaussian blur, in cells.")] = 0.0,
+    task: Annotated[
+        str | None, typer.Option(help="Task whose answer the picture names; the main one by default.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw the attention over one slide; all tasks share it."""
+    from wsi_ats.heatmap.picture import HeatmapStyle
+    from wsi_ats.model_folder import load_model
+    from wsi_ats.sampling import find_sampler
+    from wsi_ats.slides import open_slide
+
+    style = HeatmapStyle(size=size, scale=scale, cmap=cmap, alpha=alpha, blur=blur)
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
+    find_sampler(sampler)
+    network = load_model(model, _device(device))
+    opened = open_slide(slide, mpp=mpp, srgb=network.srgb, tolerate_bad_tiles=tolerate_bad_tiles)
+    with opened as handle:
+        prediction = network.predict(handle, tiles, sampler, seed, repeats, tolerance)
+        if task is not None:
+            prediction = prediction.about(task)
+        picture = prediction.heatmap(handle, style).encode(out.suffix[1:])
+    _write(out, picture)
+    if handle.bad_tiles:
+        complain(f"{len(handle.bad_tiles)} damaged tile(s) were read as background")
+    say(describe(prediction))
+    say(f"heatmap: {out}")
+
+
+@command
+def info(
+    slide: Annotated[str, typer.Argument(metavar="SLIDE", help="One slide: a path or a URL.")],
+    mpp: Mpp = None,
+    properties: Annotated[bool, typer.Option(help="All properties of the file, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say what a slide is: size, levels, micrometres per pixel and where they come from, images it carries."""
+    from wsi_ats.slides import open_slide
+
+    with open_slide(slide, mpp=mpp) as handle:
+        facts = slide_facts(handle)
+        if properties:
+            facts["properties"] = dict(handle.properties)
+    console.print_json(json.dumps(facts)) if as_json else show_facts(facts)
+
+
+command(convert)
+
+
+@command
+def config(
+    file: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Write there instead of to the terminal.")] = None,
+) -> None:
+    """Print every setting with its default and its meaning, as TOML for `train --config`."""
+    from wsi_ats.config import load_config, template
+
+    text = template(load_config(file, settings or ()))
+    if out is None:
+        console.print(text, markup=False, end="")
+    else:
+        _write(out, text.encode())
+
+
+@command
+def doctor() -> None:
+    """Check this installation: versions, devices, and whether slides can be written and read back."""
+    from wsi_ats.cli.doctor import checks
+
+    failed = 0
+    for check in checks():
+        failed += not check.ok
+        console.print("[green]ok[/]  " if check.ok else "[red]BAD[/] ", end="")
+        say(f"{check.name}: {check.found}")
+        if not check.ok:
+            say(f"     {check.remedy}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@command
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for slides/, run/ and out/.")] = Path("demo"),
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+) -> None:
+    """Make synthetic slides, train on them, classify others, draw heatmaps: a few minutes, no data needed."""
+    from wsi_ats.demo import run_demo
+
+    for line in run_demo(out, seed, workers, say).lines():
+        say(line)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"--out {path} cannot be written: {error.strerror}") from error
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        # Others lack float64, which draws and probabilities are computed in.
+        raise ConfigError(f"--device is {name}; it must be auto, cpu, cuda or cuda:N")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"--device {name}: {str(error).splitlines()[0]}", remedy="use cpu or auto"
+        ) from None
+    return name

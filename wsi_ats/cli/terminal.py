@@ -1,0 +1,186 @@
+"""What commands say on a terminal, and the status they end with."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from wsi_ats.errors import SlideError, WsiAtsError
+
+if TYPE_CHECKING:  # these take a while to import
+    from wsi_ats.batch.run import Summary
+    from wsi_ats.prediction import Prediction
+    from wsi_ats.slides import Slide
+
+console = Console(highlight=False, soft_wrap=True)
+"""Results: standard output."""
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Progress and complaints: standard error."""
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False)
+
+
+def complain(line: str) -> None:
+    """Print a line as it is, to standard error."""
+    errors.print(line, markup=False)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: to be taken as Ctrl-C is."""
+
+
+def with_status(function: Callable[..., None], resumable: bool) -> Callable[..., None]:
+    """`function`, whose errors meant for the user become a message and an exit status (see `wsi_ats.cli.main`)."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            with _terminable():
+                function(*args, **kwargs)
+        except WsiAtsError as error:
+            errors.print(f"error: {error}", style="red", markup=False)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as stop:
+            how, status = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+            complain(how + (": the same command, without --overwrite, goes on" if resumable else ""))
+            raise typer.Exit(status) from None
+
+    return wrapped
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM, once: what is then written must not be interrupted again."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows signals nowhere else
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def describe(prediction: Prediction) -> str:
+    """One line: what each task's answer is, with standard errors where they are known, and what was read."""
+    said = "; ".join(answer.describe() for answer in prediction.answers)
+    read = f"{prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
+    return f"{prediction.slide}: {said}; {read}"
+
+
+def show_summary(summary: Summary) -> None:
+    """How a batch ended: where the time went, how many slides, what failed and what to do about it."""
+    progress = summary.progress
+    if summary.stages:
+        stages = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in summary.stages.items())
+        say(f"seconds a slide, by stage: {stages}")
+    say(
+        f"{progress.done} of {progress.total} slides done ({progress.known} of them before), "
+        f"{progress.failed} failed: {summary.out / 'predictions.csv'}"
+    )
+    if progress.bad_tiles:
+        complain(f"{progress.bad_tiles} damaged tile(s) were read as background: see the column bad_tiles")
+    for failure in summary.failures:
+        complain(f"failed: {failure.slide}: {failure.error}")
+        if failure.remedy:
+            complain(f"  remedy: {failure.remedy}")
+
+
+COARSE = 4096
+"""Sides of a level, in px, that is read in a second or two: larger coarsest levels are told of."""
+
+
+def slide_facts(slide: Slide) -> dict[str, Any]:
+    """What a slide is, as plain values."""
+    from wsi_ats.slides.scale import magnification_of, mpp_conflicts
+
+    return {
+        "slide": slide.name,
+        "backend": slide.backend,
+        "backend reason": slide.backend_reason,
+        "vendor": slide.properties.get("openslide.vendor", "unknown"),
+        "size": list(slide.size),
+        "mpp": slide.mpp_xy,
+        "mpp source": slide.mpp_source,
+        "mpp conflicts": mpp_conflicts(slide.properties, slide.mpp_xy),
+        "magnification": magnification_of(slide.properties)[0],
+        "levels": [
+            {
+                "level": level.index,
+                "size": [level.size.width, level.size.height],
+                "downsample": [round(d, 4) for d in level.downsample],
+            }
+            for level in slide.levels
+        ],
+        "hint": _hint(slide),
+        "bounds": slide.bounds,
+        "background": "#{:02x}{:02x}{:02x}".format(*slide.background),
+        "icc profile": slide.icc_profile is not None,
+        "associated images": {name: _picture_size(slide, name) for name in sorted(slide.associated_images)},
+    }
+
+
+def _hint(slide: Slide) -> str:
+    """What would make the slide quicker to look at."""
+    size = slide.levels[-1].size
+    if max(size.width, size.height) <= COARSE:
+        return ""
+    return (
+        f"the coarsest level has {size.width} x {size.height} px, and every view of the slide reads all of it: "
+        "`wsi-ats convert` adds levels down to a thumbnail"
+    )
+
+
+def _picture_size(slide: Slide, name: str) -> list[int] | str:
+    """(width, height) of an associated image, or why it cannot be read."""
+    try:
+        height, width, _ = slide.associated_images[name].shape
+    except SlideError as error:
+        return error.message
+    return [width, height]
+
+
+def show_facts(facts: Mapping[str, Any]) -> None:
+    """The facts of a slide, for people."""
+    say(f"slide: {facts['slide']}")
+    say(f"backend: {facts['backend']} ({facts['backend reason'] or 'the only one for it'})")
+    say(f"vendor: {facts['vendor']}")
+    say("size: {} x {} px".format(*facts["size"]))
+    if facts["mpp"] is None:
+        say("mpp: unknown; give --mpp where it is needed, it is never guessed")
+    else:
+        say("mpp: {:g} x {:g} um/px ({})".format(*facts["mpp"], facts["mpp source"]))
+    for conflict in facts["mpp conflicts"]:
+        say(f"  but {conflict}")
+    if facts["magnification"] is not None:
+        say(f"magnification: {facts['magnification']:g}x, says the slide")
+    for level in facts["levels"]:
+        (width, height), (x, y) = level["size"], level["downsample"]
+        say(f"level {level['level']}: {width} x {height} px, downsample {x:g} x {y:g}")
+    if facts["hint"]:
+        say(f"  hint: {facts['hint']}")
+    if facts["bounds"] is not None:
+        say("scanned: {2} x {3} px from ({0}, {1})".format(*facts["bounds"]))
+    say(f"background: {facts['background']}; ICC profile: {'yes' if facts['icc profile'] else 'no'}")
+    pictures = [
+        f"{name} ({found if isinstance(found, str) else '{} x {} px'.format(*found)})"
+        for name, found in facts["associated images"].items()
+    ]
+    say(f"associated images: {', '.join(pictures) or 'none'}")
+    for key, text in facts.get("properties", {}).items():
+        say(f"  {key}: {text}")

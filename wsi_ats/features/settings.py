@@ -1,0 +1,119 @@
+"""Settings of the feature network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from wsi_ats.features.published import PUBLISHED
+from wsi_ats.settings import Section
+
+Network = Literal[
+    "small-resnet", "paper", "mobilenet-v1", "resnet-18", "resnet-34", "resnet-50",
+    "phikon", "phikon-v2", "midnight", "dinov2-small", "dinov2-base", "dinov2-large",
+    "uni", "uni2", "virchow2", "h-optimus-0", "h-optimus-1", "gigapath",
+    "huggingface", "timm", "exported",
+]  # fmt: skip
+RESNETS = {"resnet-18", "resnet-34", "resnet-50"}
+FROM_SCRATCH = {"small-resnet", "paper"}
+LIBRARIES = {"huggingface", "timm"}
+LARGE = {*PUBLISHED, *LIBRARIES, "exported"}
+_TRAINABLE = {"mobilenet-v1", *RESNETS, *PUBLISHED, *LIBRARIES}
+_TAKEN_BY: Mapping[str, set[str]] = {
+    "weights": {*_TRAINABLE, "exported"},
+    "open_blocks": _TRAINABLE,
+    "checkpointing": _TRAINABLE - {"mobilenet-v1"},
+    "pooling": LIBRARIES,
+    "input_px": {"exported"},
+    "mpp": {*RESNETS, *LIBRARIES, "exported"},
+    "mean": {*RESNETS, "exported"},
+    "std": {*RESNETS, "exported"},
+    "trust": {"exported"},
+    "embed": LARGE,
+}
+"""Which networks a setting is for; the others refuse it."""
+
+
+class FeatureSettings(Section):
+    """The feature network: tile -> vector of unit length. docs/encoders.md has a table of them."""
+
+    network: Network = "small-resnet"
+    """small-resnet and paper train from scratch; the others are pretrained; huggingface, timm: any model of theirs."""
+    width: int = Field(default=12, ge=4, multiple_of=4)
+    """Channels of the stem of small-resnet; its vectors have eight times as many entries."""
+    weights: str | None = None
+    """File or folder of pretrained weights, or hub:owner/name[@revision], which may download them."""
+    frozen: bool | None = None
+    """Keep the feature network fixed; by default pretrained networks are frozen and the others are trained."""
+    open_blocks: int = Field(default=0, ge=0)
+    """Train only the last so many blocks of a pretrained network, and what comes after them."""
+    checkpointing: bool = False
+    """Compute the activations of trained blocks twice instead of keeping them: less memory, more time."""
+    pooling: Literal["cls", "mean", "cls+mean"] | None = None
+    """Tokens -> vector, as the model's card says (huggingface, timm): the class token, the mean patch, or both."""
+    input_px: int | None = Field(default=None, ge=1)
+    """Side of the tiles that an exported program takes."""
+    mpp: float | None = Field(default=None, gt=0)
+    """Micrometres per pixel that the encoder was trained at, where its name does not tell; unset: any."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of RGB in [0, 1] that the encoder expects taken off; resnet: ImageNet's by default."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation that it expects divided by, with `mean`."""
+    any_scale: bool = False
+    """Take tiles of another size (resized) or mpp than the encoder was trained on."""
+    trust: bool = False
+    """Allow an exported program to be loaded: such a file can run any code. Only for files you trust."""
+    embed: bool | None = None
+    """Copy the encoder's weights into the model folder; by default large frozen encoders are referred to by hash."""
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return fspath(value) if isinstance(value, PathLike) else value
+
+    @model_validator(mode="after")
+    def _only_what_the_network_takes(self) -> FeatureSettings:
+        for name, networks in _TAKEN_BY.items():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default and self.network not in networks:
+                raise ValueError(
+                    f"{name} is {value}, but network {self.network!r} takes none; these do: {_listed(networks)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _together(self) -> FeatureSettings:
+        if self.open_blocks and self.frozen is not None:
+            raise ValueError(
+                f"frozen is {self.frozen} and open_blocks is {self.open_blocks}: give one of them"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"give mean (is {self.mean}) and std (is {self.std}) together")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; it must be above 0")
+        if self.network == "exported" and self.frozen is False:
+            raise ValueError("frozen is False, but network 'exported' cannot be trained")
+        if self.embed is False and not self.is_frozen:
+            raise ValueError("embed is False, but an encoder that is trained has weights of its own to keep")
+        return self
+
+    @property
+    def is_frozen(self) -> bool:
+        """No weight of the network is trained."""
+        if self.frozen is not None:
+            return self.frozen
+        return self.network not in FROM_SCRATCH and not self.open_blocks
+
+    @property
+    def is_embedded(self) -> bool:
+        """The model folder holds the network's weights."""
+        if self.embed is not None:
+            return self.embed
+        return self.network not in LARGE or not self.is_frozen
+
+
+def _listed(networks: set[str]) -> str:
+    return ", ".join(sorted(networks))

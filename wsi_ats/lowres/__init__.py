@@ -1,0 +1,1 @@
+"""The slide at low resolution: its view, its tissue, the grid that attention is about."""

@@ -1,0 +1,144 @@
+"""What the model looks at before it draws: a slide's low-resolution view, its tissue and its attention grid.
+
+With two levels of attention (`attention.levels`) that view is the coarse one and its cells are regions; the fine view
+is then read for the regions that are drawn (`overview.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from jaxtyping import Int64
+
+from wsi_ats.config import Config
+from wsi_ats.errors import ConfigError, SlideError
+from wsi_ats.lowres.regions import Inside, coarse_frame, find_regions
+from wsi_ats.lowres.stain_normalisation import Tones, tone_table
+from wsi_ats.lowres.tissue import Tissue, count_colours, find_tissue
+from wsi_ats.lowres.view import LazyView, Read, View, frame_view, resolve_downsample
+from wsi_ats.slides.base import Slide, SlideAddress
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A view with its tissue cells, and the way back to the slide's full-resolution pixels.
+
+    A scene holds no file open unless it was made with `slide`, so thousands can be kept while training.
+    """
+
+    address: SlideAddress
+    name: str
+    slide_size: tuple[int, int]
+    """Level-0 px (width, height)."""
+    mpp: tuple[float, float] | None
+    """Micrometres per level-0 px (x, y); None where the slide does not say."""
+    view: View | LazyView
+    """A large view is not kept in memory: it is read again whenever it is needed."""
+    tissue: Int64[np.ndarray, " K"]
+    """Flat grid indices of the tissue cells, ascending; draws index into this."""
+    order: Int64[np.ndarray, " K"]
+    """Permutation of 0..K-1 along a Hilbert curve: neighbours in it are neighbours on the slide."""
+    tile_downsample: tuple[float, float]
+    """Level-0 px per tile px (x, y)."""
+    tones: Tones | None = None
+    """What the attention network sees of each grey level; None: level / 255."""
+    slide: Slide | None = None
+    inside: Inside | None = None
+    """With two levels, what lies inside the cells, which are then regions."""
+    bad_tiles: set[tuple[int, int, int]] = field(default_factory=set, compare=False)
+    """(level, column, row) of the tiles met so far that could not be read and were tolerated."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the scene holds."""
+        inside = self.inside.nbytes if self.inside is not None else 0
+        return self.view.nbytes + self.tissue.nbytes + self.order.nbytes + inside
+
+    @contextmanager
+    def looking(self) -> Iterator[Read]:
+        """Gives the pixels of boxes of the view, from memory or from the slide, open for the length of the block."""
+        if isinstance(self.view, View):
+            yield self.view.crop
+            return
+        with self.open() as slide:
+            yield partial(self.view.read, slide)
+
+    @contextmanager
+    def open(self) -> Iterator[Slide]:
+        """The slide: the one that is open already, or one opened for the length of the block.
+
+        An error of reading it in the block leaves with the slide's address, also where it has more bad tiles by now
+        than are tolerated, all times together that it was open.
+        """
+        with self.address.open() if self.slide is None else nullcontext(self.slide) as slide:
+            try:
+                yield slide
+                self._count_bad_tiles(slide)
+            except SlideError as error:
+                error.address = self.address
+                raise
+
+    def _count_bad_tiles(self, slide: Slide) -> None:
+        self.bad_tiles.update(slide.bad_tiles)
+        tolerated = self.address.opening.tolerate_bad_tiles
+        if len(self.bad_tiles) > tolerated:
+            raise SlideError(
+                f"slide {self.name!r}: {len(self.bad_tiles)} tiles cannot be read, {tolerated} are tolerated",
+                "copy it again from its source, or allow more such tiles (--tolerate-bad-tiles)",
+            )
+
+
+def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
+    """Read the view of `slide`, find its tissue, lay the attention grid.
+
+    Raises `ConfigError` where the slide was opened for other colours than the settings have, `MissingMppError` where
+    a setting is in mpp and the slide has none, `NoTissueError` on an empty mask and `SlideError` where pixels cannot
+    be read. With `keep_open` the scene reads from this very handle.
+    """
+    _check_colours(slide, config)
+    tile = resolve_downsample(slide, mpp=config.tile.mpp, downsample=config.tile.downsample, setting="tile")
+    coarse = resolve_downsample(slide, mpp=config.view.mpp, downsample=config.view.downsample, setting="view")
+    frame = frame_view(slide, coarse, config.attention.stride)
+    view, tissue, inside = (_one_level if config.attention.levels == 1 else _two_levels)(slide, frame, config)
+    return Scene(
+        address=slide.address,
+        name=slide.name,
+        slide_size=slide.size,
+        mpp=slide.mpp_xy,
+        view=view,
+        tissue=tissue.cells,
+        order=view.grid.hilbert_order(tissue.cells),
+        tile_downsample=tile,
+        tones=tone_table(tissue.colours) if config.view.normalise else None,
+        slide=slide if keep_open else None,
+        inside=inside,
+        bad_tiles=set(slide.bad_tiles),
+    )
+
+
+def _one_level(slide: Slide, frame: LazyView, config: Config) -> tuple[View | LazyView, Tissue, None]:
+    small = frame.shape[0] * frame.shape[1] <= config.view.whole**2
+    view = frame.load(slide) if small else frame
+    read = view.crop if isinstance(view, View) else partial(view.read, slide)
+    return view, find_tissue(view, name=slide.name, read=read, **config.tissue.model_dump()), None
+
+
+def _two_levels(slide: Slide, frame: LazyView, config: Config) -> tuple[View, Tissue, Inside]:
+    regions = config.regions
+    view = coarse_frame(frame, regions.side, regions.shrink, regions.px).load(slide)
+    cells, inside = find_regions(view, frame, regions.side, name=slide.name, **config.tissue.model_dump())
+    colours = count_colours(view.pixels, inside.tissue.stain.mask(view.pixels))
+    return view, Tissue(cells, colours), inside
+
+
+def _check_colours(slide: Slide, config: Config) -> None:
+    wanted, has = config.slide.srgb, slide.address.opening.srgb
+    if slide.icc_profile is not None and wanted != has:
+        raise ConfigError(
+            f"slide {slide.name!r} has an ICC profile and was opened with srgb={has}; slide.srgb is {wanted}",
+            f"open it with open_slide(..., srgb={wanted})",
+        )

@@ -1,0 +1,118 @@
+"""A trained model as a folder: weights, settings and a card.
+
+Loading it runs no code from the files; only of a model whose encoder is a program, and only where the caller says
+so (docs/encoders.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from wsi_ats.build import build_model
+from wsi_ats.config import parse_config, to_values
+from wsi_ats.errors import ModelError
+from wsi_ats.features.kept import check_encoder, find_encoder, keep_encoder
+from wsi_ats.model import AttentionSampler
+from wsi_ats.tasks.make import from_card, to_card
+from wsi_ats.tasks.settings import LABEL
+
+WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.toml", "model-card.md"
+COPY = "copy the whole model folder again"
+FORMAT = 2
+"""1: classes of a single task, in the key `classes`; still read."""
+
+
+def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
+    """Write `model.safetensors`, `config.toml` and `model-card.md` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = to_values(model.config)
+    header: dict[str, Any] = {"format": FORMAT, "tasks": [to_card(task) for task in model.tasks]}
+    encoder = keep_encoder(model.features, values["features"], folder)
+    values["attention"].pop("weights", None)  # a path of this machine; they are in the file
+    if encoder is not None:
+        header["encoder"] = encoder
+    (folder / SETTINGS).write_text(tomli_w.dumps({"model": header, **values}), encoding="utf-8")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def load_model(
+    folder: Path | str, device: str = "cpu", *, encoder: Path | str | None = None, trust: bool = False
+) -> AttentionSampler:
+    """The model of a folder written by `save_model`, in evaluation mode on `device`.
+
+    encoder: where the weights of an encoder are that the folder only refers to, if they have moved; they are known by
+    their digest. trust: load an encoder that is a program, which can run any code. Raises `ModelError` naming the
+    file and what is wrong with it.
+    """
+    folder = Path(folder)
+    values = _settings(folder)
+    header = values.pop("model", {})
+    cards = _cards(header, folder / SETTINGS)
+    record, features = header.get("encoder"), values.setdefault("features", {})
+    pretrained = find_encoder(record, features, folder, encoder, trust=trust)
+    config = parse_config(values, str(folder / SETTINGS))
+    try:
+        tasks = [from_card(card, config.tasks) for card in cards]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / SETTINGS}: [[model.tasks]] is damaged: {error!r}", COPY) from error
+    model = build_model(config, tasks, pretrained=pretrained, fresh=False)
+    check_encoder(model.features, record)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder / WEIGHTS} does not hold the weights that {SETTINGS} describes: {error}",
+            remedy=COPY,
+        ) from error
+    model.hash = model_hash(folder)
+    return model.eval().to(device)
+
+
+def model_hash(folder: Path | str) -> str:
+    """Digest (16 hex digits) of the settings and the weights of a model folder."""
+    digest = hashlib.sha256()
+    for name in (SETTINGS, WEIGHTS):
+        try:
+            with (Path(folder) / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise _missing(Path(folder), name, error) from error
+    return digest.hexdigest()[:16]
+
+
+def _cards(header: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """What the model's settings keep of each task. Raises `ModelError` for a format that is not known."""
+    form, tasks, classes = (header.get(key) for key in ("format", "tasks", "classes"))
+    if form == 1 and isinstance(classes, list):
+        return [{"name": LABEL, "kind": "classes", "names": classes}]
+    if form == FORMAT and isinstance(tasks, list) and tasks:
+        return tasks
+    raise ModelError(
+        f"{path}: [model] has format {form!r} and tasks {tasks!r}; this version reads format {FORMAT} with a list of "
+        "tasks, and format 1 with a list of classes",
+        remedy="train the model again with this version, or install the version that wrote it",
+    )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _missing(folder, SETTINGS, error) from error
+    except ValueError as error:
+        raise ModelError(f"{folder / SETTINGS} is not TOML: {error}") from error
+
+
+def _missing(folder: Path, name: str, error: OSError) -> ModelError:
+    return ModelError(
+        f"{folder} is not a model folder: {name}: {error.strerror}",
+        remedy="give the folder `model/` of a training run; on a cluster, on a file system that all workers see",
+    )

@@ -1,0 +1,93 @@
+"""Arrays that are stored in unusual ways, and small ones: read with zarr-python from any source of bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import zarr
+import zarr.abc.store
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from wsi_ats.slides.storage.source import ByteSource, Part
+
+FAILURES = (ValueError, RuntimeError, KeyError, TypeError, IndexError, OSError, ImportError, ArithmeticError)
+"""What zarr-python and codecs raise where an array is damaged or its codec unknown."""
+
+
+def open_array(source: ByteSource, key: str, zarr_format: int) -> zarr.Array[Any]:
+    """The array at a key. Raises one of FAILURES."""
+    return zarr.open_array(SourceStore(source), path=key, mode="r", zarr_format=3 if zarr_format == 3 else 2)
+
+
+class SourceStore(zarr.abc.store.Store):
+    """A read-only Zarr store of a source's bytes."""
+
+    supports_writes = False
+    supports_deletes = False
+    supports_partial_writes = False
+    supports_listing = False
+
+    def __init__(self, source: ByteSource) -> None:
+        super().__init__(read_only=True)
+        self._source = source
+
+    def __eq__(self, value: object) -> bool:
+        return isinstance(value, SourceStore) and value._source is self._source
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """The bytes of a key, or a range of them; None where it does not exist."""
+        try:
+            data = await asyncio.to_thread(self._source.read, _part(key, byte_range))
+        except FileNotFoundError:
+            return None
+        return prototype.buffer.from_bytes(data)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Several ranges."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        """Is there a file of that name?"""
+        return await asyncio.to_thread(self._source.exists, key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refused."""
+        raise PermissionError(f"{self._source.address} is open for reading only")
+
+    async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, Any]]) -> None:
+        """Refused; asked for by zarr-python before 3.1."""
+        raise PermissionError(f"{self._source.address} is open for reading only")
+
+    async def delete(self, key: str) -> None:
+        """Refused."""
+        raise PermissionError(f"{self._source.address} is open for reading only")
+
+    def list(self) -> AsyncIterator[str]:
+        """Refused: servers do not list."""
+        raise NotImplementedError("a source of bytes has no list of its keys")
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Refused."""
+        return self.list()
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Refused."""
+        return self.list()
+
+
+def _part(key: str, asked: ByteRequest | None) -> Part:
+    match asked:
+        case RangeByteRequest(start, end):
+            return Part(key, start, end - start)
+        case OffsetByteRequest(offset):
+            return Part(key, offset)
+        case SuffixByteRequest(suffix):
+            return Part(key, -suffix, suffix)
+    return Part(key)

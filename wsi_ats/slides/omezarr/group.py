@@ -1,0 +1,103 @@
+"""The group of an OME-Zarr image: its attributes and the metadata of its arrays, from a folder or a URL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wsi_ats.errors import SlideError
+from wsi_ats.slides.storage.source import ByteSource, Part
+
+Json = Mapping[str, Any]
+
+OURS = "wsi_ats"
+"""Attribute of what this package notes about a slide that it converted."""
+GROUP_FILES = ("zarr.json", ".zattrs", ".zgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A Zarr group."""
+
+    prefix: str
+    """Its folder in the store, with "/" at the end unless it is the root."""
+    zarr_format: int
+    attributes: Json
+
+    @property
+    def notes(self) -> Json:
+        """What `convert` noted; empty for images of others."""
+        found = self.attributes.get(OURS)
+        return found if isinstance(found, Mapping) else {}
+
+
+def read_group(source: ByteSource, slide: str) -> Group:
+    """The group of the image: the root's, or that of the first series where bioformats2raw made the store.
+
+    Raises SlideError where there is none, where it is damaged, or where its conversion was not finished.
+    """
+    group = _group(source, "", slide)
+    ome = group.attributes.get("ome", group.attributes)
+    if isinstance(ome, Mapping) and "bioformats2raw.layout" in ome and "multiscales" not in ome:
+        group = _group(source, "0/", slide)
+    if group.notes.get("complete", True) is not True:
+        raise SlideError(
+            f"slide {slide!r} is the beginning of a conversion that was stopped: {source.address}",
+            "give the same `wsi-ats convert` command again: it goes on where it was stopped",
+        )
+    return group
+
+
+def _group(source: ByteSource, prefix: str, slide: str) -> Group:
+    v3, attributes, v2 = (
+        None if content is None else _parse(content, f"{prefix}{name}", slide)
+        for name, content in zip(
+            GROUP_FILES, source.read_many([Part(prefix + n) for n in GROUP_FILES]), strict=True
+        )
+    )
+    if v3 is not None:
+        if v3.get("node_type") != "group":
+            raise SlideError(
+                f"slide {slide!r}: {source.address} is a Zarr {v3.get('node_type')}, not the group of an image",
+                "give the folder that holds the levels",
+            )
+        found = v3.get("attributes")
+        return Group(prefix, 3, found if isinstance(found, Mapping) else {})
+    if attributes is None and v2 is None:
+        raise SlideError(
+            f"slide {slide!r} is no OME-Zarr: {source.address} has none of {', '.join(GROUP_FILES)} at {prefix or '/'}",
+            "check the path or URL; it must be that of the image's group",
+        )
+    return Group(prefix, 2, attributes or {})
+
+
+def read_arrays(source: ByteSource, group: Group, paths: Sequence[str], slide: str) -> list[Json]:
+    """The metadata of arrays in a group, all read at once. Raises SlideError where one is absent or damaged."""
+    names = [f"{group.prefix}{path}/{'zarr.json' if group.zarr_format == 3 else '.zarray'}" for path in paths]
+    arrays = []
+    for name, content in zip(names, source.read_many([Part(name) for name in names]), strict=True):
+        if content is None:
+            raise SlideError(
+                f"slide {slide!r}: the level {name} is missing at {source.address}",
+                "the copy is incomplete: copy it again from its source",
+            )
+        metadata = _parse(content, name, slide)
+        if metadata.get("zarr_format") != group.zarr_format:
+            raise SlideError(
+                f"slide {slide!r}: {name} has zarr_format {metadata.get('zarr_format')!r}; "
+                f"that of its group is {group.zarr_format}"
+            )
+        arrays.append(metadata)
+    return arrays
+
+
+def _parse(content: bytes, name: str, slide: str) -> Json:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SlideError(f"slide {slide!r}: {name} is damaged: {error}", "copy it again") from error
+    if not isinstance(parsed, dict):
+        raise SlideError(f"slide {slide!r}: {name} is damaged: it holds no JSON object", "copy it again")
+    return parsed

@@ -1,0 +1,1 @@
+"""All other formats, read by OpenSlide."""

@@ -1,0 +1,1 @@
+"""Tiled TIFF and its families, read directly."""

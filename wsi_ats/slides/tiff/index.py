@@ -1,0 +1,172 @@
+"""What is needed to read tiles of a TIFF: where each one lies and how it is encoded. Read once, then carried along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from jaxtyping import Int64
+
+from wsi_ats.slides.codecs import CODECS, JPEG, LOSSY, Coding
+from wsi_ats.slides.tiff.tags import Directory, Irregular, Tiff
+
+MAX_TILE_PIXELS = 1 << 26
+"""Larger tiles are no tiles: 192 MiB decoded."""
+
+MAX_GROWTH = 2
+"""Times the size of its pixels that an encoded tile may have: no codec makes them much longer than they are."""
+MAX_HEADER = 1 << 16
+"""And bytes of headers."""
+RGB, YCBCR = 2, 6
+"""Photometric interpretations that are read."""
+
+
+class Tag(IntEnum):
+    """Numbers of TIFF tags."""
+
+    SUBFILE_TYPE = 254
+    WIDTH = 256
+    HEIGHT = 257
+    BITS = 258
+    COMPRESSION = 259
+    PHOTOMETRIC = 262
+    FILL_ORDER = 266
+    DESCRIPTION = 270
+    STRIP_OFFSETS = 273
+    ORIENTATION = 274
+    SAMPLES = 277
+    ROWS_PER_STRIP = 278
+    STRIP_COUNTS = 279
+    X_RESOLUTION = 282
+    Y_RESOLUTION = 283
+    PLANAR = 284
+    RESOLUTION_UNIT = 296
+    SOFTWARE = 305
+    PREDICTOR = 317
+    TILE_WIDTH = 322
+    TILE_HEIGHT = 323
+    TILE_OFFSETS = 324
+    TILE_COUNTS = 325
+    SUB_DIRECTORIES = 330
+    SAMPLE_FORMAT = 339
+    JPEG_TABLES = 347
+    XMP = 700
+    DEPTH = 32997
+    ICC_PROFILE = 34675
+    NDPI = 65420
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TiffImage:
+    """One image of the file, cut into tiles or strips that are numbered row by row."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    cols: int
+    rows: int
+    offsets: Int64[np.ndarray, " n"]
+    """First byte of each tile in the file."""
+    counts: Int64[np.ndarray, " n"]
+    """Bytes of each tile; 0: it is not stored."""
+    coding: Coding
+    strips: bool = False
+    """Strips end with the image; tiles have their full size also where they overhang it."""
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(height, width, 3) of a tile as it is encoded."""
+        height = self.tile_height
+        if self.strips:
+            height = min(height, self.height - index * height)
+        return height, self.tile_width, 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TiffIndex:
+    """All that is known of a slide without decoding it."""
+
+    stamp: tuple[int, int]
+    """Of the file it was read from: an index of another version of the file is worthless."""
+    family: str
+    """Whose rules say which images are levels: "Aperio", "Philips", "OME-TIFF" or "generic TIFF"."""
+    levels: tuple[TiffImage, ...]
+    properties: Mapping[str, str]
+    associated: Mapping[str, TiffImage] = field(default_factory=dict)
+    """Label, macro, thumbnail, where OpenSlide does not open the file."""
+    icc_profile: bytes | None = None
+    note: str = ""
+    """What else there is to say of how the slide is read."""
+    by_openslide: tuple[str, ...] | None = None
+    """Names of the associated images that OpenSlide reads; None where it does not open the file."""
+
+    @property
+    def reason(self) -> str:
+        """Why its tiles are read directly, for people."""
+        codecs = dict.fromkeys(CODECS[level.coding.compression] for level in self.levels)
+        return f"tiled {' and '.join(codecs)} TIFF, {self.family}{self.note}"
+
+
+def is_tiled(directory: Directory) -> bool:
+    """Is the image of a directory cut into tiles?"""
+    return Tag.TILE_WIDTH in directory and Tag.TILE_HEIGHT in directory
+
+
+def image_of(tiff: Tiff, directory: Directory, strips: bool = False) -> TiffImage:
+    """The image of a directory. Raises Irregular, with the reason, where its tiles are not read directly."""
+    coding = _coding(directory)
+    width, height = directory.whole(Tag.WIDTH), directory.whole(Tag.HEIGHT)
+    if strips:
+        tile = width, min(directory.whole(Tag.ROWS_PER_STRIP, height), height)
+        offsets, counts = (directory.numbers(tag) for tag in (Tag.STRIP_OFFSETS, Tag.STRIP_COUNTS))
+    elif is_tiled(directory):
+        tile = directory.whole(Tag.TILE_WIDTH), directory.whole(Tag.TILE_HEIGHT)
+        offsets, counts = (directory.numbers(tag) for tag in (Tag.TILE_OFFSETS, Tag.TILE_COUNTS))
+    else:
+        raise Irregular("not tiled")
+    if min(width, height, *tile) < 1 or tile[0] * tile[1] > MAX_TILE_PIXELS:
+        raise Irregular(f"an image of {width} x {height} px in tiles of {tile[0]} x {tile[1]} px")
+    cols, rows = -(-width // tile[0]), -(-height // tile[1])
+    if not len(offsets) == len(counts) == cols * rows:
+        raise Irregular(f"{len(offsets)} offsets and {len(counts)} sizes for {cols} x {rows} tiles")
+    longest = MAX_GROWTH * 3 * tile[0] * tile[1] + MAX_HEADER
+    where, sizes = _positions(offsets, tiff.size), _positions(counts, min(tiff.size, longest))
+    return TiffImage(width, height, *tile, cols, rows, where, sizes, coding, strips)
+
+
+def _positions(values: np.ndarray, most: int) -> Int64[np.ndarray, " n"]:
+    """Offsets or byte counts, at most `most`: beyond the file there is nothing to read, and a tile whose size is
+    damaged must not take the memory of all that follows it."""
+    if values.dtype.kind != "u":
+        raise Irregular("offsets that are no whole numbers")
+    return np.asarray(np.minimum(values, np.uint64(most)), np.int64)
+
+
+def _coding(directory: Directory) -> Coding:
+    """How the image is encoded. Raises Irregular for all but 8-bit RGB and codecs that are known to be read right."""
+    compression = directory.whole(Tag.COMPRESSION, 1)
+    photometric = directory.whole(Tag.PHOTOMETRIC, -1)
+    predictor = directory.whole(Tag.PREDICTOR, 1)
+    bits, samples = directory.numbers(Tag.BITS), directory.whole(Tag.SAMPLES, 1)
+    if samples != 3 or len(bits) == 0 or (bits != 8).any():
+        raise Irregular(
+            f"{samples} sample(s) of {'/'.join(str(n) for n in bits[:8]) or 1} bits a pixel, not 3 of 8"
+        )
+    if directory.whole(Tag.PLANAR, 1) != 1:
+        raise Irregular("its colour planes are separate")
+    if compression not in CODECS:
+        raise Irregular(f"compression {compression}")
+    allowed = (RGB, YCBCR) if compression in LOSSY else (RGB,)
+    if photometric not in allowed:
+        raise Irregular(f"photometric interpretation {photometric} with {CODECS[compression]}")
+    if compression not in LOSSY and predictor not in (1, 2):
+        raise Irregular(f"predictor {predictor}")
+    for tag in (Tag.FILL_ORDER, Tag.ORIENTATION, Tag.SAMPLE_FORMAT, Tag.DEPTH):
+        if (directory.numbers(tag) != 1).any():
+            raise Irregular(f"{tag.name.lower().replace('_', ' ')} is not 1")
+    if compression in LOSSY:
+        tables = directory.raw(Tag.JPEG_TABLES) if compression == JPEG else b""
+        return Coding(compression, ycbcr=photometric == YCBCR, tables=tables)
+    return Coding(compression, predictor=predictor == 2)

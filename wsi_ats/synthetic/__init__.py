@@ -1,0 +1,1 @@
+"""Slides that are made, with what is in them known."""
