@@ -28,14 +28,16 @@ import matplotlib
 import numpy as np
 import torch
 
-from wsi_ats.cache import Memory
+from wsi_ats.cache import TileCache
 from wsi_ats.errors import ConfigError
-from wsi_ats.lowres.prepare import look
+from wsi_ats.lowres.prepare import prepare
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import load_model
+from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
-from wsi_ats.sampling.budget import is_settled
+from wsi_ats.reading import Reading as Budget
+from wsi_ats.reading import is_settled
 from wsi_ats.slides import open_slide
 from wsi_ats.tasks.metrics import auc, bootstrap
 
@@ -121,7 +123,7 @@ def rows_of(manifest: Path, split: str, model: AttentionSampler) -> list[Row]:
     """The labelled slides; each class of the model must be among them."""
     rows = [row for row in read_manifest(manifest) if row.split == split]
     missing = set(model.classes) ^ {row.label for row in rows}
-    if missing or model.questions[0].kind != "classes":
+    if missing or model.specs[0].kind != "classes":
         raise ConfigError(
             f"{manifest}, split {split}: {len(rows)} slides; the model's classes are {model.classes}",
             "name a split that has slides of each of these classes and of no other",
@@ -134,15 +136,17 @@ def rows_of(manifest: Path, split: str, model: AttentionSampler) -> list[Row]:
 
 def read(model: AttentionSampler, row: Row, readings: Iterable[Reading], seeds: int) -> Record:
     """What each reading of one slide answers."""
-    memory = Memory(4 << 30)
+    model.cache = TileCache(4 << 30)
     with open_slide(row.path, mpp=row.mpp, srgb=model.srgb) as slide:
-        scene = look(slide, model.config, keep_open=True)
-        exact = model.predict_scene(scene, sampler="all", memory=memory)
+        prepared = prepare(slide, model.config, keep_open=True)
+        exact = predict_prepared(model, prepared, Budget.of(sampler="all"))
         runs = {
             reading.name: [
                 answer_of(
-                    model.predict_scene(
-                        scene, reading.tiles, seed=seed, tolerance=reading.tolerance, memory=memory
+                    predict_prepared(
+                        model,
+                        prepared,
+                        Budget.of(reading.tiles, seed=seed, tolerance=reading.tolerance),
                     )
                 )
                 for seed in range(seeds)

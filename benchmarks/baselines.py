@@ -13,8 +13,7 @@ from torch import nn
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.features.scratch import residual_trunk
-from wsi_ats.head import Head
-from wsi_ats.score import RefiningScore
+from wsi_ats.head import Head, RefiningScore
 
 POOLS = ("mean", "max", "attention", "gated")
 """How `AllTiles` makes a slide of its tiles."""

@@ -84,30 +84,27 @@ def field(mass: float, seed: int = 0) -> Field:
 
 def field_of_model(model_folder: Path, path: Path) -> Field:
     """Attention and features of every tissue cell of a slide, as a trained model has them."""
-    from wsi_ats.lowres.prepare import look
+    from wsi_ats.features.embed import TileVectors
+    from wsi_ats.lowres.prepare import prepare
     from wsi_ats.model_folder import load_model
-    from wsi_ats.sampling import draw
     from wsi_ats.slides import open_slide
 
     model = load_model(model_folder)
     with open_slide(path) as slide, torch.inference_mode():
-        scene = look(slide, model.config, keep_open=True)
-        log_p = model.attend(scene).double()
-        every = draw(log_p, 1, "all", generator=torch.Generator())
-        vectors = torch.cat([model.describe([scene], [Draws(c, w)])[0] for c, w in in_chunks(every)])
-    centres = scene.view.grid.centres(scene.tissue) / np.asarray(scene.view.grid.cell)
+        prepared = prepare(slide, model.config, keep_open=True)
+        every = model.attend(prepared).all()
+        log_p, vectors = every.log_p.double(), TileVectors(model.embed)
+        vectors.read([every])
+        features = vectors.of(every)
+    centres = prepared.view.grid.centres(prepared.tissue) / np.asarray(prepared.view.grid.cell)
     heavy = float(log_p.exp().topk(10).values.sum())
     return Field(
         f"{path.stem} ({len(log_p)} cells, {heavy:.2f})",
         log_p.clone() - log_p.logsumexp(0),
-        vectors.double().clone(),
+        features.double().clone(),
         torch.from_numpy(centres),
-        torch.from_numpy(scene.order),
+        torch.from_numpy(prepared.order),
     )
-
-
-def in_chunks(draws: Draws, size: int = 64) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(draws.cells.split(size), draws.log_weights.split(size), strict=True))
 
 
 # -- estimates, with their gradients written out

@@ -21,7 +21,7 @@ def open_and_close(originals: Path, count: int) -> list[dict[str, float]]:
     return found
 
 
-def look(slides: int) -> dict[str, float]:
+def prepare(slides: int) -> dict[str, float]:
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     rss = int(status["VmRSS"].split()[0]) * 1024 / 1e6
     return {"slides": slides, "rss_mb": round(rss, 1), "files": len(list(Path("/proc/self/fd").iterdir()))}
@@ -30,7 +30,7 @@ def look(slides: int) -> dict[str, float]:
 def main(originals: Path, count: int) -> None:
     from wsi_ats.slides import open_slide
 
-    found = [look(0)]
+    found = [prepare(0)]
     for done in range(1, count + 1):
         name, backend = READERS[done % len(READERS)]
         with open_slide(originals / name, backend=backend) as slide:
@@ -39,7 +39,7 @@ def main(originals: Path, count: int) -> None:
             slide.read((0, 0), (size.width, size.height), len(slide.levels) - 1)
             dict(slide.associated_images)
         if done % STEP == 0 or done == count:
-            found.append(look(done))
+            found.append(prepare(done))
     print(json.dumps(found))
 
 

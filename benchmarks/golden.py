@@ -149,13 +149,15 @@ def answers(model_folder: Path, slides: Path) -> Iterator[tuple[str, str]]:
     import wsi_ats
 
     torch.set_num_threads(1)
-    yield "weights", digest(load_file(model_folder / "model.safetensors"))
+    weights = load_file(model_folder / "model.safetensors")
+    yield "weights", digest({str(i): weights[name] for i, name in enumerate(sorted(weights))})
     model = wsi_ats.load_model(model_folder)
     for slide in sorted(slides.glob("test_*.tif")):
         for reading, arguments in READINGS.items():
             prediction = model.predict(slide, **arguments)
             values = {name: getattr(prediction, name) for name in ("tissue", "attention", "cells", "weights")}
-            for i, answer in enumerate(prediction.answers):
+            results = getattr(prediction, "results", None) or prediction.answers  # as it was called before
+            for i, answer in enumerate(results):
                 values |= {
                     f"{i} {name}": getattr(answer, name) for name in ("values", "stderr", "contributions")
                 }

@@ -78,8 +78,8 @@ def measure(task: str, slide: str, settings: list[str], device: str) -> dict[str
     from wsi_ats import open_slide
     from wsi_ats.build import build_model
     from wsi_ats.config import load_config
-    from wsi_ats.lowres.prepare import look
-    from wsi_ats.model import generator_for
+    from wsi_ats.lowres.prepare import prepare
+    from wsi_ats.sampling import generator_for
 
     torch.set_num_threads(1)
     model = build_model(load_config(None, settings), ("normal", "tumour")).to(device)
@@ -91,10 +91,10 @@ def measure(task: str, slide: str, settings: list[str], device: str) -> dict[str
         cells, grid = len(prediction.tissue), len(prediction.grid)
     else:
         with open_slide(slide) as handle:
-            scene = look(handle, model.config)
-        cells, grid = len(scene.tissue), len(scene.view.grid)
+            prepared = prepare(handle, model.config)
+        cells, grid = len(prepared.tissue), len(prepared.view.grid)
         model.train()
-        (estimate,) = model([scene], [generator_for(0, "step")])
+        (estimate,) = model([prepared], [generator_for(0, "step")])
         cross_entropy(estimate.logits, torch.tensor(1, device=device)).backward()
         optimizer.step()
     seconds = time.perf_counter() - start

@@ -6,8 +6,8 @@ Slides of the train groups are split into 260 to train on and 40 to choose the e
 groups, whose tiles no training has seen, are classified once at the end. A slide has about 670 tissue tiles. Every
 method that samples reads N = 32 tiles a slide, in training and at the end; the others say what they read. What the
 models would have answered from other numbers of tiles, and for small and large tumours apart, is told beside it.
-Features of the frozen MobileNet are made once, of all tissue tiles, and kept in FOLDER/features for every method: their
-time, which is printed, comes on top of that of the first training. `cpu_seconds` are those of all threads of the
+Features of the frozen MobileNet are kept in FOLDER/features for every method and seed: the first training that meets a
+tile takes the time to read it and to make its features. `cpu_seconds` are those of all threads of the
 process: they stay the same where others use the machine. Results go to benchmarks/results/mosaic.{json,md}.
 """
 
@@ -26,14 +26,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from baselines import POOLS, DownsampledCNN
-from mosaic_all_tiles import all_tiles, bags_of, recall_features, score_of
+from mosaic_all_tiles import all_tiles, bags_of, score_of
 
-from wsi_ats.cache import Memory
+from wsi_ats.cache import TileCache
 from wsi_ats.config import Config, load_config
 from wsi_ats.demo import concentration
+from wsi_ats.features.store import FeatureStore
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import load_model
+from wsi_ats.predict import predict_prepared
+from wsi_ats.reading import Reading as Budget
 from wsi_ats.synthetic.mosaic import load_tiles, write_cohort
 from wsi_ats.synthetic.truth import SlideTruth
 from wsi_ats.tasks.metrics import auc, bootstrap_auc
@@ -91,7 +94,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     rows = make_slides(arguments.tiles, arguments.work / "slides")
-    memory = Memory(4 << 30)
+    cache = TileCache(4 << 30, FeatureStore(arguments.work / "features", 16 << 30))
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else []
     for name in arguments.methods:
         for seed in range(arguments.seeds):
@@ -102,14 +105,12 @@ def main() -> None:
                 if f"{part}.network=mobilenet-v1" in settings:
                     settings.append(f"{part}.weights={arguments.weights}")
             config = config_of(settings, seed)
-            if name.startswith("MobileNet") and not memory:
-                recall_features(rows, config, CLASSES, memory, arguments.work / "features")
             if name == CNN:
                 result = downsampled(rows, config)
             elif name in WHOLE:
-                result = whole(rows, config, WHOLE[name], memory)
+                result = whole(rows, config, WHOLE[name], cache)
             else:
-                kept = memory if name.startswith("MobileNet") else None
+                kept = cache if name.startswith("MobileNet") else None
                 result = sampled(rows, config, arguments.work / f"{name}-{seed}", kept)
             results.append({"method": name, "seed": seed, **result})
             print(json.dumps(results[-1]), flush=True)
@@ -133,12 +134,13 @@ def config_of(settings: Iterable[str], seed: int) -> Config:
     return load_config(None, [*settings, f"train.seed={seed}"])
 
 
-def sampled(rows: list[Row], config: Config, out: Path, memory: Memory | None) -> dict[str, float]:
+def sampled(rows: list[Row], config: Config, out: Path, cache: TileCache | None) -> dict[str, float]:
     """Train as `wsi-ats train` does, predict the test slides as `wsi-ats predict` does."""
     cpu = time.process_time()
-    result = train(rows, config, out, overwrite=True, memory=memory)
+    result = train(rows, config, out, overwrite=True, cache=cache)
     cpu = time.process_time() - cpu
     model = load_model(result.folder)
+    model.cache = TileCache(0) if cache is None else cache
     test = [row for row in rows if row.split == "test"]
     start = time.monotonic()
     sampler = "all" if config.sampling.sampler == "all" else "systematic"
@@ -149,7 +151,7 @@ def sampled(rows: list[Row], config: Config, out: Path, memory: Memory | None) -
     spot = concentration([p for p, _ in tumour], [truth_of(row) for _, row in tumour])
     return {
         **interval_of(answers, labels),
-        **({} if memory is None or sampler == "all" else in_detail(model, test, memory)),
+        **({} if cache is None or sampler == "all" else in_detail(model, test)),
         "attention_times_chance": round(spot.times, 1),
         "tiles_read": float(np.mean([p.tiles_read for p in predictions])),
         "tissue_tiles": float(np.mean([len(p.tissue) for p in predictions])),
@@ -160,11 +162,11 @@ def sampled(rows: list[Row], config: Config, out: Path, memory: Memory | None) -
     }
 
 
-def in_detail(model: AttentionSampler, test: list[Row], memory: Memory) -> dict[str, object]:
+def in_detail(model: AttentionSampler, test: list[Row]) -> dict[str, object]:
     """Slide AUC from other numbers of tiles, the mean of several draws; and from N tiles by the tumour's share of the
     tissue: its lower, middle and upper third, against all negatives."""
     examples = Examples(test, CLASSES, model.config, 1 << 30)
-    scenes = [examples[i].scene for i in range(len(examples))]
+    prepared_slides = [examples[i].prepared for i in range(len(examples))]
     labels, by_tiles, by_share = labels_of(test), {}, {}
     shares = np.array([truth_of(row).lesion_share for row in test])
     thirds = np.digitize(shares, np.quantile(shares[labels == 1], [1 / 3, 2 / 3]))
@@ -172,8 +174,8 @@ def in_detail(model: AttentionSampler, test: list[Row], memory: Memory) -> dict[
         draws = [
             np.array(
                 [
-                    model.predict_scene(x, tiles, seed=s, repeats=1, memory=memory).probabilities
-                    for x in scenes
+                    predict_prepared(model, x, Budget(tiles, repeats=1, seed=s)).probabilities
+                    for x in prepared_slides
                 ]
             )
             for s in range(DRAWS)
@@ -189,10 +191,10 @@ def mean_auc(draws: list[np.ndarray], labels: np.ndarray) -> float:
     return round(float(np.mean([auc(answers, labels) for answers in draws])), 4)
 
 
-def whole(rows: list[Row], config: Config, pool: str, memory: Memory) -> dict[str, float]:
+def whole(rows: list[Row], config: Config, pool: str, cache: TileCache) -> dict[str, float]:
     """Multiple-instance learning on all tiles; the epoch is chosen as for the others."""
     start, cpu = time.monotonic(), time.process_time()
-    bags = bags_of(rows, CLASSES, config, memory)
+    bags = bags_of(rows, CLASSES, config, cache)
     (answers, labels), epochs = all_tiles(bags, config, pool)
     return {
         **interval_of(answers, labels),
@@ -234,7 +236,7 @@ def downsampled(rows: list[Row], config: Config, epochs: int = 20) -> dict[str, 
 
 def views_of(rows: list[Row], config: Config) -> list[tuple[torch.Tensor, int]]:
     examples = Examples(rows, CLASSES, config, 1 << 30)
-    pixels = [(examples[i].scene.view.pixels, examples[i].label) for i in range(len(examples))]
+    pixels = [(examples[i].prepared.view.pixels, examples[i].label) for i in range(len(examples))]
     return [(torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255, label) for p, label in pixels]
 
 

@@ -3,63 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from baselines import AllTiles
 
 from wsi_ats.build import build_model
-from wsi_ats.cache import Memory
+from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
-from wsi_ats.lowres.prepare import look
+from wsi_ats.lowres.prepare import PreparedSlide
 from wsi_ats.manifest import Row
-from wsi_ats.model import direction, uniform_attention
-from wsi_ats.sampling import draw
-from wsi_ats.slides import open_slide
 from wsi_ats.tasks.make import as_tasks
-from wsi_ats.tiles import read_tiles
+from wsi_ats.train.augment import bag_shift
 from wsi_ats.train.data import Examples
-from wsi_ats.train.merit import epoch_figures
-from wsi_ats.train.run import calibration_scenes
+from wsi_ats.train.figures import epoch_figures
+from wsi_ats.train.run import slides_to_standardise_on
+from wsi_ats.train.standardise import fit_standardisation
 
 EPOCHS = 20
-AT_ONCE = 64
-"""Tiles in one pass of the network."""
-
-
-def recall_features(
-    rows: list[Row], config: Config, classes: Sequence[str], memory: Memory, folder: Path
-) -> None:
-    """Fill `memory` with the frozen features of every tissue tile, from files in `folder` or from the slides."""
-    folder.mkdir(exist_ok=True)
-    net = build_model(config, classes).features
-    for row in rows:
-        file = folder / f"{Path(row.path).stem}.npz"
-        with open_slide(row.path) as slide:
-            if not file.exists():
-                start, scene = time.process_time(), look(slide, config)
-                tiles = read_tiles(
-                    slide, scene.view.grid, scene.tissue, config.tile.px, scene.tile_downsample
-                )
-                features = np.concatenate(
-                    [_features(net, tiles[i : i + AT_ONCE]) for i in range(0, len(tiles), AT_ONCE)]
-                )
-                np.savez(file, cells=scene.tissue, features=features.astype(np.float16))
-                print(f"{row.slide}: {len(tiles)} tiles, {time.process_time() - start:.1f} CPU s", flush=True)
-            address = slide.address
-        with np.load(file) as kept:
-            cells, features = kept["cells"], kept["features"].astype(np.float32)
-        keys = [(address, int(cell)) for cell in cells]
-        memory.recall(keys, lambda positions, features=features: features[positions])
-
-
-@torch.inference_mode()
-def _features(net: torch.nn.Module, tiles: np.ndarray) -> np.ndarray:
-    return net(torch.from_numpy(tiles).permute(0, 3, 1, 2).float().div_(255)).numpy()
 
 
 @dataclass(frozen=True)
@@ -69,23 +32,25 @@ class Bag:
     label: int
 
 
-def bags_of(rows: list[Row], classes: Sequence[str], config: Config, memory: Memory) -> dict[str, list[Bag]]:
+def bags_of(
+    rows: list[Row], classes: Sequence[str], config: Config, cache: TileCache
+) -> dict[str, list[Bag]]:
     """All tiles of all slides by split; the frozen network and its standardisation are those of the other methods."""
     model = build_model(config, classes).eval()
     sets = {
         s: Examples([r for r in rows if r.split == s], classes, config, 1 << 30)
         for s in ("train", "val", "test")
     }
-    model.calibrate(calibration_scenes(sets["train"], config.train.seed), config.train.seed, memory)
+    model.cache = cache
+    seed = config.train.seed
+    fit_standardisation(model, slides_to_standardise_on(sets["train"], seed), seed)
 
-    def features(scene) -> torch.Tensor:
-        k = len(scene.tissue)
-        every = draw(uniform_attention(k), k, "all", generator=torch.Generator())
+    def features(prepared: PreparedSlide) -> torch.Tensor:
         with torch.no_grad():
-            return model.describe([scene], [every], memory)[0]
+            return model.embed([model.attend(prepared, uniform=True).all()])[0]
 
     examples = {split: [some[i] for i in range(len(some))] for split, some in sets.items()}
-    return {split: [Bag(features(x.scene), x.label) for x in some] for split, some in examples.items()}
+    return {split: [Bag(features(x.prepared), x.label) for x in some] for split, some in examples.items()}
 
 
 def all_tiles(
@@ -115,7 +80,7 @@ def all_tiles(
 
 
 def loss_of(net: AllTiles, bag: Bag, shift: float, generator: torch.Generator) -> torch.Tensor:
-    features = bag.features + shift * direction(bag.features, generator)
+    features = bag_shift(bag.features, shift, generator)
     return torch.nn.functional.cross_entropy(net(features)[None], torch.tensor([bag.label]))
 
 

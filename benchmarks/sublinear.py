@@ -89,9 +89,11 @@ def measure(task: str, slide: str, settings: list[str]) -> dict[str, float]:
     from wsi_ats import open_slide
     from wsi_ats.build import build_model
     from wsi_ats.config import load_config
-    from wsi_ats.lowres.prepare import look
+    from wsi_ats.lowres.prepare import prepare
     from wsi_ats.lowres.view import LazyView
-    from wsi_ats.model import generator_for
+    from wsi_ats.predict import predict_prepared
+    from wsi_ats.reading import Reading
+    from wsi_ats.sampling import generator_for
 
     torch.set_num_threads(1)
     model = build_model(load_config(None, settings), ("normal", "tumour"))
@@ -106,11 +108,11 @@ def measure(task: str, slide: str, settings: list[str]) -> dict[str, float]:
     LazyView.read = counted
     baseline, start, cpu = resident(), time.perf_counter(), time.process_time()
     with open_slide(slide) as handle:
-        scene = look(handle, model.config, keep_open=True)
+        prepared = prepare(handle, model.config, keep_open=True)
         if task == "predict":
-            model.predict_scene(scene)
+            predict_prepared(model, prepared, Reading())
         else:
-            (estimate,) = model.train()([scene], [generator_for(0, "step")])
+            (estimate,) = model.train()([prepared], [generator_for(0, "step")])
             cross_entropy(estimate.logits, torch.tensor([1])[0]).backward()
         total = handle.bytes_read
     return {
@@ -119,8 +121,8 @@ def measure(task: str, slide: str, settings: list[str]) -> dict[str, float]:
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - cpu,
         "peak_mb": (most_resident() - baseline) / MB,
-        "coarse_px": max(scene.view.shape) if scene.inside is not None else 0,
-        "cells_or_regions": len(scene.tissue),
+        "coarse_px": max(prepared.view.shape) if prepared.inside is not None else 0,
+        "cells_or_regions": len(prepared.tissue),
     }
 
 

@@ -10,15 +10,15 @@ from benchmarks.baselines import GatedScore
 from tests.support.enumeration import SIZES, UNBIASED, ordered_samples, outcomes, seeded, some_log_p
 from wsi_ats.errors import ConfigError
 from wsi_ats.estimator import (
+    attention_loss,
     entropy_penalty,
     expectation,
     log_mass,
-    proposal_loss,
     refined_expectation,
     shares,
 )
+from wsi_ats.head import RefiningScore
 from wsi_ats.sampling import SAMPLERS, Draws, draw, smooth
-from wsi_ats.score import RefiningScore
 
 DIM = 3
 CENTRES = [False, torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64)]
@@ -325,19 +325,19 @@ def test_proposal_loss_is_least_where_the_proposal_is_the_target() -> None:
     p = torch.softmax(normal(6), 0).requires_grad_()
     d = Draws(torch.arange(6), torch.zeros(6, dtype=torch.float64))
     logits = p.detach().log().requires_grad_()
-    loss = proposal_loss(torch.log_softmax(logits, 0), d, p)
+    loss = attention_loss(torch.log_softmax(logits, 0), d, p)
     loss.backward()
     assert p.grad is None
     assert logits.grad is not None
     assert float(logits.grad.abs().max()) < 1e-12
     assert float(loss.detach()) == pytest.approx(float(-(p * p.log()).sum().detach()))
-    assert float(proposal_loss(torch.log_softmax(normal(6, seed=5), 0), d, p)) > float(loss.detach())
+    assert float(attention_loss(torch.log_softmax(normal(6, seed=5), 0), d, p)) > float(loss.detach())
 
 
 def test_proposal_loss_counts_the_drawn_cells_alone() -> None:
     log_p = some_log_p(5, 0, 1.0)
     d = Draws(torch.tensor([3, 1]), torch.zeros(2, dtype=torch.float64))
-    loss = proposal_loss(log_p, d, torch.tensor([0.25, 0.75], dtype=torch.float64))
+    loss = attention_loss(log_p, d, torch.tensor([0.25, 0.75], dtype=torch.float64))
     assert float(loss) == pytest.approx(-0.25 * float(log_p[3]) - 0.75 * float(log_p[1]))
 
 
@@ -373,7 +373,7 @@ def test_a_batch_is_its_slides_one_by_one(score: type[RefiningScore]) -> None:
         scores = net(features)
         phi, p = refined_expectation(log_p, draws, features, scores, 0.5)
         penalties = [entropy_penalty(log_p), entropy_penalty(log_p, log_opened)]
-        return [phi, p, log_mass(log_p, draws, scores, 0.5), proposal_loss(log_p, draws, p), *penalties]
+        return [phi, p, log_mass(log_p, draws, scores, 0.5), attention_loss(log_p, draws, p), *penalties]
 
     together = terms(logits, batch, features, log_opened)
     rows = [terms(*row) for row in zip(logits, alone, features, log_opened, strict=True)]

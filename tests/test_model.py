@@ -12,12 +12,15 @@ from tests.support.helpers import give_opinions
 from wsi_ats import load_model, open_slide
 from wsi_ats.attention.networks import ConvAttention, DeepAttention, PaperAttention, WideAttention
 from wsi_ats.build import build_model
-from wsi_ats.cache import Memory
+from wsi_ats.cache import TileCache
 from wsi_ats.config import load_config
 from wsi_ats.errors import MissingMppError, NoTissueError
-from wsi_ats.lowres.prepare import Scene, look
-from wsi_ats.model import AttentionSampler, generator_for, turn
+from wsi_ats.lowres.prepare import PreparedSlide, prepare
+from wsi_ats.model import AttentionSampler
+from wsi_ats.sampling import generator_for
 from wsi_ats.synthetic.phantom import Phantom, write_phantom
+from wsi_ats.train.augment import turned
+from wsi_ats.train.standardise import fit_standardisation
 
 SETTINGS = ["view.downsample=8", "tile.downsample=2", "tile.px=32", "attention.stride=8", "sampling.tiles=5"]
 
@@ -43,25 +46,25 @@ def model_with(*settings: str) -> AttentionSampler:
 )
 def test_the_attention_network_is_the_one_asked_for(network: str, kind: type[ConvAttention]) -> None:
     model = model_with(f"attention.network={network}", "attention.levels=2")
-    assert (type(model.attention), type(model.overview)) == (kind, kind)
+    assert (type(model.attention), type(model.region_attention)) == (kind, kind)
 
 
-def scenes_of(model: AttentionSampler, paths: list[Path]) -> list[Scene]:
-    scenes = []
+def all_prepared(model: AttentionSampler, paths: list[Path]) -> list[PreparedSlide]:
+    prepared_slides = []
     for path in paths:
         with open_slide(path) as slide:
-            scenes.append(look(slide, model.config))
-    return scenes
+            prepared_slides.append(prepare(slide, model.config))
+    return prepared_slides
 
 
 @pytest.mark.parametrize("refined", ["true", "false"])
 def test_a_slide_gets_the_same_estimate_alone_and_in_any_batch(paths: list[Path], refined: str) -> None:
     model = model_with(f"sampling.refined={refined}")
-    scenes = scenes_of(model, paths)
+    prepared_slides = all_prepared(model, paths)
 
     def logits(order: list[int]) -> dict[int, torch.Tensor]:
-        chosen = [scenes[i] for i in order]
-        estimates = model(chosen, [generator_for(0, scene.name) for scene in chosen])
+        chosen = [prepared_slides[i] for i in order]
+        estimates = model(chosen, [generator_for(0, prepared.name) for prepared in chosen])
         return {i: estimate.logits for i, estimate in zip(order, estimates, strict=True)}
 
     together = logits([0, 1, 2])
@@ -76,11 +79,11 @@ def test_all_is_attention_mil_over_every_tile(paths: list[Path], refined: str) -
     model = model_with(f"sampling.refined={refined}")
     prediction = model.predict(paths[0], sampler="all")
     with open_slide(paths[0]) as slide, torch.no_grad():
-        scene = look(slide, model.config)
-        log_a = model.attend(scene)
+        prepared = prepare(slide, model.config)
+        log_a = model.attend(prepared).log_p
         tiles = []
-        for cell in scene.tissue:  # one tile at a time, placed by hand
-            row, column = divmod(int(cell), scene.view.grid.cols)
+        for cell in prepared.tissue:  # one tile at a time, placed by hand
+            row, column = divmod(int(cell), prepared.view.grid.cols)
             x, y = (column + 0.5) * 64 - 32, (row + 0.5) * 64 - 32
             pixels = slide.read((int(x), int(y)), (64, 64)).reshape(32, 2, 32, 2, 3).astype(np.float64)
             tiles.append(pixels.mean((1, 3)))
@@ -89,7 +92,7 @@ def test_all_is_attention_mil_over_every_tile(paths: list[Path], refined: str) -
         target = log_a + model.score(vectors) if model.score is not None else log_a
         summary = torch.softmax(target, 0) @ vectors
         expected = torch.softmax(model.head(summary), 0)
-    assert prediction.tiles_read == len(scene.tissue)
+    assert prediction.tiles_read == len(prepared.tissue)
     # The oracle averages 2 x 2 px, the reader resamples with a triangle filter: tiles differ a little.
     np.testing.assert_allclose(prediction.probabilities, expected.numpy(), atol=2e-2)
     assert (prediction.stderr == 0).all()
@@ -141,12 +144,12 @@ def test_memory_changes_no_answer_and_spares_reading(
 ) -> None:
     for frozen in ("true", "false"):
         model = model_with(f"features.frozen={frozen}")
-        scene = scenes_of(model, paths[2:])[0]
-        memory = Memory(1 << 26)
-        bare = model([scene], [generator_for(0, "x")])[0].logits
-        first = model([scene], [generator_for(0, "x")], memory)[0].logits
-        monkeypatch.setattr("wsi_ats.model.read_tiles", None)  # a second reading would fail
-        second = model([scene], [generator_for(0, "x")], memory)[0].logits
+        prepared = all_prepared(model, paths[2:])[0]
+        bare = model([prepared], [generator_for(0, "x")])[0].logits
+        model.cache = TileCache(1 << 26)
+        first = model([prepared], [generator_for(0, "x")])[0].logits
+        monkeypatch.setattr("wsi_ats.features.embed.read_tiles", None)  # a second reading would fail
+        second = model([prepared], [generator_for(0, "x")])[0].logits
         monkeypatch.undo()
         torch.testing.assert_close(bare, first)
         torch.testing.assert_close(bare, second)
@@ -154,8 +157,8 @@ def test_memory_changes_no_answer_and_spares_reading(
 
 def test_every_trainable_part_gets_a_gradient(paths: list[Path]) -> None:
     model = model_with().train()
-    scene = scenes_of(model, paths[:1])[0]
-    model([scene], [generator_for(0, "x")])[0].logits[1].backward()
+    prepared = all_prepared(model, paths[:1])[0]
+    model([prepared], [generator_for(0, "x")])[0].logits[1].backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
 
@@ -166,37 +169,38 @@ def test_uniform_ignores_the_view(paths: list[Path]) -> None:
     assert np.ptp(prediction.attention) < 1e-7
 
 
-def test_an_even_draw_leaves_attention_alone(paths: list[Path]) -> None:
+def test_a_uniform_draw_leaves_attention_alone(paths: list[Path]) -> None:
     model = model_with().train()
-    with torch.no_grad():  # an opinion that an even draw must not ask for
+    with torch.no_grad():  # an opinion that a uniform draw must not ask for
         next(iter(model.attention.head.parameters())).normal_()
-    scene = scenes_of(model, paths[1:2])[0]
-    estimate = model([scene], [generator_for(0, "x")], even=True)[0]
-    assert float(estimate.log_p.max() - estimate.log_p.min()) == 0
+    prepared = all_prepared(model, paths[1:2])[0]
+    drawn = model.attend(prepared, uniform=True).draw(5, "systematic", generator_for(0, "x"))
+    (estimate,) = model.estimates([drawn], model.embed([drawn]))
+    assert float(drawn.log_p.max() - drawn.log_p.min()) == 0
     estimate.logits[1].backward()
     assert all(parameter.grad is None for parameter in model.attention.parameters())
 
 
-def test_calibration_takes_the_common_part_off(paths: list[Path]) -> None:
+def test_standardisation_takes_the_common_part_off(paths: list[Path]) -> None:
     model = model_with()
-    scenes = scenes_of(model, paths)
-    before = _mean_cosine(model, scenes)
-    model.calibrate(scenes, seed=0)
-    assert _mean_cosine(model, scenes) < 0.3 < before
+    prepared_slides = all_prepared(model, paths)
+    before = _mean_cosine(model, prepared_slides)
+    fit_standardisation(model, prepared_slides, seed=0)
+    assert _mean_cosine(model, prepared_slides) < 0.3 < before
 
 
-def _mean_cosine(model: AttentionSampler, scenes: list[Scene]) -> float:
+def _mean_cosine(model: AttentionSampler, prepared_slides: list[PreparedSlide]) -> float:
     with torch.no_grad():
-        estimates = model(scenes, [generator_for(9, scene.name) for scene in scenes])
-    vectors = torch.cat([estimate.vectors for estimate in estimates])
+        estimates = model(prepared_slides, [generator_for(9, prepared.name) for prepared in prepared_slides])
+    vectors = torch.cat([estimate.features for estimate in estimates])
     return float((vectors @ vectors.T).mean())
 
 
 def test_turning_gives_the_eight_symmetries_of_the_square() -> None:
     tile = torch.arange(12.0).reshape(1, 3, 2, 2)
-    turned = turn(tile.expand(400, 3, 2, 2), torch.Generator().manual_seed(0))
-    assert len({tuple(t.flatten().tolist()) for t in turned}) == 8
-    assert turned.sort(dim=-1).values.sum() == tile.sum() * 400
+    out = turned(tile.expand(400, 3, 2, 2), torch.Generator().manual_seed(0))
+    assert len({tuple(t.flatten().tolist()) for t in out}) == 8
+    assert out.sort(dim=-1).values.sum() == tile.sum() * 400
 
 
 def test_a_slide_without_mpp_fails_with_its_remedies(paths: list[Path]) -> None:
@@ -218,7 +222,7 @@ def test_loading_gives_the_model_that_was_saved(tmp_path: Path, paths: list[Path
     from wsi_ats.model_folder import save_model
 
     model = model_with()
-    model.calibrate(scenes_of(model, paths), seed=0)
+    fit_standardisation(model, all_prepared(model, paths), seed=0)
     save_model(model, tmp_path / "model", "card")
     loaded = load_model(tmp_path / "model")
     first, second = (m.predict(paths[0], tiles=8) for m in (model, loaded))
@@ -248,8 +252,8 @@ def test_a_view_in_blocks_changes_no_gradient(paths: list[Path], refined: str) -
     found = []
     for model in (model_with(setting), model_with(setting, *BLOCKS)):
         model.double()
-        scenes = scenes_of(model, paths)
-        log_p = [model.attend(scene) for scene in scenes]
+        prepared_slides = all_prepared(model, paths)
+        log_p = [model.attend(prepared).log_p for prepared in prepared_slides]
         (sum((p.exp() * p).sum() for p in log_p) + log_p[0][0]).backward()
         found.append([p.grad.clone() for p in model.attention.parameters() if p.grad is not None])
     assert len(found[0]) > 2
@@ -259,9 +263,9 @@ def test_a_view_in_blocks_changes_no_gradient(paths: list[Path], refined: str) -
 
 def test_a_scene_whose_view_stays_on_the_slide_is_small_and_trains(paths: list[Path]) -> None:
     model = model_with(*BLOCKS).train()
-    scenes = scenes_of(model, paths[:2])  # the slides are closed by now
-    assert all(scene.nbytes == 16 * len(scene.tissue) for scene in scenes)
-    estimates = model(scenes, [generator_for(0, scene.name) for scene in scenes])
+    prepared_slides = all_prepared(model, paths[:2])  # the slides are closed by now
+    assert all(prepared.nbytes == 16 * len(prepared.tissue) for prepared in prepared_slides)
+    estimates = model(prepared_slides, [generator_for(0, prepared.name) for prepared in prepared_slides])
     sum(estimate.logits[1] for estimate in estimates).backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []

@@ -12,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.support.cohort import settings
+from tests.support.helpers import give_opinions
 from tests.support.training import Bomb
 from wsi_ats import load_model
+from wsi_ats.build import build_model
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.manifest import Row
-from wsi_ats.model_folder import model_hash
+from wsi_ats.model_folder import model_hash, save_model
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def damage(model: Path, how: str) -> None:
         text = config.read_text()
         old, new = {
             "not TOML": ("[model]", "[model"),
-            "other format": ("format = 2", "format = 99"),
+            "other format": ("format = 3", "format = 99"),
             "no tasks": ("[[model.tasks]]", "[[model.questions]]"),
             "unknown kind": ('kind = "classes"', 'kind = "colours"'),
             "no name": ('name = "label"', 'called = "label"'),
@@ -60,11 +63,36 @@ def test_a_model_of_the_first_format_still_answers(copy: Path, rows: list[Row]) 
     config = copy / "model" / "config.toml"
     text = config.read_text()
     start, end = text.index("[[model.tasks]]"), text.index("[view]")
-    old = text[:start].replace("format = 2", 'format = 1\nclasses = ["normal", "tumour"]') + text[end:]
+    old = text[:start].replace("format = 3", 'format = 1\nclasses = ["normal", "tumour"]') + text[end:]
     config.write_text(old)
     then = load_model(copy / "model").predict(slide, tiles=8)
     assert (then.classes, then.label) == (now.classes, now.label)
     np.testing.assert_array_equal(then.probabilities, now.probabilities)
+
+
+def test_a_model_of_the_second_format_still_answers(tmp_path: Path, rows: list[Row]) -> None:
+    """Where settings and weights had other names."""
+    model = build_model(
+        settings("attention.levels=2", "regions.side=2", "train.attention_loss=0.3"), ("normal", "tumour")
+    )
+    give_opinions(model)
+    folder = tmp_path / "model"
+    save_model(model, folder, "a card")
+    now = load_model(folder).predict(rows[0].path, tiles=8)
+    config, file = folder / "config.toml", folder / "model.safetensors"
+    text = (
+        config.read_text()
+        .replace("format = 3", "format = 2")
+        .replace("attention_loss = 0.3", "proposal = 0.3")
+    )
+    assert "proposal = 0.3" in text
+    config.write_text(text)
+    weights = load_file(file)
+    save_file({key.replace("region_attention.", "overview."): w for key, w in weights.items()}, file)
+    assert any(key.startswith("overview.") for key in load_file(file))
+    loaded = load_model(folder)
+    assert loaded.config.train.attention_loss == 0.3
+    np.testing.assert_array_equal(loaded.predict(rows[0].path, tiles=8).attention, now.attention)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +106,7 @@ def test_a_model_of_the_first_format_still_answers(copy: Path, rows: list[Row]) 
         ("no settings", r"is not a model folder: config\.toml"),
         ("no folder", r"is not a model folder"),
         ("not TOML", r"config\.toml is not TOML"),
-        ("other format", r"has format 99 and .*this version reads format 2"),
+        ("other format", r"has format 99 and .*this version reads formats 2 and 3"),
         ("no tasks", r"config\.toml.*tasks None"),
         ("unknown kind", r"config\.toml.*\[\[model\.tasks\]\] is damaged.*colours"),
         ("no name", r"config\.toml.*\[\[model\.tasks\]\] is damaged.*label"),

@@ -12,16 +12,16 @@ import pytest
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.prediction import Prediction
-from wsi_ats.tasks.answer import Answer, Question
+from wsi_ats.tasks.answer import TaskResult, TaskSpec
 
 
 def answer_of(
     probabilities: tuple[float, ...], stderr: tuple[float, ...] = (0.02, np.nan), drawn: int = 4
-) -> Answer:
+) -> TaskResult:
     """Of two classes."""
     contributions = np.random.default_rng(0).normal(size=(drawn, 2)).astype(np.float32)
-    return Answer(
-        Question("label", "classes", ("normal", "tumour")),
+    return TaskResult(
+        TaskSpec("label", "classes", ("normal", "tumour")),
         np.array(probabilities),
         np.array(stderr),
         contributions,
@@ -35,7 +35,7 @@ def make_prediction(
     drawn: int = 4,
     mpp: tuple[float, float] | None = (0.5, 0.5),
     tissue: Callable[[Grid], np.ndarray] | None = None,
-    answer: Answer | None = None,
+    answer: TaskResult | None = None,
 ) -> Prediction:
     """Nearly all attention on cell `hot` (half-way by default); every second cell is tissue unless `tissue`
     says."""
@@ -47,7 +47,7 @@ def make_prediction(
     chosen = rng.permutation(np.union1d([hot], rng.permutation(cells[cells != hot])[: drawn - 1]))
     return Prediction(
         slide="case_7.svs",
-        answers=(answer or answer_of((0.07, 0.93), (0.02, np.nan), len(chosen)),),
+        results=(answer or answer_of((0.07, 0.93), (0.02, np.nan), len(chosen)),),
         grid=grid,
         slide_size=size,
         mpp=mpp,

@@ -25,9 +25,8 @@ from wsi_ats.features.resnet import resnet_encoder
 from wsi_ats.features.scratch import PaperFeatures, SmallResNet
 from wsi_ats.features.settings import FROM_SCRATCH, RESNETS, FeatureSettings
 from wsi_ats.features.timm_models import timm_encoder
-from wsi_ats.head import Head
+from wsi_ats.head import Head, RefiningScore
 from wsi_ats.model import AttentionSampler
-from wsi_ats.score import RefiningScore
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tasks.task import Task
 
@@ -62,7 +61,7 @@ def build_model(
             attention=build_attention(
                 config.attention, config.attention.stride, pretrained=pretrained and fresh
             ),
-            overview=build_overview(config),
+            region_attention=build_region_attention(config),
             features=features,
             score=RefiningScore(features.dim) if config.sampling.refined else None,
             head=Head(features.dim, sum(task.outputs for task in tasks), config.head.scale),
@@ -86,7 +85,7 @@ def build_attention(settings: AttentionSettings, stride: int, *, pretrained: boo
     return network(stride, settings.width)
 
 
-def build_overview(config: Config) -> ConvAttention | None:
+def build_region_attention(config: Config) -> ConvAttention | None:
     """The network of the coarse view: one logit a region; None with one level of attention."""
     if config.attention.levels == 1:
         return None

@@ -172,7 +172,7 @@ class TrainSettings(Section):
     epochs: int = Field(default=40, ge=1)
     """Passes over the slides, at most; early stopping may end sooner."""
     warm_up: int = Field(default=0, ge=0)
-    """Epochs at the start in which tiles are drawn evenly and attention rests. Attention that learns from a score
+    """Epochs at the start in which tiles are drawn uniformly and attention rests. Attention that learns from a score
     which knows nothing yet can settle on the wrong tissue and then never shows the score anything else; behind frozen
     features such epochs cost next to nothing."""
     patience: int = Field(default=12, ge=1)
@@ -189,7 +189,7 @@ class TrainSettings(Section):
     """Gradient norm is clipped at this, as in the paper."""
     entropy: float = Field(default=0.0, ge=0)
     """Strength of the entropy regulariser; more of it keeps attention flat for longer and learning slower."""
-    proposal: float = Field(default=0.1, ge=0)
+    attention_loss: float = Field(default=0.1, ge=0)
     """Strength of the term that pulls attention toward the refined attention (beta in the method)."""
     shift: float = Field(default=0.0, ge=0)
     """Length of a random vector added to all (unit) tile vectors of a slide in a training step, as stain and scanner do

@@ -27,7 +27,7 @@ class SlideError(WsiAtsError):
     """A slide cannot be opened or read; the message names the slide."""
 
     address: object = None
-    """Address of the slide, where pixels of its scene could not be read: names need not tell slides apart."""
+    """Address of the slide, where its pixels could not be read: names need not tell slides apart."""
 
 
 class NoTissueError(SlideError):

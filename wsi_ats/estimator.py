@@ -13,11 +13,45 @@ it). Unbiased for Phi is not unbiased for the gradient of a non-linear loss of P
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.sampling import Draws
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """A slide's summary, estimated from the drawn tiles, and what each of them counts for in it."""
+
+    phi: Float[torch.Tensor, " D"]
+    """Phi_hat, with its graph."""
+    shares: Float[torch.Tensor, " N"]
+    """Of each drawn tile in phi: w_i a_i, or p_i of refined attention; detached."""
+    log_mass: Float[torch.Tensor, ""]
+    """What phi counts for among the summaries of other draws (`log_mass`): 0 for a plain one; detached."""
+
+
+def plain_summary(
+    log_p: Float[torch.Tensor, " K"], draws: Draws, features: Float[torch.Tensor, "N D"], centre: bool = True
+) -> Summary:
+    """Attention sampling as published (ICML 2019): `expectation` of the features (N, D) under the attention."""
+    phi = expectation(log_p, draws, features, centre=centre)
+    return Summary(phi, shares(log_p, draws).detach(), log_p.new_zeros(()))
+
+
+def refined_summary(
+    log_p: Float[torch.Tensor, " K"],
+    draws: Draws,
+    features: Float[torch.Tensor, "N D"],
+    scores: Float[torch.Tensor, " N"],
+    prior: float = 1.0,
+) -> Summary:
+    """Attention MIL (ICML 2018) from a few tiles: `refined_expectation` of the features (N, D) with their scores."""
+    phi, p = refined_expectation(log_p, draws, features, scores, prior)
+    return Summary(phi, p.detach(), log_mass(log_p, draws, scores, prior).detach())
 
 
 def shares(log_p: Float[torch.Tensor, "*b K"], draws: Draws) -> Float[torch.Tensor, "*b N"]:
@@ -96,7 +130,7 @@ def log_mass(
     return (_log_shares(log_p, draws, prior) + scores).logsumexp(-1)
 
 
-def proposal_loss(
+def attention_loss(
     log_p: Float[torch.Tensor, "*b K"], draws: Draws, p: Float[torch.Tensor, "*b N"]
 ) -> Float[torch.Tensor, "*b"]:
     """Cross-entropy - sum_S sg(p_i) log a_i: the proposal learns where the refined attention `p` (N,) was.

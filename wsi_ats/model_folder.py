@@ -14,6 +14,7 @@ from typing import Any
 import tomli_w
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from wsi_ats.build import build_model
 from wsi_ats.config import parse_config, to_values
@@ -25,8 +26,11 @@ from wsi_ats.tasks.settings import LABEL
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.toml", "model-card.md"
 COPY = "copy the whole model folder again"
-FORMAT = 2
-"""1: classes of a single task, in the key `classes`; still read."""
+FORMAT = 3
+"""2: other names of a few settings and weights; 1: and classes of a single task, in the key `classes`. Still read."""
+RENAMED_SETTINGS = {("train", "proposal"): "attention_loss"}
+RENAMED_WEIGHTS = {"overview.": "region_attention."}
+"""What had another name up to format 2: a setting by its section and key, weights by the beginning of theirs."""
 
 
 def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
@@ -56,6 +60,9 @@ def load_model(
     values = _settings(folder)
     header = values.pop("model", {})
     cards = _cards(header, folder / SETTINGS)
+    old = header["format"] < FORMAT
+    if old:
+        _rename_settings(values)
     record, features = header.get("encoder"), values.setdefault("features", {})
     pretrained = find_encoder(record, features, folder, encoder, trust=trust)
     config = parse_config(values, str(folder / SETTINGS))
@@ -66,7 +73,8 @@ def load_model(
     model = build_model(config, tasks, pretrained=pretrained, fresh=False)
     check_encoder(model.features, record)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        model.load_state_dict(_renamed(weights) if old else weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"{folder / WEIGHTS} does not hold the weights that {SETTINGS} describes: {error}",
@@ -93,13 +101,27 @@ def _cards(header: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     form, tasks, classes = (header.get(key) for key in ("format", "tasks", "classes"))
     if form == 1 and isinstance(classes, list):
         return [{"name": LABEL, "kind": "classes", "names": classes}]
-    if form == FORMAT and isinstance(tasks, list) and tasks:
+    if form in (2, FORMAT) and isinstance(tasks, list) and tasks:
         return tasks
     raise ModelError(
-        f"{path}: [model] has format {form!r} and tasks {tasks!r}; this version reads format {FORMAT} with a list of "
-        "tasks, and format 1 with a list of classes",
+        f"{path}: [model] has format {form!r} and tasks {tasks!r}; this version reads formats 2 and {FORMAT} with a "
+        "list of tasks, and format 1 with a list of classes",
         remedy="train the model again with this version, or install the version that wrote it",
     )
+
+
+def _rename_settings(values: dict[str, Any]) -> None:
+    """Give settings of an older format their names of today, in place."""
+    for (section, key), name in RENAMED_SETTINGS.items():
+        if key in values.get(section, {}):
+            values[section][name] = values[section].pop(key)
+
+
+def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of an older format under their names of today."""
+    for old, new in RENAMED_WEIGHTS.items():
+        weights = {new + k.removeprefix(old) if k.startswith(old) else k: w for k, w in weights.items()}
+    return weights
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
-from wsi_ats.tasks.answer import Answer
+from wsi_ats.tasks.answer import TaskResult
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.picture import Heatmap, HeatmapStyle
@@ -29,7 +29,7 @@ class Prediction:
 
     slide: str
     """File name of the slide."""
-    answers: tuple[Answer, ...]
+    results: tuple[TaskResult, ...]
     """One a task."""
     grid: Grid
     slide_size: tuple[int, int]
@@ -63,14 +63,14 @@ class Prediction:
             raise WsiAtsError(f"prediction of {self.slide}: drawn cells {strangers[:5]} are not tissue cells")
 
     @property
-    def main(self) -> Answer:
+    def main(self) -> TaskResult:
         """The answer to the main task."""
-        return self.answers[0]
+        return self.results[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Classes, labels or grades; empty where the answer is a number."""
-        return self.main.question.names
+        return self.main.spec.names
 
     @property
     def probabilities(self) -> Float64[np.ndarray, " C"]:
@@ -79,7 +79,7 @@ class Prediction:
 
     @property
     def values(self) -> Float64[np.ndarray, " V"]:
-        """Every value of the answer: probabilities, then numbers, as `main.question.values` names them."""
+        """Every value of the answer: probabilities, then numbers, as `main.spec.values` names them."""
         return self.main.values
 
     @property
@@ -105,12 +105,12 @@ class Prediction:
 
     def about(self, task: str) -> Prediction:
         """The same prediction with `task` as its main one. Raises `WsiAtsError` where the model has no such task."""
-        first = [answer for answer in self.answers if answer.question.name == task]
+        first = [result for result in self.results if result.spec.name == task]
         if not first:
-            names = ", ".join(answer.question.name for answer in self.answers)
+            names = ", ".join(result.spec.name for result in self.results)
             raise WsiAtsError(f"the model has no task {task!r}", remedy=f"name one of its tasks: {names}")
-        rest = [answer for answer in self.answers if answer.question.name != task]
-        return replace(self, answers=(*first, *rest))
+        rest = [result for result in self.results if result.spec.name != task]
+        return replace(self, results=(*first, *rest))
 
     @property
     def tile_size(self) -> tuple[float, float]:

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def read_ahead(read: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[tuple[Item, Value]]:
+def prefetch(read: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[tuple[Item, Value]]:
     """(item, read(item)) in order; the next `read` runs in a thread meanwhile. At most two values are held.
 
     An error of `read` is raised where its item would come.

@@ -12,12 +12,11 @@ from published import published_expectation
 from torch import nn
 
 from wsi_ats.attention.networks import PaperAttention
-from wsi_ats.estimator import expectation, proposal_loss, refined_expectation
+from wsi_ats.estimator import attention_loss, expectation, refined_expectation
 from wsi_ats.features.scratch import PaperFeatures
 from wsi_ats.features.standardise import Standardise
-from wsi_ats.head import Head
+from wsi_ats.head import Head, RefiningScore
 from wsi_ats.sampling import Draws, find_sampler, smooth
-from wsi_ats.score import RefiningScore
 
 ROUND = 32
 """The feature network is given multiples of so many tiles: on a GPU, each new size is planned for anew."""
@@ -42,7 +41,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskResult:
     """Of B pictures: logits (B, classes), log a (B, K), and the proposal's loss (refined attention; else 0)."""
 
     logits: torch.Tensor
@@ -73,7 +72,7 @@ class PaperModel(nn.Module):
         self.register_buffer("corners", torch.from_numpy(scale.corners), persistent=False)
         self.register_buffer("order", scale.order, persistent=False)
 
-    def forward(self, batch: Batch, tiles: int, sampler: str, generator: torch.Generator) -> Answer:
+    def forward(self, batch: Batch, tiles: int, sampler: str, generator: torch.Generator) -> TaskResult:
         """Answer the pictures from `tiles` tiles each, or with the sampler "all" from every tile."""
         log_p = self.attend(batch.views)
         pull = log_p.new_zeros(())
@@ -85,7 +84,7 @@ class PaperModel(nn.Module):
             features = self.read(batch, draws.cells)
             features = self.spread(features.flatten(0, 1)).view_as(features)
             phi, pull = self._mean(log_p, draws, features)
-        return Answer(self.head(phi), log_p, pull)
+        return TaskResult(self.head(phi), log_p, pull)
 
     def spread(self, features: torch.Tensor) -> torch.Tensor:
         """The network's features (M, D), standardised unless that is switched off."""
@@ -99,7 +98,7 @@ class PaperModel(nn.Module):
         the test pictures wrong with the figures set so, it made one that answered 33 % wrong.
         """
         if self.standardise is not None:
-            self.standardise.calibrate(torch.cat([self._drawn(x, tiles, generator) for x in batches]))
+            self.standardise.fit(torch.cat([self._drawn(x, tiles, generator) for x in batches]))
 
     def _drawn(self, batch: Batch, tiles: int, generator: torch.Generator) -> torch.Tensor:
         if self.method.sampler == "all":
@@ -151,7 +150,7 @@ class PaperModel(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.score is not None:
             phi, share = refined_expectation(log_p, draws, features, self.score(features))
-            return phi, proposal_loss(log_p, draws, share).mean()
+            return phi, attention_loss(log_p, draws, share).mean()
         if self.method.published and self.training:
             return published_expectation(log_p, draws, features), log_p.new_zeros(())
         return expectation(log_p, draws, features), log_p.new_zeros(())

@@ -41,30 +41,30 @@ class SignScenes:
     def __getitem__(self, index: int) -> Picture:
         rng = np.random.default_rng((*self.key, index))
         label = int(rng.integers(self.classes))
-        scene = self._backdrop(rng)
+        prepared = self._backdrop(rng)
         if label < len(self.signs):
             sign = self.signs[label][rng.integers(len(self.signs[label]))]
-            self._plant(scene, sign, rng)
-        return Picture(np.array(scene), label)
+            self._plant(prepared, sign, rng)
+        return Picture(np.array(prepared), label)
 
     def _backdrop(self, rng: np.random.Generator) -> Image.Image:
         size = (self.width, self.height)
         coarse = rng.integers(60, 200, (6, 8, 3), dtype=np.uint8)
-        scene = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        prepared = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
         for _ in range(BLOCKS):
             width, height = rng.integers(self.height * SIZES[0], self.height * SIZES[1] + 1, 2).tolist()
             x, y = (
                 int(rng.integers(full - part + 1)) for full, part in zip(size, (width, height), strict=True)
             )
-            scene.paste(tuple(rng.integers(0, 256, 3).tolist()), (x, y, x + width, y + height))
-        return scene
+            prepared.paste(tuple(rng.integers(0, 256, 3).tolist()), (x, y, x + width, y + height))
+        return prepared
 
-    def _plant(self, scene: Image.Image, path: Path, rng: np.random.Generator) -> None:
+    def _plant(self, prepared: Image.Image, path: Path, rng: np.random.Generator) -> None:
         side = int(rng.integers(self.height * SIZES[0], self.height * SIZES[1] + 1))
         with Image.open(path) as image:
             sign = image.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
         x, y = int(rng.integers(self.width - side + 1)), int(rng.integers(self.height - side + 1))
-        scene.paste(sign, (x, y), sign)
+        prepared.paste(sign, (x, y), sign)
 
 
 def signs_of(folder: Path) -> dict[str, list[Path]]:

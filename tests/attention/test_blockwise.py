@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from wsi_ats.attention.blockwise import Read, cell_logits, parts_of
+from wsi_ats.attention.blockwise import Read, blocks_of, cell_logits
 from wsi_ats.attention.networks import ConvAttention, WideAttention
 from wsi_ats.geometry import Box, Grid
-from wsi_ats.prefetch import read_ahead
+from wsi_ats.prefetch import prefetch
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -193,12 +193,12 @@ def test_the_view_itself_is_enough_of_a_block() -> None:
 
 def test_parts_hold_every_cell_once() -> None:
     cells = some_cells(GRID, 0.4, 1)
-    parts = list(parts_of(cells, GRID, 5))
+    parts = list(blocks_of(cells, GRID, 5))
     assert sorted(np.concatenate([part.which for part in parts]).tolist()) == list(range(len(cells)))
     for part in parts:
         row, col = np.divmod(part.inside, part.cells.width)
         assert np.array_equal((part.cells.y + row) * GRID.cols + part.cells.x + col, cells[part.which])
-    assert list(parts_of(np.zeros(0, np.int64), GRID, 5)) == []
+    assert list(blocks_of(np.zeros(0, np.int64), GRID, 5)) == []
 
 
 # ---- as one function among others of autograd
@@ -340,15 +340,15 @@ def test_float32_blocks_on_every_device(device: str) -> None:
 
 def test_one_is_read_ahead_and_no_more() -> None:
     read: list[int] = []
-    for item, value in read_ahead(lambda i: read.append(i) or -i, range(6)):
+    for item, value in prefetch(lambda i: read.append(i) or -i, range(6)):
         assert value == -item
         assert len(read) <= item + 2
     assert read == list(range(6))
-    assert list(read_ahead(str, [])) == []
+    assert list(prefetch(str, [])) == []
 
 
 def test_an_error_of_reading_comes_where_its_item_would() -> None:
-    ahead = read_ahead(lambda i: 1 // (2 - i), range(5))
+    ahead = prefetch(lambda i: 1 // (2 - i), range(5))
     assert [next(ahead)[0], next(ahead)[0]] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(ahead)

@@ -14,18 +14,20 @@ from tests.support.cohort import settings, write_cohort
 from wsi_ats.attention.blockwise import cell_channels, cell_logits
 from wsi_ats.attention.networks import PretrainedAttention
 from wsi_ats.build import build_model
-from wsi_ats.cache import Memory
+from wsi_ats.cache import TileCache
 from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.mobilenet import MobileNetV1, attention_body
 from wsi_ats.geometry import Grid
-from wsi_ats.lowres.prepare import Scene, look
+from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.lowres.view import LazyView, View
 from wsi_ats.manifest import read_manifest
+from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import load_model
 from wsi_ats.slides import open_slide
 from wsi_ats.train.data import Examples
 from wsi_ats.train.run import train
+from wsi_ats.train.standardise import fit_standardisation
 
 STRIDE = 16
 
@@ -70,10 +72,10 @@ def test_kept_channels_give_the_logits_and_gradients_of_the_whole_view(weights: 
     whole = net(view.tensor()).flatten()[torch.from_numpy(cells)]
     kept = cell_channels(net, view.open, grid, cells, block)
     assert not kept.requires_grad
-    torch.testing.assert_close(net.judge(kept), whole, rtol=0, atol=1e-10)
+    torch.testing.assert_close(net.logits_from_channels(kept), whole, rtol=0, atol=1e-10)
     again = cell_logits(net, view.open, grid, cells, block)
     torch.testing.assert_close(again, whole, rtol=0, atol=1e-10)
-    expected, found = gradients(net, whole), gradients(net, net.judge(kept))
+    expected, found = gradients(net, whole), gradients(net, net.logits_from_channels(kept))
     assert any(g.abs().max() > 0 for g in expected)
     for theirs, mine in zip(expected, found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
@@ -83,7 +85,7 @@ def test_calibration_brings_every_channel_to_mean_0_and_variance_1(weights: Path
     net = network(weights)
     seen = 3 + 5 * torch.randn(200, net.channels, dtype=torch.float64)
     seen[:, 0] = 7.0  # never varies: is not blown up
-    net.calibrate(seen)
+    net.standardise(seen)
     assert isinstance(net.head, torch.nn.Sequential)
     evened = net.head[0](seen[..., None, None])[..., 0, 0]
     torch.testing.assert_close(evened.mean(0), torch.zeros_like(evened[0]), rtol=0, atol=1e-6)
@@ -105,7 +107,7 @@ def test_a_run_learns_the_head_alone_and_looks_at_every_view_once(
         looked.append(1)
         return cell_channels(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("wsi_ats.model.cell_channels", counted)
+    monkeypatch.setattr("wsi_ats.attention.attend.cell_channels", counted)
     write_cohort(tmp_path, train=4, val=2, test=1)
     rows = read_manifest(tmp_path / "manifest.csv")
     config = settings(*pretrained(weights, "train.epochs=3", "train.patience=3"))
@@ -128,7 +130,7 @@ def test_in_training_views_are_not_kept_beside_what_the_body_makes_of_them(
     write_cohort(tmp_path, train=1, val=0, test=0)
     rows = read_manifest(tmp_path / "manifest.csv")
     kept, looked = (
-        Examples(rows, ("normal", "tumour"), config, 1 << 30)[0].scene
+        Examples(rows, ("normal", "tumour"), config, 1 << 30)[0].prepared
         for config in (settings(), settings(*pretrained(weights)))
     )
     assert isinstance(kept.view, View)
@@ -152,24 +154,25 @@ def test_a_saved_model_needs_no_weights_file_and_answers_alike(weights: Path, tm
     np.testing.assert_array_equal(first.attention, second.attention)
 
 
-def scene(weights: Path, folder: Path) -> tuple[torch.nn.Module, Scene]:
+def prepared(weights: Path, folder: Path) -> tuple[AttentionSampler, PreparedSlide]:
     write_cohort(folder, train=1, val=0, test=0)
     config = settings(*pretrained(weights))
     model = build_model(config, ("benign", "tumour"))
     with open_slide(next(folder.glob("train_*.tif"))) as slide:
-        return model, look(slide, config)
+        return model, prepare(slide, config)
 
 
 def test_remembering_changes_no_attention(weights: Path, tmp_path: Path) -> None:
-    model, one = scene(weights, tmp_path)
-    model.calibrate([one], 0)  # type: ignore[operator]
+    model, one = prepared(weights, tmp_path)
+    fit_standardisation(model, [one], 0)
     torch.nn.init.normal_(model.attention.head[-1].weight)  # type: ignore[union-attr, index, arg-type]
-    memory = Memory(1 << 24)
     with torch.no_grad():
-        fresh, kept = model.attend(one), model.attend(one, memory)  # type: ignore[operator]
+        fresh = model.attend(one).log_p
+        model.cache = TileCache(1 << 24)
+        kept = model.attend(one).log_p
     assert torch.equal(fresh, kept)
-    assert torch.equal(kept, model.attend(one, memory))  # type: ignore[operator]
-    assert len(memory) == 1
+    assert torch.equal(kept, model.attend(one).log_p)
+    assert len(model.cache) == 1
     assert float(fresh.max() - fresh.min()) > 0.1
 
 

@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 
 from tests.support.helpers import give_opinions
 from wsi_ats import open_slide
-from wsi_ats.attention.levels import NestedProposal
+from wsi_ats.attention.levels import TwoLevelAttention
 from wsi_ats.build import build_model
-from wsi_ats.cache import Memory
+from wsi_ats.cache import TileCache
 from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, NoTissueError
 from wsi_ats.geometry import Grid, Level, Size
-from wsi_ats.lowres.prepare import Scene, look
-from wsi_ats.lowres.regions import Inside, TissueRule, coarse_frame
+from wsi_ats.lowres.prepare import PreparedSlide, prepare
+from wsi_ats.lowres.regions import RegionGrid, TissueRule, coarse_frame
 from wsi_ats.lowres.tissue import StainRule, stain_rule
 from wsi_ats.lowres.view import LazyView
-from wsi_ats.model import AttentionSampler, generator_for
+from wsi_ats.model import AttentionSampler
+from wsi_ats.sampling import generator_for
 from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 SETTINGS = [
@@ -49,27 +50,30 @@ def model_with(*settings: str) -> AttentionSampler:
     return model.eval()
 
 
-def scene_of(model: AttentionSampler, path: Path) -> Scene:
+def prepared_of(model: AttentionSampler, path: Path) -> PreparedSlide:
     with open_slide(path) as slide:
-        return look(slide, model.config)
+        return prepare(slide, model.config)
 
 
-def nested(model: AttentionSampler, scene: Scene, memory: Memory | None = None) -> NestedProposal:
-    proposal = model.propose(scene, memory)
-    assert isinstance(proposal, NestedProposal)
-    return proposal
+def nested(
+    model: AttentionSampler, prepared: PreparedSlide, cache: TileCache | None = None
+) -> TwoLevelAttention:
+    model.cache = TileCache(0) if cache is None else cache
+    attention = model.attend(prepared)
+    assert isinstance(attention, TwoLevelAttention)
+    return attention
 
 
-def opened(model: AttentionSampler, scene: Scene, regions: list[int]) -> NestedProposal:
+def opened(model: AttentionSampler, prepared: PreparedSlide, regions: list[int]) -> TwoLevelAttention:
     """With these regions open, in this order."""
-    proposal = nested(model, scene)
+    attention = nested(model, prepared)
     for region in regions:
-        proposal._open([region])
-    return proposal
+        attention._open([region])
+    return attention
 
 
-def by_cell(proposal: NestedProposal) -> dict[int, torch.Tensor]:
-    return dict(zip(proposal.scene.tissue.tolist(), proposal.log_p, strict=True))
+def by_cell(attention: TwoLevelAttention) -> dict[int, torch.Tensor]:
+    return dict(zip(attention.slide.tissue.tolist(), attention.log_p, strict=True))
 
 
 # -- the attention of cells
@@ -77,22 +81,22 @@ def by_cell(proposal: NestedProposal) -> dict[int, torch.Tensor]:
 
 def whole_views(model: AttentionSampler, path: Path) -> dict[int, torch.Tensor]:
     """log a_i + log a_{j|i} of every tissue cell, from both views as a whole."""
-    scene = scene_of(model, path)
-    assert scene.inside is not None
-    assert model.overview is not None
+    prepared = prepared_of(model, path)
+    assert prepared.regions is not None
+    assert model.region_attention is not None
     with open_slide(path) as slide:
-        fine = scene.inside.frame.load(slide)
-    pixels = [torch.from_numpy(v.pixels).permute(2, 0, 1)[None].double() / 255 for v in (scene.view, fine)]
-    coarse_logits = model.overview(pixels[0])[0].reshape(-1)[scene.tissue]
-    log_a = torch.log_softmax(coarse_logits + torch.from_numpy(scene.inside.area).log(), 0)
+        fine = prepared.regions.frame.load(slide)
+    pixels = [torch.from_numpy(v.pixels).permute(2, 0, 1)[None].double() / 255 for v in (prepared.view, fine)]
+    coarse_logits = model.region_attention(pixels[0])[0].reshape(-1)[prepared.tissue]
+    log_a = torch.log_softmax(coarse_logits + torch.from_numpy(prepared.regions.area).log(), 0)
     s, k = model.config.attention.smoothing, len(log_a)
     log_a = ((1 - s) * log_a.exp() + s / k).log()
     fine_logits = model.attention(pixels[1])[0]
     found = {}
-    for log_region, region in zip(log_a, scene.tissue.tolist(), strict=True):
-        row, col = (4 * n for n in divmod(region, scene.view.grid.cols))
+    for log_region, region in zip(log_a, prepared.tissue.tolist(), strict=True):
+        row, col = (4 * n for n in divmod(region, prepared.view.grid.cols))
         block = fine.pixels[8 * row : 8 * row + 32, 8 * col : 8 * col + 32]
-        mask = scene.inside.tissue.mask(block).reshape(block.shape[0] // 8, 8, -1, 8).mean((1, 3))
+        mask = prepared.regions.tissue.mask(block).reshape(block.shape[0] // 8, 8, -1, 8).mean((1, 3))
         inside = torch.from_numpy(mask >= min(0.25, mask.max()))
         part = torch.softmax(fine_logits[row : row + 4, col : col + 4][inside], 0)
         log_part = ((1 - s) * part + s / len(part)).log() + log_region
@@ -107,15 +111,15 @@ def test_attention_and_gradients_of_both_networks_are_those_of_whole_views(paths
         model = model_with("view.block=16").double()
         weights = np.random.default_rng(0).random(100_000)
         for expected in (True, False):
-            scene = scene_of(model, path)
+            prepared = prepared_of(model, path)
             found = (
                 whole_views(model, path)
                 if expected
-                else by_cell(opened(model, scene, [*range(len(scene.tissue))]))
+                else by_cell(opened(model, prepared, [*range(len(prepared.tissue))]))
             )
             model.zero_grad()
             sum(weights[cell] * p.exp() + 0.01 * p for cell, p in found.items()).backward()
-            networks = (model.attention, model.overview)
+            networks = (model.attention, model.region_attention)
             values = torch.stack([found[cell] for cell in sorted(found)])
             grads.append(
                 [sorted(found), values.detach(), *(p.grad for n in networks for p in n.parameters())]
@@ -130,14 +134,14 @@ def test_attention_and_gradients_of_both_networks_are_those_of_whole_views(paths
 
 def test_what_is_opened_before_and_after_does_not_matter(paths: list[Path]) -> None:
     model = model_with()
-    scene = scene_of(model, paths[0])
-    k = len(scene.tissue)
-    every = by_cell(opened(model, scene, [*range(k)]))
-    some = opened(model, scene, [k - 1, 2, 0])
+    prepared = prepared_of(model, paths[0])
+    k = len(prepared.tissue)
+    every = by_cell(opened(model, prepared, [*range(k)]))
+    some = opened(model, prepared, [k - 1, 2, 0])
     assert some.exceeds(len(some.log_p))
-    before = some.scene.tissue.copy()
+    before = some.slide.tissue.copy()
     some._open([1])
-    np.testing.assert_array_equal(some.scene.tissue[: len(before)], before)  # earlier draws stay right
+    np.testing.assert_array_equal(some.slide.tissue[: len(before)], before)  # earlier draws stay right
     for cell, log_p in by_cell(some).items():
         torch.testing.assert_close(log_p, every[cell], rtol=0, atol=1e-6)
 
@@ -145,33 +149,33 @@ def test_what_is_opened_before_and_after_does_not_matter(paths: list[Path]) -> N
 def test_draws_of_a_model_are_unbiased_for_the_sum_over_the_slide(paths: list[Path]) -> None:
     """With a value a cell for a feature; every outcome is enumerated in test_nested.py."""
     model = model_with()
-    scene = scene_of(model, paths[1])
-    memory = Memory(1 << 26)
-    value = np.random.default_rng(1).random(len(scene.inside.frame.grid))
-    whole = opened(model, scene, [*range(len(scene.tissue))])
-    exact = float(whole.log_p.detach().exp().numpy() @ value[whole.scene.tissue])
+    prepared = prepared_of(model, paths[1])
+    cache = TileCache(1 << 26)
+    value = np.random.default_rng(1).random(len(prepared.regions.frame.grid))
+    whole = opened(model, prepared, [*range(len(prepared.tissue))])
+    exact = float(whole.log_p.detach().exp().numpy() @ value[whole.slide.tissue])
     estimates = []
     with torch.no_grad():
         for seed in range(60):
-            proposal = nested(model, scene, memory)
-            draws = proposal.draw(6, "systematic", generator_for(seed, "x"))
-            shares = (draws.log_weights + proposal.log_p[draws.cells]).exp().numpy()
+            attention = nested(model, prepared, cache)
+            drawn = attention.draw(6, "systematic", generator_for(seed, "x"))
+            shares = (drawn.draws.log_weights + drawn.log_p[drawn.draws.cells]).exp().numpy()
             assert shares.sum() == pytest.approx(1, abs=1e-6)
-            estimates.append(shares @ value[proposal.scene.tissue[draws.cells.numpy()]])
-            assert len(proposal.scene.tissue) < len(whole.scene.tissue)
+            estimates.append(shares @ value[drawn.cells])
+            assert len(attention.slide.tissue) < len(whole.slide.tissue)
     error = np.std(estimates) / len(estimates) ** 0.5
     assert abs(np.mean(estimates) - exact) < 4 * error < 0.1
 
 
 def test_regions_are_read_once_where_there_is_memory(paths: list[Path]) -> None:
     model = model_with()
-    scene = scene_of(model, paths[0])
-    memory = Memory(1 << 26)
-    first = nested(model, scene, memory)
+    prepared = prepared_of(model, paths[0])
+    cache = TileCache(1 << 26)
+    first = nested(model, prepared, cache)
     first.draw(5, "systematic", generator_for(0, "x"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LazyView, "read", None)  # a second reading would fail
-        second = nested(model, scene, memory)
+        second = nested(model, prepared, cache)
         second.draw(5, "systematic", generator_for(0, "x"))
         second.log_p.sum().backward()
     torch.testing.assert_close(first.log_p, second.log_p)
@@ -202,7 +206,7 @@ def test_regions_are_whole_cells_of_the_fine_view(
     assert coarse.stride * coarse.downsample[0] == pytest.approx(coarse.grid.cell[0])
     assert max(coarse.shape) <= px or coarse.stride % 2
     rule = TissueRule(StainRule("saturation", np.zeros(1, bool)), 0, 0, 1.0)
-    inside = Inside(fine, side, coarse.grid.cols, rule, np.ones(1))
+    inside = RegionGrid(fine, side, coarse.grid.cols, rule, np.ones(1))
     for region in {0, len(coarse.grid) // 2, len(coarse.grid) - 1}:
         box = inside.cells(region)
         assert min(box.width, box.height) >= 1
@@ -225,19 +229,19 @@ def test_a_level_of_nearly_the_scale_is_not_taken_for_a_wide_view() -> None:
 @pytest.mark.parametrize("px", [64, 128, 1024])
 def test_the_coarse_view_has_no_more_pixels_than_allowed(paths: list[Path], px: int) -> None:
     model = model_with(f"regions.px={px}", "regions.shrink=2")
-    scene = scene_of(model, paths[1])
-    assert max(scene.view.shape) <= px
-    assert scene.view.stride == {64: 8, 128: 16, 1024: 16}[px]
+    prepared = prepared_of(model, paths[1])
+    assert max(prepared.view.shape) <= px
+    assert prepared.view.stride == {64: 8, 128: 16, 1024: 16}[px]
     prediction = model.predict(paths[1], tiles=8)
     assert prediction.attention.sum() == pytest.approx(1, abs=1e-5)
 
 
-def inside_of(pixels: np.ndarray, min_fraction: float = 0.25) -> Inside:
+def inside_of(pixels: np.ndarray, min_fraction: float = 0.25) -> RegionGrid:
     """One region of 4 x 4 cells of 8 px."""
     view = np.concatenate([np.full((32, 32, 3), GLASS, np.uint8), np.full((32, 32, 3), PINK, np.uint8)])
     rule = TissueRule(stain_rule([view]), 0, 0, min_fraction)
     fine = LazyView(Grid(4, 4, (64.0, 64.0)), 8, (8.0, 8.0))
-    return Inside(fine, 4, 1, rule, np.ones(1))
+    return RegionGrid(fine, 4, 1, rule, np.ones(1))
 
 
 def test_a_region_is_never_empty() -> None:
@@ -295,13 +299,13 @@ def test_all_is_exact_and_more_tiles_come_closer(paths: list[Path]) -> None:
 
 def test_a_slide_exceeds_a_number_of_cells_and_opens_no_more_regions_than_that(paths: list[Path]) -> None:
     model = model_with()
-    scene = scene_of(model, paths[1])
-    regions, cells = len(scene.tissue), len(model.predict(paths[1], sampler="all").tissue)
+    prepared = prepared_of(model, paths[1])
+    regions, cells = len(prepared.tissue), len(model.predict(paths[1], sampler="all").tissue)
     assert regions < cells
     for n in (1, regions - 1, regions, cells - 1, cells, 10**6):
-        proposal = nested(model, scene)
-        assert proposal.exceeds(n) == (cells > n)
-        assert len(proposal.log_p) == (0 if n < regions else cells)
+        attention = nested(model, prepared)
+        assert attention.exceeds(n) == (cells > n)
+        assert len(attention.log_p) == (0 if n < regions else cells)
 
 
 @pytest.mark.parametrize("refined", ["true", "false"])
@@ -336,18 +340,18 @@ def test_a_looser_tolerance_reads_less_and_opens_less(paths: list[Path]) -> None
 
 def test_attention_of_regions_that_were_not_opened_is_spread_over_their_tissue(paths: list[Path]) -> None:
     model = model_with()
-    prediction, scene = model.predict(paths[1], tiles=4, repeats=1), scene_of(model, paths[1])
-    log_a = model._attend_regions(scene, even=False).exp().detach().numpy()
+    prediction, prepared = model.predict(paths[1], tiles=4, repeats=1), prepared_of(model, paths[1])
+    log_a = model.attend(prepared)._log_a.exp().detach().numpy()
     row, col = np.divmod(prediction.tissue, prediction.grid.cols)
-    region = row // 4 * scene.view.grid.cols + col // 4
+    region = row // 4 * prepared.view.grid.cols + col // 4
     flat = 0
-    for position, mine in enumerate(scene.tissue):
+    for position, mine in enumerate(prepared.tissue):
         values = prediction.attention[region == mine]
         assert values.sum() == pytest.approx(log_a[position], abs=1e-6)
         flat += len(values) > 1 and np.ptp(values) == 0
         if np.isin(prediction.cells, prediction.tissue[region == mine]).any():
             assert np.ptp(values) > 0
-    assert flat >= len(scene.tissue) - 4
+    assert flat >= len(prepared.tissue) - 4
 
 
 def test_top_reads_the_best_cells_of_the_best_regions(paths: list[Path]) -> None:
@@ -365,19 +369,21 @@ def test_uniform_gives_cells_about_the_same_chance(paths: list[Path]) -> None:
 @pytest.mark.parametrize("refined", ["true", "false"])
 def test_every_trainable_part_gets_a_gradient(paths: list[Path], refined: str) -> None:
     model = model_with(f"sampling.refined={refined}", "train.entropy=0.1").train()
-    scene = scene_of(model, paths[0])
-    (estimate,) = model([scene], [generator_for(0, "x")])
-    assert estimate.log_opened is not None
+    prepared = prepared_of(model, paths[0])
+    (estimate,) = model([prepared], [generator_for(0, "x")])
+    assert estimate.drawn.log_opened is not None
     estimate.logits[1].backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
 
 
-def test_an_even_draw_leaves_attention_alone(paths: list[Path]) -> None:
+def test_a_uniform_draw_leaves_attention_alone(paths: list[Path]) -> None:
     model = model_with().train()
-    (estimate,) = model([scene_of(model, paths[0])], [generator_for(0, "x")], even=True)
+    attention = model.attend(prepared_of(model, paths[0]), uniform=True)
+    drawn = attention.draw(5, "systematic", generator_for(0, "x"))
+    (estimate,) = model.estimates([drawn], model.embed([drawn]))
     estimate.logits[1].backward()
-    assert all(p.grad is None for n in (model.attention, model.overview) for p in n.parameters())
+    assert all(p.grad is None for n in (model.attention, model.region_attention) for p in n.parameters())
 
 
 def test_less_is_read(paths: list[Path]) -> None:

@@ -19,11 +19,13 @@ from wsi_ats.batch.run import run_batch
 from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.batch.store import SlideStore, read_prediction
 from wsi_ats.build import build_model
-from wsi_ats.cache import Memory
+from wsi_ats.cache import TileCache
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import save_model
+from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
-from wsi_ats.tasks.answer import Answer, Question
+from wsi_ats.reading import Reading
+from wsi_ats.tasks.answer import TaskResult, TaskSpec
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tasks.ordinal import Ordinal
 
@@ -34,7 +36,7 @@ MEASURED = ("seconds", "bytes_read")
 @pytest.fixture(scope="module", params=["small-resnet", "paper"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with arbitrary weights that no answer is flat with."""
-    tasks = [*as_tasks(("normal", "tumour")), Ordinal(Question("grade", "ordinal", ("1", "2", "3")))]
+    tasks = [*as_tasks(("normal", "tumour")), Ordinal(TaskSpec("grade", "ordinal", ("1", "2", "3")))]
     model = build_model(settings(f"features.network={request.param}"), tasks)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -55,14 +57,14 @@ def slides(cohort: Path) -> list[Path]:
     return sorted(cohort.parent.glob("t*.tif"))[:5]
 
 
-def names_of(value: Prediction | Answer) -> list[str]:
+def names_of(value: Prediction | TaskResult) -> list[str]:
     return [field.name for field in fields(value)]
 
 
 def differences(one: Prediction, other: Prediction, tolerance: float = 0.0) -> Iterator[str]:
     """Names of what differs between two predictions."""
-    pairs = [(one, other, name) for name in names_of(one) if name not in (*MEASURED, "answers")]
-    for answers in zip(one.answers, other.answers, strict=True):
+    pairs = [(one, other, name) for name in names_of(one) if name not in (*MEASURED, "results")]
+    for answers in zip(one.results, other.results, strict=True):
         pairs += [(*answers, name) for name in names_of(answers[0])]
     for owner, twin, name in pairs:
         mine, theirs = getattr(owner, name), getattr(twin, name)
@@ -80,7 +82,7 @@ def test_the_batch_of_tiles_changes_nothing(
     model: AttentionSampler, slides: list[Path], monkeypatch: pytest.MonkeyPatch, at_once: int, sampler: str
 ) -> None:
     usual = model.predict(slides[0], tiles=13, sampler=sampler)
-    monkeypatch.setattr("wsi_ats.model.TILES_AT_ONCE", at_once)
+    monkeypatch.setattr("wsi_ats.features.embed.TILES_AT_ONCE", at_once)
     # Sums over a batch of another size may be added up in another order.
     assert [*differences(usual, model.predict(slides[0], tiles=13, sampler=sampler), 2e-6)] == []
     assert len(np.unique(usual.probabilities)) == 2, "a flat answer would not show a difference"
@@ -124,14 +126,16 @@ def test_the_place_of_a_slide_changes_nothing(
 
 def test_what_a_memory_holds_changes_nothing(model: AttentionSampler, slides: list[Path]) -> None:
     from wsi_ats import open_slide
-    from wsi_ats.lowres.prepare import look
+    from wsi_ats.lowres.prepare import prepare
 
     with open_slide(slides[0]) as slide:
-        scene = look(slide, model.config)
-    memory = Memory(1 << 26)
-    bare = model.predict_scene(scene, tiles=13)
-    model.predict_scene(scene, tiles=40, seed=9, memory=memory)
-    assert [*differences(bare, model.predict_scene(scene, tiles=13, memory=memory), 2e-6)] == []
+        prepared = prepare(slide, model.config)
+    reading = Reading.of(tiles=13)
+    bare = predict_prepared(model, prepared, reading)
+    model.cache = TileCache(1 << 26)
+    predict_prepared(model, prepared, Reading.of(tiles=40, seed=9))
+    assert [*differences(bare, predict_prepared(model, prepared, reading), 2e-6)] == []
+    assert len(model.cache) > 0
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -8,7 +8,7 @@ import pytest
 from tests.support.helpers import shared_data
 from wsi_ats.batch.inputs import SlideItem, find_slides, manifest_slides, slide_id
 from wsi_ats.errors import ConfigError
-from wsi_ats.slides.storage.fingerprint import stamp_of
+from wsi_ats.slides.fingerprint import fingerprint_of
 
 
 @pytest.fixture
@@ -214,11 +214,11 @@ def test_urls_stay_as_they_are(tmp_path: Path) -> None:
 def test_the_stamp_of_a_slide_follows_its_file(tmp_path: Path) -> None:
     file, store = tmp_path / "a.tif", tmp_path / "b.ome.zarr"
     file.write_bytes(b"1234")
-    assert stamp_of(file) == (4, file.stat().st_mtime_ns)
+    assert fingerprint_of(file) == (4, file.stat().st_mtime_ns)
     store.mkdir()
     with pytest.raises(FileNotFoundError):
-        stamp_of(store)
+        fingerprint_of(store)
     (store / "zarr.json").write_text("{}")
-    first = stamp_of(store)
+    first = fingerprint_of(store)
     (store / "zarr.json").write_text('{"changed": 1}')
-    assert stamp_of(store) != first
+    assert fingerprint_of(store) != first

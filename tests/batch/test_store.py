@@ -26,7 +26,7 @@ from wsi_ats.batch.attention_file import write_attention
 from wsi_ats.batch.claim import Holder, acquire, look
 from wsi_ats.batch.store import SlideStore, folder_name, read_prediction, read_record
 from wsi_ats.errors import WsiAtsError
-from wsi_ats.tasks.answer import Answer, Question
+from wsi_ats.tasks.answer import TaskResult, TaskSpec
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -84,10 +84,10 @@ def test_folder_names_are_readable_safe_and_distinct() -> None:
 @pytest.mark.parametrize("mpp", [(0.5, 0.5), None])
 def test_a_prediction_comes_back_as_it_was(tmp_path: Path, mpp: tuple[float, float] | None) -> None:
     prediction = make_prediction(mpp=mpp, cell=77.7).measured(99, {"total": 1.25})
-    purity = Answer(
-        Question("purity", "regression"), np.array([0.4]), np.array([np.nan]), np.ones((4, 1), np.float32)
+    purity = TaskResult(
+        TaskSpec("purity", "regression"), np.array([0.4]), np.array([np.nan]), np.ones((4, 1), np.float32)
     )
-    prediction = replace(prediction, answers=(prediction.main, purity))
+    prediction = replace(prediction, results=(prediction.main, purity))
     store = SlideStore(tmp_path, "x/case_7.svs")
     store.folder.mkdir(parents=True)
     store.write_attention(prediction)
@@ -96,8 +96,8 @@ def test_a_prediction_comes_back_as_it_was(tmp_path: Path, mpp: tuple[float, flo
     order = np.argsort(prediction.cells)
     assert order.tolist() != sorted(order), "drawn in no order, stored in that of the cells"
     assert_same(prediction, back, order)
-    assert len(back.answers) == len(prediction.answers) == 2
-    for was, now in zip(prediction.answers, back.answers, strict=True):
+    assert len(back.results) == len(prediction.results) == 2
+    for was, now in zip(prediction.results, back.results, strict=True):
         assert_same(was, now, order)
 
 
@@ -109,7 +109,7 @@ def assert_same(one: object, other: object, order: np.ndarray) -> None:
         if isinstance(was, np.ndarray):
             assert now.dtype == was.dtype, field.name
             np.testing.assert_array_equal(now, was)
-        elif field.name != "answers":
+        elif field.name != "results":
             assert now == was, field.name
 
 

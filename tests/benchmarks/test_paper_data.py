@@ -165,23 +165,24 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("train", [True, False])
 def test_scenes_show_a_sign_of_their_class_and_split(train: bool, signs: Path) -> None:
     module = importlib.import_module("paper.signs")
-    scenes = module.SignScenes(signs, train=train, count=24, height=240, width=320)
+    prepared_slides = module.SignScenes(signs, train=train, count=24, height=240, width=320)
     values = {251, 252, 253, 254} if train else {250, 255}
     labels = []
     for index in range(24):
-        scene = scenes[index]
-        assert scene.pixels.shape == (240, 320, 3)
-        labels.append(scene.label)
+        prepared = prepared_slides[index]
+        assert prepared.pixels.shape == (240, 320, 3)
+        labels.append(prepared.label)
         pure = [
-            (scene.pixels.sum(2) == scene.pixels[..., c]) & (scene.pixels[..., c] >= 250) for c in range(3)
+            (prepared.pixels.sum(2) == prepared.pixels[..., c]) & (prepared.pixels[..., c] >= 250)
+            for c in range(3)
         ]
         seen = [c for c in range(3) if pure[c].sum() >= 7 * 7]
-        assert seen == ([] if scene.label == 3 else [scene.label])
+        assert seen == ([] if prepared.label == 3 else [prepared.label])
         for c in seen:
-            assert set(scene.pixels[pure[c]][:, c].tolist()) <= values
+            assert set(prepared.pixels[pure[c]][:, c].tolist()) <= values
             assert 7**2 <= pure[c].sum() <= 24**2
     assert set(labels) == {0, 1, 2, 3}
-    assert np.array_equal(scenes[5].pixels, scenes[5].pixels)
+    assert np.array_equal(prepared_slides[5].pixels, prepared_slides[5].pixels)
 
 
 def test_a_class_of_one_sign_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.attention.test_two_levels import model_with
 from tests.conftest import SmallRun
 from tests.support.commands import run
 from wsi_ats.model_folder import save_model
-from wsi_ats.sampling.budget import is_settled
+from wsi_ats.reading import is_settled
 from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 BUDGET = 60

@@ -11,7 +11,7 @@ from tests.support.profiles import icc_profile
 from tests.support.tiffs import damage, picture, write_pyramid
 from wsi_ats.config import Config, load_config
 from wsi_ats.errors import ConfigError, SlideError
-from wsi_ats.lowres.prepare import look
+from wsi_ats.lowres.prepare import prepare
 from wsi_ats.slides import open_slide
 
 PLAIN = ("view.downsample=8", "tile.downsample=1", "tile.px=32", "attention.stride=2")
@@ -31,29 +31,29 @@ def test_bad_tiles_are_counted_over_all_times_that_a_slide_is_opened(tmp_path: P
     for tile in (6, 7, 8):  # columns 1 to 3 of row 1
         damage(path, 0, tile, lambda data: bytes(len(data)))
     with open_slide(path, tolerate_bad_tiles=2) as slide:
-        scene = look(slide, config())
+        prepared = prepare(slide, config())
     for col in (1, 2, 1):
-        with scene.open() as slide:
+        with prepared.open() as slide:
             slide.read((64 * col, 64), (64, 64))
-    assert scene.bad_tiles == {(0, 1, 1), (0, 2, 1)}
+    assert prepared.bad_tiles == {(0, 1, 1), (0, 2, 1)}
     with (
         pytest.raises(SlideError, match=r"slide 'a\.tif': 3 tiles cannot be read, 2 are tolerated") as caught,
-        scene.open() as slide,
+        prepared.open() as slide,
     ):
         slide.read((64 * 3, 64), (64, 64))
-    assert caught.value.address == scene.address
+    assert caught.value.address == prepared.address
 
 
 def test_a_slide_that_was_opened_for_other_colours_than_the_models_is_refused(tmp_path: Path) -> None:
     path, plain = pyramid(tmp_path / "a.tif", iccprofile=icc_profile()), pyramid(tmp_path / "b.tif")
     srgb = config("slide.srgb=true")
     with open_slide(path) as slide:
-        assert look(slide, config()).name == "a.tif"
+        assert prepare(slide, config()).name == "a.tif"
         with pytest.raises(ConfigError, match=r"opened with srgb=False; slide\.srgb is True"):
-            look(slide, srgb)
+            prepare(slide, srgb)
     with open_slide(path, srgb=True) as slide:
-        assert look(slide, srgb).name == "a.tif"
+        assert prepare(slide, srgb).name == "a.tif"
         with pytest.raises(ConfigError, match=r"opened with srgb=True; slide\.srgb is False"):
-            look(slide, config())
+            prepare(slide, config())
     with open_slide(plain) as slide:  # nothing to convert, so nothing to be wrong
-        assert look(slide, srgb).name == "b.tif"
+        assert prepare(slide, srgb).name == "b.tif"

@@ -7,8 +7,8 @@ import torch
 from wsi_ats.attention.networks import WideAttention
 from wsi_ats.build import build_model
 from wsi_ats.config import load_config
-from wsi_ats.lowres.prepare import look
-from wsi_ats.lowres.stain_normalisation import CENTRE, SPREAD, tone_table
+from wsi_ats.lowres.prepare import prepare
+from wsi_ats.lowres.stain_normalisation import CENTRE, SPREAD, make_stain_table
 from wsi_ats.lowres.view import View
 from wsi_ats.sampling import smooth
 from wsi_ats.slides.memory import MemoryAddress
@@ -21,7 +21,7 @@ def counts_of(pixels: np.ndarray) -> np.ndarray:
 def test_density_of_every_colour_has_the_same_mean_and_spread() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers((60, 90, 120), (200, 180, 250), (5000, 3)).astype(np.uint8)
-    table = tone_table(counts_of(pixels))
+    table = make_stain_table(counts_of(pixels))
     seen = np.stack([table[c][pixels[:, c]] for c in range(3)], 1)
     assert seen.mean(0) == pytest.approx([CENTRE] * 3, abs=1e-5)
     assert seen.std(0) == pytest.approx([SPREAD] * 3, abs=1e-5)
@@ -32,12 +32,12 @@ def test_a_stronger_stain_is_seen_as_the_weaker_one() -> None:
     rng = np.random.default_rng(0)
     light = rng.uniform(0.3, 0.9, (4000, 3))
     weak, strong = (np.rint(255 * light**power).astype(np.uint8) for power in (0.8, 1.3))
-    seen = [np.stack([tone_table(counts_of(p))[c][p[:, c]] for c in range(3)]) for p in (weak, strong)]
+    seen = [np.stack([make_stain_table(counts_of(p))[c][p[:, c]] for c in range(3)]) for p in (weak, strong)]
     assert np.abs(seen[0] - seen[1]).max() < 0.03
 
 
 def test_tissue_of_one_colour_stays_finite() -> None:
-    table = tone_table(counts_of(np.full((10, 3), 120, np.uint8)))
+    table = make_stain_table(counts_of(np.full((10, 3), 120, np.uint8)))
     assert np.isfinite(table).all()
     assert table[:, 120] == pytest.approx([CENTRE] * 3)
 
@@ -60,7 +60,7 @@ def test_attention_does_not_follow_the_strength_of_the_stain(normalise: str, ali
     for p in model.attention.parameters():
         torch.nn.init.normal_(p, std=0.2, generator=torch.Generator().manual_seed(1))
     with torch.no_grad(), slide_of(0.8).open() as pale, slide_of(1.2).open() as dark:
-        attention = [model.attend(look(slide, config)) for slide in (pale, dark)]
+        attention = [model.attend(prepare(slide, config)).log_p for slide in (pale, dark)]
     assert isinstance(model.attention, WideAttention)
     difference = float((attention[0] - attention[1]).abs().max() / attention[0].std())
     assert (difference < 0.3) == alike, difference
@@ -73,20 +73,20 @@ def test_both_networks_see_the_tones(levels: int) -> None:
     model = build_model(
         load_config(None, [*settings, "view.normalise=true", f"attention.levels={levels}"]), ["a", "b"]
     )
-    net = model.attention if model.overview is None else model.overview
+    net = model.attention if model.region_attention is None else model.region_attention
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.2, generator=torch.Generator().manual_seed(1))
     with torch.no_grad(), slide_of(1.0).open() as slide:
-        scene = look(slide, model.config)
-        assert scene.tones is not None
-        assert isinstance(scene.view, View)
-        seen = np.stack([scene.tones[c][scene.view.pixels[..., c]] for c in range(3)])
-        logits = net.at(scene.view.stride)(torch.from_numpy(seen)[None])[0].reshape(-1)[scene.tissue]
-        area = torch.zeros(1) if scene.inside is None else torch.from_numpy(scene.inside.area).log()
+        prepared = prepare(slide, model.config)
+        assert prepared.stain_table is not None
+        assert isinstance(prepared.view, View)
+        seen = np.stack([prepared.stain_table[c][prepared.view.pixels[..., c]] for c in range(3)])
+        logits = net.at(prepared.view.stride)(torch.from_numpy(seen)[None])[0].reshape(-1)[prepared.tissue]
+        area = torch.zeros(1) if prepared.regions is None else torch.from_numpy(prepared.regions.area).log()
         expected = smooth(torch.log_softmax(logits + area, 0), model.config.attention.smoothing).exp()
-        cells, attention = model.propose(scene, even=False).attention()
+        cells, attention = model.attend(prepared).by_cell()
     row, col = np.divmod(cells, 16)
     owners = row // 2 * 8 + col // 2 if levels == 2 else cells
-    found = [attention[owners == owner].sum() for owner in scene.tissue]
+    found = [attention[owners == owner].sum() for owner in prepared.tissue]
     assert expected.std() > 1e-3, "flat attention would not show a difference"
     assert found == pytest.approx(expected.tolist(), abs=1e-5)

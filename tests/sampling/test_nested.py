@@ -12,7 +12,7 @@ import torch
 from tests.support.enumeration import INF, UNBIASED, outcomes, seeded
 from wsi_ats.estimator import entropy_penalty, expectation, refined_expectation
 from wsi_ats.sampling import Draws, draw
-from wsi_ats.sampling.nested import draw_nested, opened, proposal, through
+from wsi_ats.sampling.nested import draw_nested, opened, through, within_regions
 
 SIZES = [3, 1, 2, 3]
 """Cells of each region."""
@@ -50,7 +50,7 @@ class Problem:
             drawn = Draws(which[log_w > -INF], log_w[log_w > -INF])
             known = torch.isin(OWNERS, drawn.cells).nonzero()[:, 0]  # no other cell has a log-probability
             log_opened = opened(OWNERS[known], drawn)
-            log_q = proposal(self.log_p[known], log_opened)
+            log_q = within_regions(self.log_p[known], log_opened)
             for p_inner, cells in inner_outcomes(inner or sampler, log_q, OWNERS[known], joint):
                 yield p * p_inner, known, through(cells, log_opened), log_opened
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from tests.support.profiles import convert_by_hand, icc_profile
 from tests.support.strategies import noise
 from wsi_ats.errors import SlideError
-from wsi_ats.slides.base import Opening
+from wsi_ats.slides.base import OpenOptions
 from wsi_ats.slides.colour import intent_of, to_srgb
 from wsi_ats.slides.openslide.slide import OpenSlideAddress
 
@@ -48,7 +48,7 @@ def write(path: Path, pixels: np.ndarray, profile: bytes | None) -> Path:
 
 
 def address(path: Path, srgb: bool) -> OpenSlideAddress:
-    return OpenSlideAddress(str(path), path.name, Opening(srgb=srgb))
+    return OpenSlideAddress(str(path), path.name, OpenOptions(srgb=srgb))
 
 
 @pytest.fixture(scope="module")

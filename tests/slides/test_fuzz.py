@@ -85,7 +85,7 @@ def test_crashes_hangs_and_leaks_are_seen_and_survived(fuzz: ModuleType) -> None
 def test_open_slides_leave_nothing_behind(fuzz: ModuleType, tmp_path: Path) -> None:
     sys.modules["fuzz_mutate"].write_originals(tmp_path, 512)
     found = sys.modules["fuzz_loop"].open_and_close(tmp_path, 400)
-    assert [look["slides"] for look in found] == [0, 200, 400]
+    assert [prepare["slides"] for prepare in found] == [0, 200, 400]
     assert found[2]["files"] <= found[1]["files"]
     assert found[2]["rss_mb"] < found[1]["rss_mb"] + 20
 

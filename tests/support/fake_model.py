@@ -18,8 +18,9 @@ from wsi_ats.batch.inputs import SlideItem, slide_id
 from wsi_ats.errors import ModelError, NoTissueError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.prediction import Prediction
+from wsi_ats.reading import Reading
 from wsi_ats.slides.base import Slide
-from wsi_ats.tasks.answer import Answer, Question
+from wsi_ats.tasks.answer import TaskResult, TaskSpec
 
 CELL = 32
 
@@ -27,7 +28,7 @@ CELL = 32
 class FakeModel:
     """Attention is darkness; the probability is the mean darkness of the drawn cells."""
 
-    questions = (Question("label", "classes", ("normal", "tumour")),)
+    specs = (TaskSpec("label", "classes", ("normal", "tumour")),)
     srgb = False
 
     def __init__(self, folder: Path) -> None:
@@ -35,9 +36,7 @@ class FakeModel:
         self.hash = (folder / "hash.txt").read_text().strip()
         self.delay = float((folder / "delay.txt").read_text())
 
-    def predict(
-        self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int, tolerance: float | None
-    ) -> Prediction:
+    def read(self, slide: Slide, reading: Reading) -> Prediction:
         with (self.folder / "log.txt").open("a") as log:
             log.write(f"{slide.name} {os.getpid()}\n")
         if "explode" in slide.name:
@@ -45,7 +44,7 @@ class FakeModel:
         if "crash" in slide.name:
             os._exit(11)
         time.sleep(self.delay)
-        return predict(slide, tiles, seed)
+        return predict(slide, reading.tiles, reading.seed)
 
 
 def load(folder: Path, device: str) -> FakeModel:
@@ -70,9 +69,9 @@ def predict(slide: Slide, tiles: int, seed: int) -> Prediction:
     contributions = np.stack([-darkness[cells], darkness[cells]], axis=1).astype(np.float32)
     return Prediction(
         slide=slide.name,
-        answers=(
-            Answer(
-                FakeModel.questions[0], np.array([1 - share, share]), np.array([0.01, np.nan]), contributions
+        results=(
+            TaskResult(
+                FakeModel.specs[0], np.array([1 - share, share]), np.array([0.01, np.nan]), contributions
             ),
         ),
         grid=grid,

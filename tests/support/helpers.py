@@ -25,6 +25,6 @@ def give_opinions(model: AttentionSampler) -> None:
     """Weights with which attention, score and head of an untrained model are not flat."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for network in filter(None, (model.attention, model.overview, model.score, model.head)):
+        for network in filter(None, (model.attention, model.region_attention, model.score, model.head)):
             for parameter in network.parameters():
                 parameter += torch.randn(parameter.shape, generator=generator) * 0.3

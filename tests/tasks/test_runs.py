@@ -158,8 +158,8 @@ def test_a_slides_folder_has_all_answers(home: Path, answers: pd.DataFrame) -> N
         "stain_both",
     ]
     prediction = read_prediction(folder)
-    assert tuple(answer.question.name for answer in prediction.answers) == TASKS
-    assert [answer.contributions.shape[1] for answer in prediction.answers] == [1, 1, 2, 1, 4]
+    assert tuple(answer.spec.name for answer in prediction.results) == TASKS
+    assert [answer.contributions.shape[1] for answer in prediction.results] == [1, 1, 2, 1, 4]
 
 
 def test_a_run_says_what_it_learned_from_and_how_well(home: Path) -> None:
@@ -192,7 +192,7 @@ def test_the_model_answers_as_validation_csv_says(home: Path, model: AttentionSa
 
 
 def test_contributions_and_the_bias_make_every_output(home: Path, model: AttentionSampler) -> None:
-    purity, grade, stains, death, _ = model.predict(home / "slides" / "test_4.tif", tiles=20).answers
+    purity, grade, stains, death, _ = model.predict(home / "slides" / "test_4.tif", tiles=20).results
     number, ordinal, *_ = model.tasks
     bias = model.head.linear.bias.detach().double().numpy()
 

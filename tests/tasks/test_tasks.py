@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, WsiAtsError
-from wsi_ats.tasks.answer import Answer, Question, columns_of, outputs_of
+from wsi_ats.tasks.answer import TaskResult, TaskSpec, columns_of, outputs_of
 from wsi_ats.tasks.make import KINDS, from_card, make_tasks, to_card
 from wsi_ats.tasks.metrics import c_index, quadratic_kappa, r2
 from wsi_ats.tasks.ordinal import Ordinal
@@ -27,7 +27,7 @@ GRADES = ("1", "2", "3", "5")
 def task(kind: str, names: tuple[str, ...] = (), **more: object) -> Task:
     """A task called `t`."""
     asked = TaskSettings(kind=kind, **({"event": "died"} if kind == "survival" else {}), **more)
-    return KINDS[kind](Question("t", kind, names), asked)
+    return KINDS[kind](TaskSpec("t", kind, names), asked)
 
 
 def outputs(b: int, o: int, seed: int, scale: float = 2.0) -> torch.Tensor:
@@ -244,8 +244,8 @@ def test_figures_leave_out_what_is_not_known(
     kind: str, names: tuple[str, ...], perfect: list[list[float]], truth: list[list[float]]
 ) -> None:
     net, values, targets = task(kind, names), np.array(perfect), np.array(truth, np.float64)
-    assert net.merit(values, targets) == 1.0
-    assert net.merit(
+    assert net.metric_value(values, targets) == 1.0
+    assert net.metric_value(
         values[:, ::-1] if kind in ("classes", "labels") else values, targets
     ) < 1.0 or kind not in (
         "classes",
@@ -337,18 +337,18 @@ def test_tasks_know_their_columns_and_classes() -> None:
     config = load_config(None, ["tasks.isup.kind=ordinal", *labels, "tasks.site.target=organ"])
     cells = {"isup": ["10", "", "2", "1"], "er": ["1"], "pr": ["0"], "organ": ["lung", "colon", "NA", "lung"]}
     isup, ihc, site = make_tasks(config.tasks, cells)
-    assert (isup.question.names, isup.columns) == (("1", "2", "10"), ("isup",))
-    assert (ihc.question.names, ihc.columns) == (("er", "pr"), ("er", "pr"))
-    assert (site.question.names, site.columns) == (("colon", "lung"), ("organ",))
-    questions = [isup.question, ihc.question, site.question]
-    assert columns_of(questions)[:8] == [
+    assert (isup.spec.names, isup.columns) == (("1", "2", "10"), ("isup",))
+    assert (ihc.spec.names, ihc.columns) == (("er", "pr"), ("er", "pr"))
+    assert (site.spec.names, site.columns) == (("colon", "lung"), ("organ",))
+    specs = [isup.spec, ihc.spec, site.spec]
+    assert columns_of(specs)[:8] == [
         "prediction", "prob_1", "prob_2", "prob_10", "expected", "stderr_1", "stderr_2", "stderr_10"
     ]  # fmt: skip
-    assert columns_of(questions)[9:] == [
+    assert columns_of(specs)[9:] == [
         "ihc_prediction", "ihc_prob_er", "ihc_prob_pr", "ihc_stderr_er", "ihc_stderr_pr",
         "site_prediction", "site_prob_colon", "site_prob_lung", "site_stderr_colon", "site_stderr_lung",
     ]  # fmt: skip
-    assert outputs_of(questions) == ["isup", "ihc_er", "ihc_pr", "site_colon", "site_lung"]
+    assert outputs_of(specs) == ["isup", "ihc_er", "ihc_pr", "site_colon", "site_lung"]
 
 
 @pytest.mark.parametrize(
@@ -372,9 +372,9 @@ def test_a_task_comes_back_from_its_card() -> None:
     net = task("regression")
     net.fit(np.array([[1.0], [4.0]]))
     back = from_card(to_card(net), {})
-    assert (back.question, back.learned) == (net.question, net.learned)
+    assert (back.spec, back.learned) == (net.spec, net.learned)
     grades = from_card(to_card(task("ordinal", GRADES)), {})
-    assert (type(grades), grades.question.names) == (Ordinal, GRADES)
+    assert (type(grades), grades.spec.names) == (Ordinal, GRADES)
 
 
 # ---- Answers
@@ -386,7 +386,7 @@ def test_standard_errors_are_those_of_the_mean_of_the_rounds() -> None:
     rounds = torch.tensor([[0.1], [0.3], [-0.2]])
     without = (rounds.sum(0) - rounds) / 2
     pieces = torch.tensor([[0.5], [-0.5]])
-    answer = net.answer(torch.tensor([0.1]), net.stderr(without), pieces)
+    answer = net.result(torch.tensor([0.1]), net.stderr(without), pieces)
     values = np.array([11.0, 13.0, 8.0])
     assert answer.values == pytest.approx([11.0])
     assert answer.stderr == pytest.approx([values.std(ddof=1) / math.sqrt(3)])
@@ -418,12 +418,12 @@ def test_a_tolerance_is_for_the_probabilities_of_the_main_task_or_for_its_number
 def test_answers_in_words(
     kind: str, names: tuple[str, ...], values: list[float], text: str, words: str
 ) -> None:
-    question = Question("t", kind, names)
-    contributions = np.zeros((1, len(question.outputs)), np.float32)
-    answer = Answer(question, np.array(values), np.full(len(values), 0.01), contributions)
+    spec = TaskSpec("t", kind, names)
+    contributions = np.zeros((1, len(spec.outputs)), np.float32)
+    answer = TaskResult(spec, np.array(values), np.full(len(values), 0.01), contributions)
     assert answer.text == text
     assert answer.describe() == words
-    assert len(question.values) == len(question.errors) == len(values)
+    assert len(spec.values) == len(spec.errors) == len(values)
     if names:
         assert answer.probabilities.tolist() == values[: len(names)]
     else:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from wsi_ats.attention.networks import PaperAttention, WideAttention, log_attention
-from wsi_ats.estimator import expectation, proposal_loss, refined_expectation
+from wsi_ats.estimator import attention_loss, expectation, refined_expectation
 from wsi_ats.head import Head
 from wsi_ats.sampling import Draws, draw, smooth
 
@@ -51,7 +51,7 @@ def loss_of(
     loss = torch.zeros(())
     if score is not None:
         phi, p = refined_expectation(log_p, draws, tiles, 8 * tiles @ score)
-        loss = 0.01 * proposal_loss(log_p, draws, p).float()
+        loss = 0.01 * attention_loss(log_p, draws, p).float()
     else:
         phi = expectation(log_p, draws, tiles)
     return loss + F.cross_entropy(head(phi), torch.tensor(slide.label))

@@ -20,7 +20,7 @@ from wsi_ats.errors import ModelError, WsiAtsError
 from wsi_ats.manifest import Row
 from wsi_ats.model_folder import model_hash
 from wsi_ats.train.data import Example, Shuffled
-from wsi_ats.train.keeper import Keeper
+from wsi_ats.train.epoch_checkpoint import EpochCheckpoint
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.run import train
 
@@ -163,7 +163,7 @@ def test_the_keeper_decides_as_one_that_remembers_everything(
     """Best epoch and end of training against counting by hand, with an interruption after any epoch."""
     cut = data.draw(st.integers(0, len(scores)))
     folder = Path("/nonexistent")
-    keeper, trainer, module = Keeper(folder, patience, silent), StandIn(), pl.LightningModule()
+    keeper, trainer, module = EpochCheckpoint(folder, patience, silent), StandIn(), pl.LightningModule()
     wait, best, expected, saved, stop = 0, -1.0, [], [], None
     for number, score in enumerate(scores, 1):
         wait, best = (0, score) if score > best else (wait + 1, best)
@@ -172,11 +172,11 @@ def test_the_keeper_decides_as_one_that_remembers_everything(
             stop = number
             break
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsi_ats.train.keeper.write_atomic", lambda *_: None)
+        patch.setattr("wsi_ats.train.epoch_checkpoint.write_atomic", lambda *_: None)
         for number, score in enumerate(scores, 1):
             if number - 1 == cut:
                 state = pickle.loads(pickle.dumps(keeper.state_dict()))  # noqa: S301
-                keeper = Keeper(folder, patience, silent)
+                keeper = EpochCheckpoint(folder, patience, silent)
                 keeper.load_state_dict(state)
                 keeper.on_train_start(trainer, module)
             if trainer.should_stop:
@@ -194,8 +194,8 @@ def test_the_keeper_decides_as_one_that_remembers_everything(
 def test_the_keeper_remembers_bad_tiles() -> None:
     before, after = {"a": {(0, 2, 1), (0, 1, 1)}, "b": set()}, {"a": {(0, 1, 1)}}
     kept = after["a"]  # a scene holds it
-    state = pickle.loads(pickle.dumps(Keeper(Path(), 1, silent, before).state_dict()))  # noqa: S301
-    Keeper(Path(), 1, silent, after).load_state_dict(state)
+    state = pickle.loads(pickle.dumps(EpochCheckpoint(Path(), 1, silent, before).state_dict()))  # noqa: S301
+    EpochCheckpoint(Path(), 1, silent, after).load_state_dict(state)
     assert after == {"a": {(0, 1, 1), (0, 2, 1)}}
     assert after["a"] is kept
 
@@ -204,7 +204,7 @@ def test_a_run_that_diverges_is_told(tmp_path: Path) -> None:
     trainer = StandIn()
     trainer.callback_metrics = {"val_score": 0.5, "loss": float("nan"), "val_auc": 0.5, "val_loss": 0.5}
     with pytest.raises(WsiAtsError, match=r"diverged in epoch 1: .*loss nan") as caught:
-        Keeper(tmp_path, 3, silent).on_train_epoch_end(trainer, pl.LightningModule())
+        EpochCheckpoint(tmp_path, 3, silent).on_train_epoch_end(trainer, pl.LightningModule())
     assert "train.lr" in caught.value.remedy
     assert list(tmp_path.iterdir()) == []
 

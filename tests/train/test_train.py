@@ -22,7 +22,8 @@ from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.manifest import Row
 from wsi_ats.train.data import Examples
 from wsi_ats.train.folder import OWN
-from wsi_ats.train.run import calibration_scenes, train
+from wsi_ats.train.run import slides_to_standardise_on, train
+from wsi_ats.train.standardise import fit_standardisation
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_the_features_figures_are_those_of_the_weights_that_are_kept(trained: Pa
     kept = model.standardise.mean.clone(), model.standardise.var.clone()
     seed = model.config.train.seed
     train_set = Examples([r for r in rows if r.split == "train"], model.classes, model.config, 1 << 30)
-    model.calibrate(calibration_scenes(train_set, seed), seed, even=False)
+    fit_standardisation(model, slides_to_standardise_on(train_set, seed), seed, uniform=False)
     torch.testing.assert_close((model.standardise.mean, model.standardise.var), kept)
 
 
@@ -218,14 +219,14 @@ def test_what_nobody_expected_of_a_slide_is_a_failure_too(
 ) -> None:
     from wsi_ats.train import data
 
-    look = data.look
+    prepare = data.prepare
 
     def stumble(slide: object, config: object) -> object:
         if slide.name == rows[2].slide:
             raise ZeroDivisionError("a bug, says\nthe test")
-        return look(slide, config)
+        return prepare(slide, config)
 
-    monkeypatch.setattr(data, "look", stumble)
+    monkeypatch.setattr(data, "prepare", stumble)
     train(rows, settings("train.epochs=1"), tmp_path, say=silent)
     (failure,) = table(tmp_path / "failures.csv")
     assert (failure["slide"], failure["stage"]) == (rows[2].slide, "view")

@@ -35,9 +35,9 @@ def run(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_attention_networks_learn(run: Path) -> None:
     learned = weights(run / "model" / "model.safetensors")
     start = build_model(two_levels(), ("normal", "tumour")).state_dict()
-    assert any(name.startswith("overview.") for name in learned)
+    assert any(name.startswith("region_attention.") for name in learned)
     for name, value in learned.items():
-        if name.startswith(("overview.", "attention.")):
+        if name.startswith(("region_attention.", "attention.")):
             assert not torch.equal(value, start[name]), name
 
 
@@ -72,6 +72,6 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(
 def test_attention_rests_while_the_rest_warms_up(rows: list[Row], tmp_path: Path) -> None:
     train(rows, two_levels("train.epochs=1", "train.warm_up=1"), tmp_path / "run", say=silent)
     learned = weights(tmp_path / "run" / "model" / "model.safetensors")
-    last = [key for key in learned if key.startswith(("overview.head", "attention.head"))]
+    last = [key for key in learned if key.startswith(("region_attention.head", "attention.head"))]
     assert len(last) == 2
     assert not any(learned[key].any() for key in last)

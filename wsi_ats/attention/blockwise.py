@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from wsi_ats.attention.networks import ConvAttention, PretrainedAttention
 from wsi_ats.geometry import Box, Grid
-from wsi_ats.lowres.stain_normalisation import Tones
-from wsi_ats.prefetch import read_ahead
+from wsi_ats.lowres.stain_normalisation import StainTable
+from wsi_ats.prefetch import prefetch
 
 Read = Callable[[Box], UInt8[np.ndarray, "h w 3"]]
 """Pixels of a box, in view px, that lies inside the view."""
@@ -34,7 +34,7 @@ Source = Callable[[], AbstractContextManager[Read]]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Block:
     """The cells of one block: their block in cells, their place in it and among all that are asked for."""
 
     cells: Box
@@ -44,7 +44,7 @@ class Part:
     """Position among the K cells."""
 
 
-def parts_of(cells: Int64[np.ndarray, " K"], grid: Grid, side: int) -> Iterator[Part]:
+def blocks_of(cells: Int64[np.ndarray, " K"], grid: Grid, side: int) -> Iterator[Block]:
     """Blocks of side x side cells (fewer at the far edges), row by row; those that hold no cell are left out."""
     if not len(cells):
         return
@@ -56,7 +56,7 @@ def parts_of(cells: Int64[np.ndarray, " K"], grid: Grid, side: int) -> Iterator[
         y, x = int(row[which[0]]) // side * side, int(col[which[0]]) // side * side
         height, width = min(side, grid.rows - y), min(side, grid.cols - x)
         inside = (row[which] - y) * width + col[which] - x
-        yield Part(Box(x, y, width, height), inside, which)
+        yield Block(Box(x, y, width, height), inside, which)
 
 
 def surroundings(net: ConvAttention, grid: Grid, cells: Box) -> tuple[Box, tuple[int, int, int, int]]:
@@ -76,25 +76,25 @@ def cell_logits(
     grid: Grid,
     cells: Int64[np.ndarray, " K"],
     block: int,
-    tones: Tones | None = None,
+    stain_table: StainTable | None = None,
 ) -> Float[Tensor, " K"]:
     """Logits (K,) of `cells` (flat, row * cols + col) of a view, differentiable in the network's parameters.
 
-    block: side in view px; memory is that of one block and its halo (at least one cell). tones: what the network sees
+    block: side in view px; memory is that of one block and its halo (at least one cell). stain_table: what it sees
     of each grey level; level / 255 if None. Blocks without a cell are neither read nor computed. The view is read
     again in backward(): `source` must give the same pixels then.
     Autocast is honoured in both passes. A view of one block is computed at once, with an ordinary graph.
     """
-    walk = Walk(net, source, grid, cells, max(1, block // net.stride), tones)
+    blockwise = BlockwisePass(net, source, grid, cells, max(1, block // net.stride), stain_table)
     learning = {f"net.{name}": p for name, p in net.named_parameters() if p.requires_grad}
     if not torch.is_grad_enabled() or not learning:
         with torch.no_grad():
-            return walk.logits()
-    parts = list(parts_of(cells, grid, walk.side))
+            return blockwise.logits()
+    parts = list(blocks_of(cells, grid, blockwise.side))
     if len(parts) == 1:
         with source() as read:
-            return walk.of_part(parts[0], walk.pixels(read, parts[0]))[_order(parts[0])]
-    logits: Tensor = _TwoPasses.apply(walk, tuple(learning), *learning.values())  # type: ignore[no-untyped-call]
+            return blockwise.logits_of(parts[0], blockwise.pixels(read, parts[0]))[_order(parts[0])]
+    logits: Tensor = _TwoPasses.apply(blockwise, tuple(learning), *learning.values())  # type: ignore[no-untyped-call]
     return logits
 
 
@@ -105,22 +105,22 @@ def cell_channels(
     grid: Grid,
     cells: Int64[np.ndarray, " K"],
     block: int,
-    tones: Tones | None = None,
+    stain_table: StainTable | None = None,
 ) -> Float[Tensor, "K d"]:
     """What the fixed body of a pretrained network makes of each cell; the rest as for `cell_logits`.
 
     `net.judge` of them gives the logits, again and again while the head learns.
     """
-    walk = Walk(net, source, grid, cells, max(1, block // net.stride), tones)
-    out = walk.like.new_empty(len(cells), net.channels)
-    for part, pixels in walk.parts():
-        seen = net.channels_of(walk.block(part, pixels))[0].flatten(1).T.to(out.dtype)
+    blockwise = BlockwisePass(net, source, grid, cells, max(1, block // net.stride), stain_table)
+    out = blockwise.like.new_empty(len(cells), net.channels)
+    for part, pixels in blockwise.blocks():
+        seen = net.channels_of(blockwise.padded(part, pixels))[0].flatten(1).T.to(out.dtype)
         out[torch.from_numpy(part.which).to(out.device)] = seen[torch.from_numpy(part.inside).to(out.device)]
     return out
 
 
 @dataclass(frozen=True, eq=False)
-class Walk:
+class BlockwisePass:
     """One way through the blocks of a view."""
 
     net: ConvAttention
@@ -129,36 +129,36 @@ class Walk:
     cells: Int64[np.ndarray, " K"]
     side: int
     """Of a block, in cells."""
-    tones: Tones | None = None
+    stain_table: StainTable | None = None
 
     def logits(self) -> Float[Tensor, " K"]:
         """Logits of all cells; no graph is kept where the caller has gradients switched off."""
         out: Tensor | None = None
-        for part, pixels in self.parts():
-            logits = self.of_part(part, pixels)
+        for part, pixels in self.blocks():
+            logits = self.logits_of(part, pixels)
             if out is None:
                 out = logits.new_empty(len(self.cells))
             out[torch.from_numpy(part.which).to(out.device)] = logits
         return torch.empty(0, device=self.like.device) if out is None else out
 
-    def parts(self, wanted: Callable[[Part], bool] = lambda _: True) -> Iterator[tuple[Part, np.ndarray]]:
+    def blocks(self, wanted: Callable[[Block], bool] = lambda _: True) -> Iterator[tuple[Block, np.ndarray]]:
         """Blocks with their pixels, the next one being read meanwhile."""
         with self.source() as read:
-            chosen = (part for part in parts_of(self.cells, self.grid, self.side) if wanted(part))
-            yield from read_ahead(lambda part: self.pixels(read, part), chosen)
+            chosen = (part for part in blocks_of(self.cells, self.grid, self.side) if wanted(part))
+            yield from prefetch(lambda part: self.pixels(read, part), chosen)
 
-    def pixels(self, read: Read, part: Part) -> UInt8[np.ndarray, "h w 3"]:
+    def pixels(self, read: Read, part: Block) -> UInt8[np.ndarray, "h w 3"]:
         """Pixels of a block and of as much of its halo as lies inside the view."""
         return read(surroundings(self.net, self.grid, part.cells)[0])
 
-    def of_part(
-        self, part: Part, pixels: UInt8[np.ndarray, "h w 3"], instead: dict[str, Tensor] | None = None
+    def logits_of(
+        self, part: Block, pixels: UInt8[np.ndarray, "h w 3"], instead: dict[str, Tensor] | None = None
     ) -> Float[Tensor, " n"]:
         """Logits of the cells of a block; `instead`: stand-ins for parameters, by their name in `_Valid`."""
-        logits: Tensor = functional_call(_Valid(self.net), instead or {}, (self.block(part, pixels),))
+        logits: Tensor = functional_call(_Valid(self.net), instead or {}, (self.padded(part, pixels),))
         return logits.reshape(-1)[torch.from_numpy(part.inside).to(logits.device)]
 
-    def block(self, part: Part, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 y x"]:
+    def padded(self, part: Block, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 y x"]:
         """Pixels as the network sees them, with glass where the halo lies outside the view."""
         pads = surroundings(self.net, self.grid, part.cells)[1]
         return F.pad(self._seen(pixels), pads, value=self.net.background)
@@ -166,9 +166,9 @@ class Walk:
     def _seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
         """Pixels as the network sees them."""
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        if self.tones is None:
+        if self.stain_table is None:
             return torch.from_numpy(planes)[None].to(self.like.device).to(self.like.dtype).div_(255)
-        seen = np.stack([np.take(tone, plane) for tone, plane in zip(self.tones, planes, strict=True)])
+        seen = np.stack([np.take(tone, plane) for tone, plane in zip(self.stain_table, planes, strict=True)])
         return torch.from_numpy(seen)[None].to(self.like)
 
     @property
@@ -192,12 +192,12 @@ class _TwoPasses(torch.autograd.Function):
     """Parameters -> logits (K,). Keeps no activations: the way back goes through the blocks again."""
 
     @staticmethod
-    def forward(ctx: Any, walk: Walk, names: tuple[str, ...], *parameters: Tensor) -> Tensor:
-        ctx.walk, ctx.names = walk, names
+    def forward(ctx: Any, blockwise: BlockwisePass, names: tuple[str, ...], *parameters: Tensor) -> Tensor:
+        ctx.blockwise, ctx.names = blockwise, names
         ctx.autocast = _autocast(parameters[0].device.type)
         ctx.save_for_backward(*parameters)
         with ctx.autocast():
-            return walk.logits()
+            return blockwise.logits()
 
     @staticmethod
     @once_differentiable
@@ -209,9 +209,9 @@ class _TwoPasses(torch.autograd.Function):
         (grad,) = grads
         # One look at the whole vector: on a GPU, one transfer instead of one a block.
         matters = (grad != 0).cpu().numpy()
-        for part, pixels in ctx.walk.parts(lambda part: bool(matters[part.which].any())):
+        for part, pixels in ctx.blockwise.blocks(lambda part: bool(matters[part.which].any())):
             with torch.enable_grad(), ctx.autocast():
-                logits = ctx.walk.of_part(part, pixels, instead)
+                logits = ctx.blockwise.logits_of(part, pixels, instead)
             mine = grad[torch.from_numpy(part.which).to(grad.device)]
             for total, more in zip(sums, torch.autograd.grad(logits, twins, mine), strict=True):
                 total += more
@@ -228,6 +228,6 @@ def _autocast(device: str) -> Callable[[], torch.autocast]:
     return lambda: torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
 
 
-def _order(part: Part) -> Tensor:
+def _order(part: Block) -> Tensor:
     """From the order of a block's cells to that in which they were asked for."""
     return torch.from_numpy(np.argsort(part.which))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,38 +21,57 @@ from torch import Tensor
 
 from wsi_ats.attention.blockwise import Read, cell_logits, surroundings
 from wsi_ats.attention.networks import ConvAttention
-from wsi_ats.cache import Memory
+from wsi_ats.cache import Key, TileCache
 from wsi_ats.geometry import Box
-from wsi_ats.lowres.prepare import Scene
-from wsi_ats.lowres.regions import Inside
+from wsi_ats.lowres.prepare import PreparedSlide
+from wsi_ats.lowres.regions import RegionGrid
 from wsi_ats.lowres.view import View
-from wsi_ats.prefetch import read_ahead
-from wsi_ats.sampling import Draws, draw, smooth
-from wsi_ats.sampling.nested import opened, through
-from wsi_ats.sampling.nested import proposal as within
+from wsi_ats.prefetch import prefetch
+from wsi_ats.sampling import Draws, draw, every_cell, smooth
+from wsi_ats.sampling.nested import opened, through, within_regions
 from wsi_ats.slides.base import Slide
 
 REGION_BYTES = 64 << 20
 """Memory for the pixels of regions between finding their tissue, their logits and the gradient."""
 
 
-class Proposal:
-    """Attention over the tissue cells of a scene, with its graph."""
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The tiles drawn from a slide's attention. Later draws from the same attention leave it as it is."""
 
-    def __init__(self, scene: Scene, log_p: Float[Tensor, " K"]) -> None:
-        self.scene = scene
-        """Its `tissue` are the cells that `log_p` is about and draws index into."""
-        self.log_p = log_p
+    slide: PreparedSlide
+    """Its `tissue` are the cells that `log_p` is about and that `draws` index into."""
+    log_p: Float[Tensor, " K"]
+    """Log-attention, with its graph; with two levels over the cells that are known."""
+    draws: Draws
+    log_opened: Float64[Tensor, " K"] | None = None
+    """With two levels, log-weights of the regions of the cells (`sampling.opened`)."""
 
     @property
-    def log_opened(self) -> Float64[Tensor, " K"] | None:
-        """Log-weights of the regions of the cells in the last draw (`sampling.opened`); None on one level."""
-        return None
+    def cells(self) -> Int64[np.ndarray, " N"]:
+        """Flat indices of the drawn cells in the slide's grid."""
+        cells: np.ndarray = self.slide.tissue[self.draws.cells.cpu().numpy()]
+        return cells
 
-    def draw(self, n: int, sampler: str, generator: torch.Generator) -> Draws:
-        """Draw n cells. May add cells to the end of `log_p`; earlier draws stay right."""
-        order = torch.from_numpy(self.scene.order).to(self.log_p.device)
-        return draw(self.log_p, n, sampler, generator=generator, order=order)
+
+class SlideAttention:
+    """Attention over the tissue cells of a slide, with its graph.
+
+    slide: its `tissue` are the K cells. log_p (K,): their log-probabilities.
+    """
+
+    def __init__(self, slide: PreparedSlide, log_p: Float[Tensor, " K"]) -> None:
+        self.slide = slide
+        self.log_p = log_p
+
+    def draw(self, n: int, sampler: str, generator: torch.Generator) -> Drawn:
+        """Draw n cells, or all where there are no more."""
+        order = torch.from_numpy(self.slide.order).to(self.log_p.device)
+        return Drawn(self.slide, self.log_p, draw(self.log_p, n, sampler, generator=generator, order=order))
+
+    def all(self) -> Drawn:
+        """Every cell, with weight 1."""
+        return Drawn(self.slide, self.log_p, every_cell(self.log_p))
 
     def exceeds(self, n: int) -> bool:
         """Whether the slide has more than n tissue cells."""
@@ -62,56 +81,52 @@ class Proposal:
         """Whether a draw of n cells takes every cell."""
         return not self.exceeds(n)
 
-    def attention(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
+    def by_cell(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
         """The slide's tissue cells, ascending, and their attention, which sums to 1."""
-        return self.scene.tissue, self.log_p.detach().exp().float().cpu().numpy()
+        return self.slide.tissue, self.log_p.detach().exp().float().cpu().numpy()
 
 
-class NestedProposal(Proposal):
+class TwoLevelAttention(SlideAttention):
     """Attention over regions and, as far as they were opened, over the cells inside them.
 
-    scene: of the coarse view. log_a (R,): of its tissue regions. net: gives the logits of cells; None: even inside a
-    region. each: tiles drawn a region that is opened. memory: keeps the regions' pixels, for the gradient too.
+    coarse: the slide, whose cells are regions. log_a (R,): of its tissue regions. net: gives the logits of cells;
+    None: uniform inside a region. tiles_per_region: cells drawn a region that is opened. cache: keeps the regions'
+    pixels, for the gradient too. `slide` and `log_p` are of the cells that are known, those of opened regions: cells
+    are added at their end, so that what was drawn before stays right.
     """
 
     def __init__(
         self,
-        scene: Scene,
+        coarse: PreparedSlide,
         log_a: Float[Tensor, " R"],
         net: ConvAttention | None,
         *,
         smoothing: float = 0.0,
-        each: float = 1.0,
-        memory: Memory | None = None,
+        tiles_per_region: float = 1.0,
+        cache: TileCache | None = None,
     ) -> None:
-        assert scene.inside is not None
-        self._coarse, self._log_a, self._inside = scene, log_a, scene.inside
-        self._net, self._smoothing, self._each = net, smoothing, each
-        self._source = partial(
-            _reading, scene, scene.inside, Memory(REGION_BYTES) if memory is None else memory
-        )
+        assert coarse.regions is not None
+        self._coarse, self._log_a, self._regions = coarse, log_a, coarse.regions
+        self._net, self._smoothing, self._tiles_per_region = net, smoothing, tiles_per_region
+        cache = TileCache(REGION_BYTES) if cache is None else cache
+        self._source = partial(_reading, coarse, coarse.regions, cache)
         self._known: set[int] = set()
         self._owners = torch.empty(0, dtype=torch.int64, device=log_a.device)
-        self._log_opened: Float64[Tensor, " K"] | None = None
         none = np.empty(0, np.int64)
         super().__init__(
-            replace(scene, view=scene.inside.frame, tissue=none, order=none, inside=None), log_a[:0]
+            replace(coarse, view=coarse.regions.frame, tissue=none, order=none, regions=None), log_a[:0]
         )
 
-    @property
-    def log_opened(self) -> Float64[Tensor, " K"] | None:
-        """Log-weights (K,) of the regions in the last draw, -inf for cells of those that were not in it."""
-        return self._log_opened
-
-    def draw(self, n: int, sampler: str, generator: torch.Generator) -> Draws:
+    def draw(self, n: int, sampler: str, generator: torch.Generator) -> Drawn:
         """Draw regions, open those that are not open yet, draw n cells in them."""
         order = torch.from_numpy(self._coarse.order).to(self._log_a.device)
         regions = draw(self._log_a, self._regions_for(n), sampler, generator=generator, order=order)
         self._open(regions.cells.tolist())
-        self._log_opened = opened(self._owners, regions)
-        order = torch.from_numpy(self.scene.order).to(self._log_a.device)
-        log_q = within(self.log_p, self._log_opened)
-        return through(draw(log_q, n, sampler, generator=generator, order=order), self._log_opened)
+        log_opened = opened(self._owners, regions)
+        order = torch.from_numpy(self.slide.order).to(self._log_a.device)
+        log_q = within_regions(self.log_p, log_opened)
+        inner = draw(log_q, n, sampler, generator=generator, order=order)
+        return Drawn(self.slide, self.log_p, through(inner, log_opened), log_opened)
 
     def exceeds(self, n: int) -> bool:
         """Whether the slide has more than n tissue cells; to know, all regions are opened where that many cells are
@@ -126,25 +141,23 @@ class NestedProposal(Proposal):
         """Whether a draw of n cells takes every cell: it must take every region, too."""
         return self._regions_for(n) >= len(self._log_a) and super().exhausted_by(n)
 
-    def attention(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
+    def by_cell(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
         """The attention of a region that was not opened is spread evenly over what the coarse view shows of tissue."""
-        cells, values = super().attention()
+        cells, values = super().by_cell()
         coarse = self._log_a.detach().exp().float().cpu().numpy()
         closed = [i for i in range(len(coarse)) if i not in self._known]
-        believed = [self._believed(i) for i in closed]
-        spread = [
-            np.full(len(b), coarse[i] / len(b), np.float32) for i, b in zip(closed, believed, strict=True)
-        ]
-        cells, values = np.concatenate([cells, *believed]), np.concatenate([values, *spread])
+        shown = [self._shown(i) for i in closed]
+        spread = [np.full(len(s), coarse[i] / len(s), np.float32) for i, s in zip(closed, shown, strict=True)]
+        cells, values = np.concatenate([cells, *shown]), np.concatenate([values, *spread])
         order = np.argsort(cells)
         return cells[order], values[order]
 
-    def _believed(self, position: int) -> Int64[np.ndarray, " n"]:
+    def _shown(self, position: int) -> Int64[np.ndarray, " n"]:
         assert isinstance(self._coarse.view, View)
-        return self._inside.believed(self._coarse.view, int(self._coarse.tissue[position]))
+        return self._regions.tissue_from_coarse(self._coarse.view, int(self._coarse.tissue[position]))
 
     def _regions_for(self, n: int) -> int:
-        return math.ceil(n / self._each)
+        return math.ceil(n / self._tiles_per_region)
 
     def _open(self, positions: Iterable[int]) -> None:
         """Find the cells of regions, given by their positions in `log_a`, and their attention."""
@@ -159,46 +172,47 @@ class NestedProposal(Proposal):
         self._known.update(new)
         self._owners = torch.cat([self._owners, owners])
         self.log_p = torch.cat([self.log_p, self._log_a[owners] + inside])
-        cells = np.concatenate([self.scene.tissue, *found])
-        self.scene = replace(self.scene, tissue=cells, order=self._inside.frame.grid.hilbert_order(cells))
+        cells = np.concatenate([self.slide.tissue, *found])
+        self.slide = replace(self.slide, tissue=cells, order=self._regions.frame.grid.hilbert_order(cells))
 
     def _cells_of(self, positions: list[int]) -> list[Int64[np.ndarray, " n"]]:
         regions = [int(self._coarse.tissue[i]) for i in positions]
         with self._source() as read:
             return [
-                self._inside.tissue_of(region, pixels)
-                for region, pixels in read_ahead(lambda region: self._pixels(read, region), regions)
+                self._regions.tissue_of(region, pixels)
+                for region, pixels in prefetch(lambda region: self._pixels(read, region), regions)
             ]
 
     def _pixels(self, read: Read, region: int) -> np.ndarray:
         """Those of the region itself, from what the network sees of it: it is read once."""
-        cells, stride = self._inside.cells(region), self._inside.frame.stride
+        cells, stride = self._regions.cells(region), self._regions.frame.stride
         own = Box(*(stride * n for n in cells))
-        box = own if self._net is None else surroundings(self._net, self._inside.frame.grid, cells)[0]
+        box = own if self._net is None else surroundings(self._net, self._regions.frame.grid, cells)[0]
         left, top = own.x - box.x, own.y - box.y
         return read(box)[top : top + own.height, left : left + own.width]
 
     def _logits(self, cells: Int64[np.ndarray, " K"]) -> Float[Tensor, " K"]:
-        frame = self._inside.frame
+        frame = self._regions.frame
         if self._net is None:
             return self._log_a.new_zeros(len(cells))
-        block = self._inside.side * frame.stride
-        return cell_logits(self._net, self._source, frame.grid, cells, block, self.scene.tones)
+        block = self._regions.side * frame.stride
+        return cell_logits(self._net, self._source, frame.grid, cells, block, self.slide.stain_table)
 
 
 @contextmanager
-def _reading(scene: Scene, inside: Inside, memory: Memory) -> Iterator[Read]:
-    """Gives the pixels of boxes of the fine view, from memory where it has them: the slide is opened when needed."""
+def _reading(slide: PreparedSlide, regions: RegionGrid, cache: TileCache) -> Iterator[Read]:
+    """Gives the pixels of boxes of the fine view, from the cache where it has them: the slide is opened when needed."""
+    made_by = ("view", slide.address, regions.frame)
     with ExitStack() as stack:
         slides: list[Slide] = []
 
         def read(box: Box) -> np.ndarray:
             def make(_: list[int]) -> np.ndarray:
                 if not slides:
-                    slides.append(stack.enter_context(scene.open()))
-                return inside.frame.read(slides[0], box)[None]
+                    slides.append(stack.enter_context(slide.open()))
+                return regions.frame.read(slides[0], box)[None]
 
-            pixels: np.ndarray = memory.recall([(scene.address, box)], make)[0]
+            pixels: np.ndarray = cache.get_or_make([Key(made_by, box)], make)[0]
             return pixels
 
         yield read

@@ -146,7 +146,7 @@ class PretrainedAttention(ConvAttention):
     What a few hundred slide labels teach a network of its own is the kinds of tumour that it was shown; general
     features find other kinds, too. `body` (unpadded convolutions, `channels` of them in the end) never changes, so
     what it makes of a slide can be kept (`blockwise.cell_channels`), and an epoch costs next to nothing. The first
-    layer behind it brings the channels to mean 0 and variance 1 (`calibrate`); `width`: channels between the 1x1.
+    layer behind it brings the channels to mean 0 and variance 1 (`standardise`); `width`: channels between the 1x1.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class PretrainedAttention(ConvAttention):
         self.channels = channels
 
     @torch.no_grad()
-    def calibrate(self, seen: Float[torch.Tensor, "M d"]) -> None:
+    def standardise(self, seen: Float[torch.Tensor, "M d"]) -> None:
         """Bring the channels of M cells, of several slides, to mean 0 and variance 1."""
         spread, mean = torch.std_mean(seen, 0)
         scale = 1 / spread.clamp(min=LEAST_SPREAD)
@@ -172,7 +172,7 @@ class PretrainedAttention(ConvAttention):
         """What the body makes of each cell of a block that carries its halo: `valid` without the head."""
         return self._inside(self._pooled(block), block)
 
-    def judge(self, seen: Float[torch.Tensor, "K d"]) -> Float[torch.Tensor, " K"]:
+    def logits_from_channels(self, seen: Float[torch.Tensor, "K d"]) -> Float[torch.Tensor, " K"]:
         """Logits of cells, from what the body saw in them."""
         logits: torch.Tensor = self.head(seen.unsqueeze(-1).unsqueeze(-1))
         return logits.flatten()

@@ -67,10 +67,10 @@ def write_attention(path: Path, prediction: Prediction) -> None:
             ("cell", tissue),
         ):
             file.create_dataset(name, data=values, compression="gzip", compression_opts=1, shuffle=True)
-        file["contribution"].attrs["class"] = prediction.main.question.outputs[prediction.top]
-        every = np.concatenate([answer.contributions for answer in prediction.answers], axis=1)
+        file["contribution"].attrs["class"] = prediction.main.spec.outputs[prediction.top]
+        every = np.concatenate([answer.contributions for answer in prediction.results], axis=1)
         file.create_dataset("contributions", data=every[order])
-        file["contributions"].attrs["classes"] = outputs_of([a.question for a in prediction.answers])
+        file["contributions"].attrs["classes"] = outputs_of([a.spec for a in prediction.results])
 
 
 def read_attention(path: Path) -> CellTable:

@@ -25,11 +25,12 @@ from wsi_ats.batch.store import Record, SlideStore
 from wsi_ats.errors import ConfigError, Failure, ModelError, NoTissueError, SlideError, WsiAtsError
 from wsi_ats.lowres.view import read_view
 from wsi_ats.prediction import Prediction
+from wsi_ats.reading import Reading
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
-from wsi_ats.slides.storage.fingerprint import stamp_of
+from wsi_ats.slides.fingerprint import fingerprint_of
 from wsi_ats.stopwatch import Stopwatch
-from wsi_ats.tasks.answer import Question
+from wsi_ats.tasks.answer import TaskSpec
 
 SHARED = "on a cluster, model, slides and output folder must lie on a file system that every worker sees"
 """What to do where a worker misses a file that the driver sees."""
@@ -46,17 +47,15 @@ class Predictor(Protocol):
     hash: str
 
     @property
-    def questions(self) -> tuple[Question, ...]:
+    def specs(self) -> tuple[TaskSpec, ...]:
         """What it is asked."""
 
     @property
     def srgb(self) -> bool:
         """Whether it is for slides whose colours were turned to sRGB."""
 
-    def predict(
-        self, slide: Slide, tiles: int, sampler: str, seed: int, repeats: int, tolerance: float | None
-    ) -> Prediction:
-        """Answer them about an open slide."""
+    def read(self, slide: Slide, reading: Reading) -> Prediction:
+        """Answer them about an open slide, read as `reading` says."""
 
 
 Load = Callable[[Path, str], Predictor]
@@ -251,14 +250,7 @@ def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, 
         )
     with slide:
         try:
-            prediction = model.predict(
-                slide,
-                settings.tiles,
-                settings.sampler,
-                settings.seed,
-                settings.repeats,
-                settings.tolerance,
-            )
+            prediction = model.read(slide, settings)
         except NoTissueError:
             job.store.write_picture("no-tissue.png", _thumbnail(slide))
             raise
@@ -272,7 +264,7 @@ def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, 
 def _stamp(job: Job) -> dict[str, int]:
     """Size and time of change of the slide's file: a slide that changed is predicted again."""
     try:
-        size, changed = stamp_of(job.item.path)
+        size, changed = fingerprint_of(job.item.path)
     except OSError as error:
         raise SlideError(
             f"slide {job.item.path} cannot be found on {socket.gethostname()}: {error.strerror or error}",

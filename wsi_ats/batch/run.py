@@ -127,7 +127,7 @@ def run_batch(
         raise
     finally:
         executor.cancel()
-        write_tables(place, items, config, network.questions, board.settled)
+        write_tables(place, items, config, network.specs, board.settled)
         log.write(status, board.progress)
     order = {item.id: position for position, item in enumerate(items)}
     failures = sorted(board.failures, key=lambda failure: order[failure.slide])

@@ -7,25 +7,16 @@ from dataclasses import asdict, dataclass
 
 from wsi_ats.config import config_hash
 from wsi_ats.errors import ConfigError
-from wsi_ats.sampling.budget import REPEATS, TILES, check
+from wsi_ats.reading import Reading
 
 RESULT_FORMAT = 3
 """Raised when the files of a slide change so that older ones must be made again."""
 
 
 @dataclass(frozen=True)
-class PredictSettings:
-    """Everything beside the model and the slide that a slide's files depend on."""
+class PredictSettings(Reading):
+    """Everything beside the model and the slide that a slide's files depend on: how it is read, and what is written."""
 
-    tiles: int = TILES
-    """Tiles to read a slide; with a tolerance the most to read, for which `plan.defaults` has a better default."""
-    sampler: str = "systematic"
-    """Name of the sampler; "all" reads every tissue tile."""
-    repeats: int = REPEATS
-    """Independent rounds the tiles are drawn in; with a tolerance the fewest, see `tiles`."""
-    tolerance: float | None = None
-    """Standard error within which reading stops; None: `tiles` are read."""
-    seed: int = 0
     heatmap: bool = True
     """Write heatmap.png."""
     mpp: float | None = None
@@ -34,13 +25,9 @@ class PredictSettings:
     """Damaged tiles a slide that are read as background; at the next one the slide fails."""
 
     def __post_init__(self) -> None:
-        check(self.tiles, self.repeats, self.sampler, self.tolerance)
-        for name, value in (
-            ("seed", self.seed),
-            ("tolerate_bad_tiles", self.tolerate_bad_tiles),
-        ):
-            if value < 0:
-                raise ConfigError(f"{name} is {value}; it must be at least 0")
+        super().__post_init__()
+        if self.tolerate_bad_tiles < 0:
+            raise ConfigError(f"tolerate_bad_tiles is {self.tolerate_bad_tiles}; it must be at least 0")
         if self.mpp is not None and not 0 < self.mpp < 1000:
             raise ConfigError(f"mpp is {self.mpp}; it must be a positive number of micrometres per pixel")
 

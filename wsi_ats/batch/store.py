@@ -27,7 +27,7 @@ from wsi_ats.atomic import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.batch.attention_file import read_attention, write_attention
 from wsi_ats.errors import Failure, WsiAtsError
 from wsi_ats.prediction import Prediction
-from wsi_ats.tasks.answer import Answer, Question
+from wsi_ats.tasks.answer import TaskResult, TaskSpec
 
 Record = dict[str, Any]
 
@@ -88,7 +88,7 @@ def describe(prediction: Prediction) -> Record:
     return {
         "name": prediction.slide,
         "prediction": prediction.label,
-        "answers": [_describe(answer) for answer in prediction.answers],
+        "answers": [_describe(answer) for answer in prediction.results],
         "slide_size": [int(side) for side in prediction.slide_size],
         "mpp": None if prediction.mpp is None else [float(m) for m in prediction.mpp],
         "grid": {"rows": grid.rows, "cols": grid.cols, "cell": list(grid.cell)},
@@ -102,11 +102,11 @@ def describe(prediction: Prediction) -> Record:
     }
 
 
-def _describe(answer: Answer) -> Record:
+def _describe(answer: TaskResult) -> Record:
     return {
-        "task": answer.question.name,
-        "kind": answer.question.kind,
-        "names": list(answer.question.names),
+        "task": answer.spec.name,
+        "kind": answer.spec.kind,
+        "names": list(answer.spec.names),
         "prediction": answer.text,
         "values": [float(v) for v in answer.values],
         "stderr": [float(s) if np.isfinite(s) else None for s in answer.stderr],
@@ -127,7 +127,7 @@ def read_prediction(folder: Path | str) -> Prediction:
     cells = read_attention(folder / "attention.h5")
     return Prediction(
         slide=record["name"],
-        answers=_answers(record["answers"], cells.contributions),
+        results=_answers(record["answers"], cells.contributions),
         grid=cells.grid,
         slide_size=tuple(record["slide_size"]),
         mpp=None if record["mpp"] is None else tuple(record["mpp"]),
@@ -144,19 +144,17 @@ def read_prediction(folder: Path | str) -> Prediction:
     )
 
 
-def _answers(records: Sequence[Record], contributions: Float32[np.ndarray, "N O"]) -> tuple[Answer, ...]:
-    questions = [Question(r["task"], r["kind"], tuple(r["names"])) for r in records]
-    ends = np.cumsum([len(question.outputs) for question in questions])
+def _answers(records: Sequence[Record], contributions: Float32[np.ndarray, "N O"]) -> tuple[TaskResult, ...]:
+    specs = [TaskSpec(r["task"], r["kind"], tuple(r["names"])) for r in records]
+    ends = np.cumsum([len(spec.outputs) for spec in specs])
     return tuple(
-        Answer(
-            question,
+        TaskResult(
+            spec,
             np.array(record["values"], np.float64),
             np.array([np.nan if s is None else s for s in record["stderr"]], np.float64),
             part,
         )
-        for question, record, part in zip(
-            questions, records, np.split(contributions, ends[:-1], axis=1), strict=True
-        )
+        for spec, record, part in zip(specs, records, np.split(contributions, ends[:-1], axis=1), strict=True)
     )
 
 

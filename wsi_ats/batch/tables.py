@@ -25,7 +25,7 @@ from wsi_ats.batch.claim import acquire
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.store import Record, SlideStore, folder_name, read_record
 from wsi_ats.errors import Failure
-from wsi_ats.tasks.answer import Question, columns_of
+from wsi_ats.tasks.answer import TaskSpec, columns_of
 
 MEASURED = ("tiles_read", "rounds", "bytes_read", "bad_tiles", "seconds", "status")
 
@@ -43,7 +43,7 @@ def write_tables(
     out: Path,
     items: Sequence[SlideItem],
     config_hash: str,
-    questions: Sequence[Question],
+    specs: Sequence[TaskSpec],
     settled: Collection[str],
 ) -> None:
     """Write both tables; `settled` are the ids of the items that this run found or made done or failed.
@@ -54,7 +54,7 @@ def write_tables(
         time.sleep(0.05)
     with claim:
         rows = [*_own_rows(out, items, config_hash, settled), *_other_rows(out, items, config_hash)]
-        write_atomic(out / "predictions.csv", _predictions(rows, questions))
+        write_atomic(out / "predictions.csv", _predictions(rows, specs))
         write_atomic(out / "failures.csv", _failures(rows))
 
 
@@ -90,8 +90,8 @@ def _row(item: SlideItem | None, folder: Path, config_hash: str) -> Row:
     return Row(item or SlideItem("", folder), "pending", {})
 
 
-def _predictions(rows: Sequence[Row], questions: Sequence[Question]) -> bytes:
-    answered = columns_of(questions)
+def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec]) -> bytes:
+    answered = columns_of(specs)
     own = ["slide", "patient", *answered, *MEASURED]
     # Extra columns in the order they are first met; one that has the name of ours is told apart.
     extra = {key: f"manifest_{key}" if key in own else key for row in rows for key in row.item.extra}

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -32,7 +32,7 @@ from wsi_ats.cli.terminal import (
     with_status,
 )
 from wsi_ats.errors import ConfigError
-from wsi_ats.sampling.budget import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES, defaults
+from wsi_ats.reading import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES, Reading
 
 app = typer.Typer(
     name="wsi-ats",
@@ -203,8 +203,8 @@ def predict(
 
     # What is wrong with the command is told before worker processes are started.
     find_sampler(sampler)
-    tiles, repeats = defaults(tiles, repeats, tolerance)
-    how = PredictSettings(tiles, sampler, repeats, tolerance, seed, heatmaps, mpp, tolerate_bad_tiles)
+    reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
+    how = PredictSettings(**asdict(reading), heatmap=heatmaps, mpp=mpp, tolerate_bad_tiles=tolerate_bad_tiles)
     device = _device(device)
     model_hash(model)
     items = find_slides(slides)
@@ -252,10 +252,11 @@ def heatmap(
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
     find_sampler(sampler)
+    reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
     network = load_model(model, _device(device))
     opened = open_slide(slide, mpp=mpp, srgb=network.srgb, tolerate_bad_tiles=tolerate_bad_tiles)
     with opened as handle:
-        prediction = network.predict(handle, tiles, sampler, seed, repeats, tolerance)
+        prediction = network.read(handle, reading)
         if task is not None:
             prediction = prediction.about(task)
         picture = prediction.heatmap(handle, style).encode(out.suffix[1:])

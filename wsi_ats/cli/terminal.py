@@ -78,7 +78,7 @@ def _terminable() -> Iterator[None]:
 
 def describe(prediction: Prediction) -> str:
     """One line: what each task's answer is, with standard errors where they are known, and what was read."""
-    said = "; ".join(answer.describe() for answer in prediction.answers)
+    said = "; ".join(answer.describe() for answer in prediction.results)
     read = f"{prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
     return f"{prediction.slide}: {said}; {read}"
 

@@ -58,7 +58,7 @@ def write_associated(slide: Slide, plan: Plan) -> dict[str, Any]:
     """
     folder, fmt = plan.root / "associated", plan.settings.zarr_format
     notes: dict[str, Any] = {}
-    profile = None if slide.address.opening.srgb else slide.icc_profile
+    profile = None if slide.address.options.srgb else slide.icc_profile
     if profile or slide.associated_images:
         write_group(folder, fmt, {})
     if slide.associated_images:

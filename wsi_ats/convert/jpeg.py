@@ -19,7 +19,7 @@ from wsi_ats.geometry import Box
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.codecs import JPEG, Coding
 from wsi_ats.slides.omezarr.codecs import JPEG as NAME
-from wsi_ats.slides.storage.opening import Part, open_source
+from wsi_ats.slides.storage.opening import ByteRange, open_source
 from wsi_ats.slides.tiff.index import TiffImage
 from wsi_ats.slides.tiff.slide import TiffAddress
 
@@ -38,7 +38,7 @@ class JpegTiles:
                 "codec='jpeg' copies the JPEG tiles of a tiled TIFF or SVS",
                 REMEDY,
             )
-        if address.opening.srgb:
+        if address.options.srgb:
             raise ConfigError(
                 f"slide {slide.name!r} is opened with srgb: its JPEG tiles are of other colours", REMEDY
             )
@@ -66,7 +66,7 @@ class JpegTiles:
         """The bytes of tiles; None for those that the TIFF does not store. Raises SlideError."""
         image = self._images[level]
         stored = [tile for tile in tiles if image.counts[tile]]
-        parts = [Part("", int(image.offsets[tile]), int(image.counts[tile])) for tile in stored]
+        parts = [ByteRange("", int(image.offsets[tile]), int(image.counts[tile])) for tile in stored]
         found: dict[int, bytes] = {}
         try:
             for tile, part, encoded in zip(stored, parts, self._source.read_many(parts), strict=True):

@@ -149,7 +149,7 @@ def _notes(slide: Slide, settings: Settings, arrays: Sequence[ArrayPlan]) -> Jso
         "source": {"name": slide.name, "stamp": source_stamp(slide)},
         "settings": {"codec": settings.codec, "ngff": settings.ngff, "mpp": slide.mpp_xy},
         "arrays": hashlib.blake2b(json.dumps([a.metadata() for a in arrays]).encode()).hexdigest()[:16],
-        "srgb": slide.address.opening.srgb,
+        "srgb": slide.address.options.srgb,
         "properties": {key: slide.properties[key] for key in KEPT if key in slide.properties},
     }
     if settings.codec == "jpeg":

@@ -108,6 +108,13 @@ class FeatureSettings(Section):
         return self.network not in FROM_SCRATCH and not self.open_blocks
 
     @property
+    def fingerprint(self) -> str:
+        """The settings that, beside its weights, decide what the network makes of a tile."""
+        return self.model_dump_json(
+            exclude={"weights", "frozen", "open_blocks", "checkpointing", "trust", "embed"}
+        )
+
+    @property
     def is_embedded(self) -> bool:
         """The model folder holds the network's weights."""
         if self.embed is not None:

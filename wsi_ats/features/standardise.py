@@ -40,7 +40,7 @@ class Standardise(nn.Module):
         self.register_buffer("var", torch.ones(dim))
 
     @torch.no_grad()
-    def calibrate(self, features: Float[torch.Tensor, "N dim"]) -> None:
+    def fit(self, features: Float[torch.Tensor, "N dim"]) -> None:
         """Take the figures from N >= 2 features, of tiles drawn evenly from the tissue of several slides."""
         self.mean.copy_(features.mean(0))
         self.var.copy_(features.var(0))

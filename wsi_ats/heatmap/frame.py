@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 if TYPE_CHECKING:
     from wsi_ats.prediction import Prediction
-    from wsi_ats.tasks.answer import Answer
+    from wsi_ats.tasks.answer import TaskResult
 
 DPI = 100
 
@@ -86,21 +86,21 @@ def title(ax: Axes, prediction: Prediction, columns: int) -> None:
     ax.add_artist(box)
 
 
-def headline(answer: Answer, columns: int) -> str:
+def headline(answer: TaskResult, columns: int) -> str:
     """The answer with its standard error: a class or grade and its probability, the labels given, or a number."""
-    question, errors = answer.question, map(float, answer.stderr)
-    if question.kind == "labels":
+    spec, errors = answer.spec, map(float, answer.stderr)
+    if spec.kind == "labels":
         found = set(answer.text.split(";"))
-        shares = zip(question.names, map(float, answer.values), errors, strict=True)
+        shares = zip(spec.names, map(float, answer.values), errors, strict=True)
         given = [f"{name} {probability(p, error)}" for name, p, error in shares if name in found]
-        return elide(", ".join(given) or f"none of {', '.join(question.names)}", columns)
-    if question.names:
-        index = question.names.index(answer.text)
+        return elide(", ".join(given) or f"none of {', '.join(spec.names)}", columns)
+    if spec.names:
+        index = spec.names.index(answer.text)
         sure = probability(float(answer.values[index]), float(answer.stderr[index]))
         return f"{elide(answer.text, columns - 24)}: probability {sure}"
     value, error = float(answer.values[0]), float(answer.stderr[0])
     number = f"{value:.4g}" + (f" ± {error:.2g}" if error > 0 else "")
-    return f"{elide(question.name, columns - 32)}: {'log risk ' * (question.kind == 'survival')}{number}"
+    return f"{elide(spec.name, columns - 32)}: {'log risk ' * (spec.kind == 'survival')}{number}"
 
 
 def probability(sure: float, error: float) -> str:

@@ -1,12 +1,12 @@
-"""What the model looks at before it draws: a slide's low-resolution view, its tissue and its attention grid.
+"""A slide prepared for the model: its low-resolution view, its tissue and its attention grid.
 
 With two levels of attention (`attention.levels`) that view is the coarse one and its cells are regions; the fine view
-is then read for the regions that are drawn (`overview.py`).
+is then read for the regions that are drawn (`lowres/regions.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,20 +14,21 @@ from functools import partial
 import numpy as np
 from jaxtyping import Int64
 
+from wsi_ats.cache import Key
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, SlideError
-from wsi_ats.lowres.regions import Inside, coarse_frame, find_regions
-from wsi_ats.lowres.stain_normalisation import Tones, tone_table
+from wsi_ats.lowres.regions import RegionGrid, coarse_frame, find_regions
+from wsi_ats.lowres.stain_normalisation import StainTable, make_stain_table
 from wsi_ats.lowres.tissue import Tissue, count_colours, find_tissue
 from wsi_ats.lowres.view import LazyView, Read, View, frame_view, resolve_downsample
 from wsi_ats.slides.base import Slide, SlideAddress
 
 
 @dataclass(frozen=True)
-class Scene:
+class PreparedSlide:
     """A view with its tissue cells, and the way back to the slide's full-resolution pixels.
 
-    A scene holds no file open unless it was made with `slide`, so thousands can be kept while training.
+    It holds no file open unless it was made with `slide`, so thousands can be kept while training.
     """
 
     address: SlideAddress
@@ -44,22 +45,31 @@ class Scene:
     """Permutation of 0..K-1 along a Hilbert curve: neighbours in it are neighbours on the slide."""
     tile_downsample: tuple[float, float]
     """Level-0 px per tile px (x, y)."""
-    tones: Tones | None = None
+    stain_table: StainTable | None = None
     """What the attention network sees of each grey level; None: level / 255."""
     slide: Slide | None = None
-    inside: Inside | None = None
+    """The open slide, where it was prepared with `keep_open`."""
+    regions: RegionGrid | None = None
     """With two levels, what lies inside the cells, which are then regions."""
+    content: str = ""
+    """Names what is in the slide (`slides/content.py`), wherever it lies: for what is kept of it on disk. Empty where
+    nothing is to be kept."""
     bad_tiles: set[tuple[int, int, int]] = field(default_factory=set, compare=False)
     """(level, column, row) of the tiles met so far that could not be read and were tolerated."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the scene holds."""
-        inside = self.inside.nbytes if self.inside is not None else 0
-        return self.view.nbytes + self.tissue.nbytes + self.order.nbytes + inside
+        """Bytes that it holds."""
+        regions = self.regions.nbytes if self.regions is not None else 0
+        return self.view.nbytes + self.tissue.nbytes + self.order.nbytes + regions
+
+    def key(self, item: Hashable, *made_by: Hashable, stored: bool = False) -> Key:
+        """Of array number `item` of those that `made_by` makes of this slide; `stored`: a store may keep it."""
+        stored_as = f"{self.content} {self.address.options} {made_by}" if stored and self.content else ""
+        return Key((self.address, *made_by), item, stored_as)
 
     @contextmanager
-    def looking(self) -> Iterator[Read]:
+    def view_reader(self) -> Iterator[Read]:
         """Gives the pixels of boxes of the view, from memory or from the slide, open for the length of the block."""
         if isinstance(self.view, View):
             yield self.view.crop
@@ -84,7 +94,7 @@ class Scene:
 
     def _count_bad_tiles(self, slide: Slide) -> None:
         self.bad_tiles.update(slide.bad_tiles)
-        tolerated = self.address.opening.tolerate_bad_tiles
+        tolerated = self.address.options.tolerate_bad_tiles
         if len(self.bad_tiles) > tolerated:
             raise SlideError(
                 f"slide {self.name!r}: {len(self.bad_tiles)} tiles cannot be read, {tolerated} are tolerated",
@@ -92,19 +102,21 @@ class Scene:
             )
 
 
-def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
+def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> PreparedSlide:
     """Read the view of `slide`, find its tissue, lay the attention grid.
 
     Raises `ConfigError` where the slide was opened for other colours than the settings have, `MissingMppError` where
     a setting is in mpp and the slide has none, `NoTissueError` on an empty mask and `SlideError` where pixels cannot
-    be read. With `keep_open` the scene reads from this very handle.
+    be read. With `keep_open` tiles are read from this very handle.
     """
     _check_colours(slide, config)
     tile = resolve_downsample(slide, mpp=config.tile.mpp, downsample=config.tile.downsample, setting="tile")
     coarse = resolve_downsample(slide, mpp=config.view.mpp, downsample=config.view.downsample, setting="view")
     frame = frame_view(slide, coarse, config.attention.stride)
-    view, tissue, inside = (_one_level if config.attention.levels == 1 else _two_levels)(slide, frame, config)
-    return Scene(
+    view, tissue, regions = (_one_level if config.attention.levels == 1 else _two_levels)(
+        slide, frame, config
+    )
+    return PreparedSlide(
         address=slide.address,
         name=slide.name,
         slide_size=slide.size,
@@ -113,9 +125,9 @@ def look(slide: Slide, config: Config, *, keep_open: bool = False) -> Scene:
         tissue=tissue.cells,
         order=view.grid.hilbert_order(tissue.cells),
         tile_downsample=tile,
-        tones=tone_table(tissue.colours) if config.view.normalise else None,
+        stain_table=make_stain_table(tissue.colours) if config.view.normalise else None,
         slide=slide if keep_open else None,
-        inside=inside,
+        regions=regions,
         bad_tiles=set(slide.bad_tiles),
     )
 
@@ -127,16 +139,16 @@ def _one_level(slide: Slide, frame: LazyView, config: Config) -> tuple[View | La
     return view, find_tissue(view, name=slide.name, read=read, **config.tissue.model_dump()), None
 
 
-def _two_levels(slide: Slide, frame: LazyView, config: Config) -> tuple[View, Tissue, Inside]:
-    regions = config.regions
-    view = coarse_frame(frame, regions.side, regions.shrink, regions.px).load(slide)
-    cells, inside = find_regions(view, frame, regions.side, name=slide.name, **config.tissue.model_dump())
-    colours = count_colours(view.pixels, inside.tissue.stain.mask(view.pixels))
-    return view, Tissue(cells, colours), inside
+def _two_levels(slide: Slide, frame: LazyView, config: Config) -> tuple[View, Tissue, RegionGrid]:
+    how = config.regions
+    view = coarse_frame(frame, how.side, how.shrink, how.px).load(slide)
+    cells, regions = find_regions(view, frame, how.side, name=slide.name, **config.tissue.model_dump())
+    colours = count_colours(view.pixels, regions.tissue.stain.mask(view.pixels))
+    return view, Tissue(cells, colours), regions
 
 
 def _check_colours(slide: Slide, config: Config) -> None:
-    wanted, has = config.slide.srgb, slide.address.opening.srgb
+    wanted, has = config.slide.srgb, slide.address.options.srgb
     if slide.icc_profile is not None and wanted != has:
         raise ConfigError(
             f"slide {slide.name!r} has an ICC profile and was opened with srgb={has}; slide.srgb is {wanted}",

@@ -39,7 +39,7 @@ class TissueRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class RegionGrid:
     """What lies inside the cells of a coarse view: side x side cells each of a finer one."""
 
     frame: LazyView
@@ -74,7 +74,7 @@ class Inside:
         filled = mask.reshape(box.height, stride, box.width, stride).mean((1, 3)).ravel()
         return self._flat(box, np.flatnonzero(filled >= min(self.tissue.min_fraction, filled.max())))
 
-    def believed(self, view: View, region: int) -> Int64[np.ndarray, " n"]:
+    def tissue_from_coarse(self, view: View, region: int) -> Int64[np.ndarray, " n"]:
         """The cells of a region that was not opened whose centres are tissue in the coarse `view`; never none."""
         box, stride = self.cells(region), view.stride
         row, col = divmod(region, self.cols)
@@ -114,7 +114,7 @@ def find_regions(
     min_object: int = 0,
     min_hole: int = 0,
     min_fraction: float = 0.25,
-) -> tuple[Int64[np.ndarray, " K"], Inside]:
+) -> tuple[Int64[np.ndarray, " K"], RegionGrid]:
     """The regions (flat, ascending) that hold tissue enough for a cell of the fine view, and what is inside them.
 
     name: of the slide. min_object and min_hole are in px of the fine view. Raises NoTissueError, naming the slide and
@@ -131,4 +131,4 @@ def find_regions(
             f"min_fraction={min_fraction} of a cell",
             "look at the slide: a bright-field stain is needed; else lower min_object or min_fraction",
         )
-    return regions, Inside(fine, side, view.grid.cols, rule, share[regions])
+    return regions, RegionGrid(fine, side, view.grid.cols, rule, share[regions])

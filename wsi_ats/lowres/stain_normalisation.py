@@ -17,11 +17,11 @@ LEAST_SPREAD = 0.02
 """Optical density; a slide whose tissue varies less is not blown up."""
 
 
-Tones = Float32[np.ndarray, "3 256"]
+StainTable = Float32[np.ndarray, "3 256"]
 """What the attention network sees of each grey level of red, green and blue."""
 
 
-def tone_table(counts: Int64[np.ndarray, "3 256"]) -> Tones:
+def make_stain_table(counts: Int64[np.ndarray, "3 256"]) -> StainTable:
     """What to put in the place of each grey level of red, green and blue; dark stays darker than light.
 
     counts: stained pixels of the view by grey level. Glass comes out near 1, most of the tissue within [0, 1].

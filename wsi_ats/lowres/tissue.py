@@ -21,7 +21,7 @@ from skimage.measure import label
 from wsi_ats.errors import NoTissueError
 from wsi_ats.geometry import Box
 from wsi_ats.lowres.view import LazyView, Read, View, boxes
-from wsi_ats.prefetch import read_ahead
+from wsi_ats.prefetch import prefetch
 
 Method = Literal["saturation", "optical-density"]
 
@@ -276,10 +276,10 @@ def mask_of(
     min_hole: int = 0,
 ) -> TissueMask:
     """The tissue of a view, from two walks over its blocks; `read` gives the pixels of a box."""
-    rule = stain_rule((pixels for _, pixels in read_ahead(read, boxes(view.shape, BLOCK))), method)
+    rule = stain_rule((pixels for _, pixels in prefetch(read, boxes(view.shape, BLOCK))), method)
     stained, colours = _Bits(view.shape), np.zeros((3, 256), np.int64)
     if rule.stained.any():
-        for box, pixels in read_ahead(read, boxes(view.shape, BLOCK)):
+        for box, pixels in prefetch(read, boxes(view.shape, BLOCK)):
             mask = rule.mask(pixels)
             stained.write(box, mask)
             colours += count_colours(pixels, mask)

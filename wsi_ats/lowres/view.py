@@ -49,6 +49,11 @@ class LazyView:
         return self.grid.rows * self.stride, self.grid.cols * self.stride
 
     @property
+    def frame(self) -> LazyView:
+        """Itself."""
+        return self
+
+    @property
     def nbytes(self) -> int:
         """Bytes of pixels in memory."""
         return 0
@@ -98,6 +103,11 @@ class View:
     def shape(self) -> tuple[int, int]:
         """Height and width in view px."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def frame(self) -> LazyView:
+        """The same view without its pixels."""
+        return LazyView(self.grid, self.stride, self.downsample)
 
     @property
     def nbytes(self) -> int:

@@ -13,6 +13,8 @@ attention `a` it is used with: the weights belong to the distribution that made 
     systematic.py   the default
     nested.py       regions first, then cells inside them
     mass.py         sums of probabilities in log space
+    jackknife.py    the rounds pooled, and the standard error of the answer
+    seeds.py        generators that depend on a seed and on names alone
 
 All arithmetic is in float64 and in log space: attention collapses within a few epochs, and then probabilities
 underflow to 0 long before their logarithms lose anything. Arrays may have leading batch dimensions; a cell of
@@ -22,11 +24,12 @@ enumerate all outcomes.
 """
 
 from wsi_ats.sampling.draw import SAMPLERS, Sampler, draw, draw_many, find_sampler
-from wsi_ats.sampling.draws import Draws, normalised, pool, smooth
+from wsi_ats.sampling.draws import Draws, every_cell, normalised, pool, smooth, uniform_attention
 from wsi_ats.sampling.gumbel import des_raj, threshold_at
 from wsi_ats.sampling.nested import draw_nested, opened
 from wsi_ats.sampling.priority import priority_at
 from wsi_ats.sampling.replacement import multinomial_at
+from wsi_ats.sampling.seeds import generator_for
 from wsi_ats.sampling.systematic import log_inclusion, systematic_at
 from wsi_ats.sampling.unordered import murthy
 
@@ -38,7 +41,9 @@ __all__ = [
     "draw",
     "draw_many",
     "draw_nested",
+    "every_cell",
     "find_sampler",
+    "generator_for",
     "log_inclusion",
     "multinomial_at",
     "murthy",
@@ -49,4 +54,5 @@ __all__ = [
     "smooth",
     "systematic_at",
     "threshold_at",
+    "uniform_attention",
 ]

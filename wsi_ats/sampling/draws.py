@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 
@@ -66,6 +67,16 @@ def pool(draws: Sequence[Draws]) -> Draws:
     total = torch.zeros_like(largest).index_add(0, cells, (log_w - largest[cells]).exp())
     union = total.nonzero().squeeze(1)
     return Draws(union, largest[union] + total[union].log() - math.log(len(draws)))
+
+
+def every_cell(log_p: Float[torch.Tensor, " K"]) -> Draws:
+    """All K cells, each with weight 1: the draw of the sampler `all`."""
+    return Draws(torch.arange(len(log_p), device=log_p.device), torch.zeros_like(log_p, dtype=torch.float64))
+
+
+def uniform_attention(k: int) -> Float[torch.Tensor, " K"]:
+    """Log-attention (K,), float32, that prefers none of `k` cells."""
+    return torch.full((k,), -float(np.log(k)))
 
 
 def smooth(log_p: Float[torch.Tensor, "*b K"], strength: float) -> Float[torch.Tensor, "*b K"]:

@@ -40,7 +40,7 @@ def draw_nested(
     cell, as `regions.cells` counts them. The draws index into log_p. Raises `ConfigError` as `draw` does.
     """
     log_opened = opened(owners, regions)
-    inner = draw(proposal(log_p, log_opened), n, sampler, generator=generator, order=order)
+    inner = draw(within_regions(log_p, log_opened), n, sampler, generator=generator, order=order)
     return through(inner, log_opened)
 
 
@@ -52,7 +52,7 @@ def opened(owners: Int[torch.Tensor, " K"], regions: Draws) -> Float64[torch.Ten
     return log_w[owners]
 
 
-def proposal(
+def within_regions(
     log_p: Float[torch.Tensor, " K"], log_opened: Float64[torch.Tensor, " K"]
 ) -> Float64[torch.Tensor, " K"]:
     """log q (K,): what cells are drawn from once their regions are."""

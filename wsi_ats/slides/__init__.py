@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Pair
-from wsi_ats.slides.base import Opening, Slide, SlideAddress
+from wsi_ats.slides.base import OpenOptions, Slide, SlideAddress
 from wsi_ats.slides.memory import MemoryAddress
 from wsi_ats.slides.opening import open_path
 
@@ -39,13 +39,13 @@ def open_slide(
     """
     if isinstance(tolerate_bad_tiles, bool) or tolerate_bad_tiles < 0:
         raise ConfigError(f"tolerate_bad_tiles={tolerate_bad_tiles} is not a number of tiles, 0 or more")
-    opening = Opening(None if mpp is None else _check_mpp(mpp), srgb, tolerate_bad_tiles)
+    options = OpenOptions(None if mpp is None else _check_mpp(mpp), srgb, tolerate_bad_tiles)
     if isinstance(source, str | Path):
-        return open_path(str(source), name, opening, backend)
+        return open_path(str(source), name, options, backend)
     if backend not in (None, "memory"):
         raise ConfigError(f"backend={backend!r} cannot read arrays", "leave backend away")
     levels = [source] if isinstance(source, np.ndarray) else list(source)
-    return MemoryAddress(tuple(levels), name or "array", opening.mpp).open()
+    return MemoryAddress(tuple(levels), name or "array", options.mpp).open()
 
 
 def _check_mpp(mpp: float | int | Pair) -> tuple[float, float]:

@@ -21,8 +21,8 @@ from jaxtyping import Int, UInt8
 from wsi_ats.errors import ConfigError, MissingMppError
 from wsi_ats.geometry import MATCH, Box, Level, Pyramid, Region, Size
 from wsi_ats.slides import resample
+from wsi_ats.slides.associated import AssociatedImages
 from wsi_ats.slides.colour import convert_all, to_srgb
-from wsi_ats.slides.openslide.associated import AssociatedImages
 
 if TYPE_CHECKING:
     from dask.array import Array
@@ -35,7 +35,7 @@ TILE = (256, 256)
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class OpenOptions:
     """How the user wants a slide opened; part of its address."""
 
     mpp: tuple[float, float] | None = None
@@ -46,7 +46,7 @@ class Opening:
     """Tiles that may be unreadable: they are background and are counted. The next one is an error."""
 
 
-AS_IT_IS = Opening()
+DEFAULTS = OpenOptions()
 """Nothing asked for: the slide as it describes itself."""
 
 
@@ -58,7 +58,7 @@ class SlideAddress(ABC):
 
     name: str
     """The slide's name in messages and results."""
-    opening: Opening = AS_IT_IS
+    options: OpenOptions = DEFAULTS
     """How it is opened."""
 
     @abstractmethod
@@ -106,7 +106,7 @@ class Slide(ABC):
         self.properties: Mapping[str, str] = MappingProxyType(dict(facts.properties))
         self.background = facts.background
         self.icc_profile = facts.icc_profile
-        profile = facts.icc_profile if address.opening.srgb else None
+        profile = facts.icc_profile if address.options.srgb else None
         self._to_srgb = to_srgb(profile, self.name) if profile else None
         self._associated_names = facts.associated_names
         self._lock = threading.Lock()

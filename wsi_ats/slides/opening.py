@@ -10,11 +10,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from wsi_ats.errors import ConfigError, SlideError
-from wsi_ats.slides.base import Opening, Slide
+from wsi_ats.slides.base import OpenOptions, Slide
 from wsi_ats.slides.openslide.slide import OpenSlideAddress
 from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.slides.tiff.slide import TiffAddress, TiffSlide
-from wsi_ats.slides.tiff.tags import Irregular
+from wsi_ats.slides.tiff.tags import UnsupportedLayout
 
 BACKENDS = ("openslide", "tiff", "zarr")
 """Backends that open a path or a URL."""
@@ -28,20 +28,20 @@ REASONS = {
 """By OpenSlide's vendor: what is wrong with formats that look like a damaged or an ordinary TIFF at first."""
 
 
-def open_path(path: str, name: str | None, opening: Opening, backend: str | None) -> Slide:
+def open_path(path: str, name: str | None, options: OpenOptions, backend: str | None) -> Slide:
     """Open a file, a folder or a URL; see `open_slide`."""
     path = _located(path)
     name = name or path.rstrip("/").rpartition("/")[2]
     if backend is None:
-        return _zarr(path, name, opening) if _is_zarr(path) else _file(path, name, opening)
+        return _zarr(path, name, options) if _is_zarr(path) else _file(path, name, options)
     if backend not in BACKENDS:
         raise ConfigError(f"backend={backend!r} cannot open {path}", f"choose one of {', '.join(BACKENDS)}")
     if backend == "openslide" and is_url(path):
         raise ConfigError(f"backend='openslide' cannot open the URL {path}", "copy the slide to a disk")
     if backend == "zarr":
-        return _zarr(path, name, opening)
+        return _zarr(path, name, options)
     kind: type[TiffAddress | OpenSlideAddress] = TiffAddress if backend == "tiff" else OpenSlideAddress
-    slide = kind(path, name, opening).open()
+    slide = kind(path, name, options).open()
     slide.backend_reason = slide.backend_reason or "as asked for"
     return slide
 
@@ -62,25 +62,25 @@ def _is_zarr(path: str) -> bool:
     return is_zarr(path)
 
 
-def _zarr(path: str, name: str, opening: Opening) -> Slide:
+def _zarr(path: str, name: str, options: OpenOptions) -> Slide:
     from wsi_ats.slides.omezarr.slide import ZarrAddress
 
-    return ZarrAddress(path, name, opening).open()
+    return ZarrAddress(path, name, options).open()
 
 
-def _file(path: str, name: str, opening: Opening) -> Slide:
+def _file(path: str, name: str, options: OpenOptions) -> Slide:
     """The fast path where it fits, else OpenSlide, with the reason."""
-    address = TiffAddress(path, name, opening)
+    address = TiffAddress(path, name, options)
     if is_url(path):
         return address.open()
     try:
         return TiffSlide(address)
-    except Irregular as error:
+    except UnsupportedLayout as error:
         reason = str(error)
     except SlideError:
         reason = ""  # whatever it is, OpenSlide says it as well
     try:
-        slide = OpenSlideAddress(path, name, opening).open()
+        slide = OpenSlideAddress(path, name, options).open()
     except SlideError as error:
         if reason in ("", "not a TIFF"):
             raise

@@ -25,7 +25,7 @@ NUMBERS: dict[Kind, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Question:
+class TaskSpec:
     """What one head of a model is asked."""
 
     name: str
@@ -70,29 +70,29 @@ def median_grade(probabilities: Float64[np.ndarray, "n K"]) -> Int64[np.ndarray,
     return np.asarray(np.argmax(np.cumsum(probabilities, 1) >= 0.5, axis=1), np.int64)
 
 
-def columns_of(questions: Sequence[Question]) -> list[str]:
+def columns_of(specs: Sequence[TaskSpec]) -> list[str]:
     """Columns of predictions.csv for all questions; those after the first bear the names of their tasks."""
-    others = [column for q in questions[1:] for column in q.columns(f"{q.name}_")]
-    return [*questions[0].columns(), *others]
+    others = [column for q in specs[1:] for column in q.columns(f"{q.name}_")]
+    return [*specs[0].columns(), *others]
 
 
-def values_named(questions: Sequence[Question]) -> list[str]:
+def values_named(specs: Sequence[TaskSpec]) -> list[str]:
     """Names of the values of all answers, as `columns_of` tells questions apart."""
-    others = [f"{q.name}_{value}" for q in questions[1:] for value in q.values]
-    return [*questions[0].values, *others]
+    others = [f"{q.name}_{value}" for q in specs[1:] for value in q.values]
+    return [*specs[0].values, *others]
 
 
-def outputs_of(questions: Sequence[Question]) -> list[str]:
+def outputs_of(specs: Sequence[TaskSpec]) -> list[str]:
     """Names of the outputs of all questions, as `columns_of` tells questions apart."""
-    others = [f"{q.name}_{output}" for q in questions[1:] for output in q.outputs]
-    return [*questions[0].outputs, *others]
+    others = [f"{q.name}_{output}" for q in specs[1:] for output in q.outputs]
+    return [*specs[0].outputs, *others]
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class TaskResult:
     """What one head says of a slide."""
 
-    question: Question
+    spec: TaskSpec
     values: Float64[np.ndarray, " V"]
     """Probabilities (of classes and grades they sum to 1), then the numbers, as `question.values` names them."""
     stderr: Float64[np.ndarray, " V"]
@@ -105,31 +105,31 @@ class Answer:
     @property
     def text(self) -> str:
         """The answer in a word; see `Question.text`."""
-        return self.question.text(self.values)
+        return self.spec.text(self.values)
 
     @property
     def probabilities(self) -> Float64[np.ndarray, " C"]:
         """Of each class, label or grade. Raises `WsiAtsError` where the answer is a number."""
-        if not self.question.names:
+        if not self.spec.names:
             raise WsiAtsError(
-                f"task {self.question.name!r} is of kind {self.question.kind}: its answer is a number, it has no "
+                f"task {self.spec.name!r} is of kind {self.spec.kind}: its answer is a number, it has no "
                 "probabilities",
                 remedy="use `values`",
             )
-        return self.values[: len(self.question.names)]
+        return self.values[: len(self.spec.names)]
 
     @property
     def top(self) -> int:
         """Index of the output that the answer rests on most: of the most probable class or label, the first of
         equals; else 0."""
-        return int(np.argmax(self.values[: len(self.question.outputs)]))
+        return int(np.argmax(self.values[: len(self.spec.outputs)]))
 
     def describe(self) -> str:
         """Every value in words, with its standard error where that is known."""
-        names = self.question.names or (self.question.name,)
+        names = self.spec.names or (self.spec.name,)
         parts = []
         for name, value, error in zip(names, self.values, self.stderr, strict=False):
-            number = f"{value:.3f}" if self.question.names else f"{value:.4g}"
-            digits = "3f" if self.question.names else "2g"
+            number = f"{value:.3f}" if self.spec.names else f"{value:.4g}"
+            digits = "3f" if self.spec.names else "2g"
             parts.append(f"{name} {number}" + (f" ± {error:.{digits}}" if math.isfinite(error) else ""))
         return ", ".join(parts)

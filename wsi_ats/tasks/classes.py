@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from wsi_ats.tasks.answer import Question
+from wsi_ats.tasks.answer import TaskSpec
 from wsi_ats.tasks.metrics import auc, balanced_accuracy
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
@@ -26,9 +26,9 @@ class Classes(Task):
     weights: Tensor
     """(C,)."""
 
-    def __init__(self, question: Question, settings: TaskSettings | None = None) -> None:
-        super().__init__(question, settings)
-        self.register_buffer("weights", torch.ones(len(question.names)), persistent=False)
+    def __init__(self, spec: TaskSpec, settings: TaskSettings | None = None) -> None:
+        super().__init__(spec, settings)
+        self.register_buffer("weights", torch.ones(len(spec.names)), persistent=False)
 
     def losses(self, outputs: Float[Tensor, "B O"], targets: Float[Tensor, "B 1"]) -> Float[Tensor, " B"]:
         """Cross-entropy."""
@@ -41,30 +41,30 @@ class Classes(Task):
 
     def read(self, cells: Sequence[str]) -> list[float]:
         """Index of the class; nan where the cell is empty."""
-        return [one_of(cells[0], self.columns[0], self.question.names)]
+        return [one_of(cells[0], self.columns[0], self.spec.names)]
 
     def fit(self, targets: Float64[np.ndarray, "n 1"]) -> None:
         """Take the weights of the classes from the training slides."""
         labels = targets[~np.isnan(targets)].astype(np.int64)
-        asked, names = self.settings.class_weights, self.question.names
-        self.weights.copy_(torch.from_numpy(class_weights(asked, names, labels, self.question.name)))
+        asked, names = self.settings.class_weights, self.spec.names
+        self.weights.copy_(torch.from_numpy(class_weights(asked, names, labels, self.spec.name)))
 
     def lacks(self, targets: Float64[np.ndarray, "n 1"]) -> str:
         """A class without a slide."""
-        absent = [name for i, name in enumerate(self.question.names) if not (targets == i).any()]
+        absent = [name for i, name in enumerate(self.spec.names) if not (targets == i).any()]
         return f"slide of class {absent[0]!r}" if absent else ""
 
     def counts(self, targets: Float64[np.ndarray, "n 1"]) -> dict[str, str]:
         """Slides of each class."""
         counts = Counter(targets[:, 0].tolist())
-        return {name: str(counts[i]) for i, name in enumerate(self.question.names)}
+        return {name: str(counts[i]) for i, name in enumerate(self.spec.names)}
 
     def strata(self, targets: Float64[np.ndarray, "n 1"]) -> list[str | None]:
         """The classes."""
-        names = self.question.names
+        names = self.spec.names
         return [None if np.isnan(t) else f"class {names[int(t)]!r}" for t in targets[:, 0]]
 
-    def merit(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]) -> float:
+    def metric_value(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]) -> float:
         """AUC; of several classes, the mean one-against-rest."""
         known = ~np.isnan(targets[:, 0])
         return auc(values[known], targets[known, 0].astype(np.int64))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from wsi_ats.tasks.answer import Question
+from wsi_ats.tasks.answer import TaskSpec
 from wsi_ats.tasks.metrics import auc
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
@@ -26,8 +26,8 @@ class Labels(Task):
     weights: Tensor
     """(2, L): of absence and of presence."""
 
-    def __init__(self, question: Question, settings: TaskSettings | None = None) -> None:
-        super().__init__(question, settings)
+    def __init__(self, spec: TaskSpec, settings: TaskSettings | None = None) -> None:
+        super().__init__(spec, settings)
         self.register_buffer("weights", torch.ones(2, self.outputs), persistent=False)
 
     def losses(self, outputs: Float[Tensor, "B L"], targets: Float[Tensor, "B L"]) -> Float[Tensor, " B"]:
@@ -47,7 +47,7 @@ class Labels(Task):
 
     def fit(self, targets: Float64[np.ndarray, "n L"]) -> None:
         """Take the weights of presence and absence from the training slides."""
-        asked, task, names = self.settings.class_weights, self.question.name, self.question.names
+        asked, task, names = self.settings.class_weights, self.spec.name, self.spec.names
         presence = [1.0] * len(names) if isinstance(asked, str) else weights_named(asked, names, task)
         for position, column in enumerate(targets.T):
             pair = asked if isinstance(asked, str) else {"0": 1.0, "1": presence[position]}
@@ -56,7 +56,7 @@ class Labels(Task):
 
     def lacks(self, targets: Float64[np.ndarray, "n L"]) -> str:
         """A label that is on none or on all of the slides."""
-        for name, column in zip(self.question.names, targets.T, strict=True):
+        for name, column in zip(self.spec.names, targets.T, strict=True):
             for side, how in ((1, "with"), (0, "without")):
                 if not (column == side).any():
                     return f"slide {how} label {name!r}"
@@ -64,7 +64,7 @@ class Labels(Task):
 
     def counts(self, targets: Float64[np.ndarray, "n L"]) -> dict[str, str]:
         """Slides with each label."""
-        names = self.question.names
+        names = self.spec.names
         return {name: str(int((column == 1).sum())) for name, column in zip(names, targets.T, strict=True)}
 
     def strata(self, targets: Float64[np.ndarray, "n L"]) -> list[str | None]:
@@ -73,11 +73,11 @@ class Labels(Task):
         having = np.where(targets == 1, frequency, np.inf)
         rarest = having.argmin(1)
         return [
-            f"label {self.question.names[i]!r}" if np.isfinite(having[row, i]) else None
+            f"label {self.spec.names[i]!r}" if np.isfinite(having[row, i]) else None
             for row, i in enumerate(rarest)
         ]
 
-    def merit(self, values: Float64[np.ndarray, "n L"], targets: Float64[np.ndarray, "n L"]) -> float:
+    def metric_value(self, values: Float64[np.ndarray, "n L"], targets: Float64[np.ndarray, "n L"]) -> float:
         """AUC, mean over the labels that some slides have and some have not."""
         areas = []
         for p, truth in zip(values.T, targets.T, strict=True):

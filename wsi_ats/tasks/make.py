@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.tasks.answer import Kind, Question, columns_of
+from wsi_ats.tasks.answer import Kind, TaskSpec, columns_of
 from wsi_ats.tasks.classes import Classes
 from wsi_ats.tasks.labels import Labels
 from wsi_ats.tasks.ordinal import Ordinal
@@ -43,9 +43,9 @@ def make_tasks(asked: Mapping[str, TaskSettings], cells: Mapping[str, Sequence[s
             "survival": (),
         }[settings.kind]
         tasks.append(
-            KINDS[settings.kind](Question(name, settings.kind, _checked(names, name, settings)), settings)
+            KINDS[settings.kind](TaskSpec(name, settings.kind, _checked(names, name, settings)), settings)
         )
-    columns_made = columns_of([task.question for task in tasks])
+    columns_made = columns_of([task.spec for task in tasks])
     twice = [column for i, column in enumerate(columns_made) if column in columns_made[:i]]
     if twice:
         raise ConfigError(
@@ -60,20 +60,20 @@ def as_tasks(tasks: Sequence[Task] | Sequence[str]) -> list[Task]:
     names = tuple(name for name in tasks if isinstance(name, str))
     if tasks and not names:
         return [task for task in tasks if isinstance(task, Task)]
-    return [Classes(Question(LABEL, "classes", _checked(names, LABEL, TaskSettings())))]
+    return [Classes(TaskSpec(LABEL, "classes", _checked(names, LABEL, TaskSettings())))]
 
 
 def to_card(task: Task) -> dict[str, Any]:
     """What a model's settings keep of a task, as plain values."""
-    question = task.question
-    return {"name": question.name, "kind": question.kind, "names": list(question.names), **task.learned}
+    spec = task.spec
+    return {"name": spec.name, "kind": spec.kind, "names": list(spec.names), **task.learned}
 
 
 def from_card(card: Mapping[str, Any], asked: Mapping[str, TaskSettings]) -> Task:
     """The task that `to_card` wrote down. Raises `KeyError`, `TypeError` or `ValueError` for what it cannot have."""
     learned = {key: float(value) for key, value in card.items() if key not in ("name", "kind", "names")}
-    question = Question(str(card["name"]), card["kind"], tuple(map(str, card["names"])))
-    return KINDS[question.kind](question, asked.get(question.name), **learned)
+    spec = TaskSpec(str(card["name"]), card["kind"], tuple(map(str, card["names"])))
+    return KINDS[spec.kind](spec, asked.get(spec.name), **learned)
 
 
 def _checked(names: tuple[str, ...], task: str, settings: TaskSettings) -> tuple[str, ...]:

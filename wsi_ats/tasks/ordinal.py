@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, softplus
 
-from wsi_ats.tasks.answer import Question, median_grade
+from wsi_ats.tasks.answer import TaskSpec, median_grade
 from wsi_ats.tasks.classes import Classes
 from wsi_ats.tasks.metrics import quadratic_kappa
 from wsi_ats.tasks.settings import TaskSettings
@@ -25,10 +25,10 @@ class Ordinal(Classes):
 
     metric = "kappa"
 
-    def __init__(self, question: Question, settings: TaskSettings | None = None) -> None:
-        super().__init__(question, settings)
+    def __init__(self, spec: TaskSpec, settings: TaskSettings | None = None) -> None:
+        super().__init__(spec, settings)
         self.lowest = nn.Parameter(torch.zeros(1))
-        self.steps = nn.Parameter(torch.ones(len(question.names) - 2))
+        self.steps = nn.Parameter(torch.ones(len(spec.names) - 2))
         """Softplus makes the distances between cuts of them."""
 
     def log_probabilities(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b K"]:
@@ -57,22 +57,22 @@ class Ordinal(Classes):
     def ranks(self) -> list[float]:
         """What the expected grade counts in: the grades' own numbers, else 1 for the lowest, 2, and so on."""
         try:
-            return [float(name) for name in self.question.names]
+            return [float(name) for name in self.spec.names]
         except ValueError:
-            return [float(rank) for rank in range(1, len(self.question.names) + 1)]
+            return [float(rank) for rank in range(1, len(self.spec.names) + 1)]
 
     def fit(self, targets: Float64[np.ndarray, "n 1"]) -> None:
         """Begin with the cuts at which every slide has the (weighted) frequencies of the training slides."""
         super().fit(targets)
         grades = targets[~np.isnan(targets)].astype(np.int64)
-        weighted = np.bincount(grades, minlength=len(self.question.names)) * self.weights.numpy()
+        weighted = np.bincount(grades, minlength=len(self.spec.names)) * self.weights.numpy()
         up_to = (np.cumsum(weighted) / weighted.sum())[:-1]
         cuts = np.log(up_to / (1 - up_to))
         with torch.no_grad():
             self.lowest.copy_(torch.from_numpy(cuts[:1]))
             self.steps.copy_(torch.from_numpy(np.log(np.expm1(np.diff(cuts)))))
 
-    def merit(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]) -> float:
+    def metric_value(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]) -> float:
         """Quadratic-weighted kappa of the median grade."""
         known = ~np.isnan(targets[:, 0])
         return quadratic_kappa(self._graded(values)[known], targets[known, 0].astype(np.int64))
@@ -85,4 +85,4 @@ class Ordinal(Classes):
         return {"accuracy": float((self._graded(values) == targets[:, 0])[known].mean())}
 
     def _graded(self, values: Float64[np.ndarray, "n V"]) -> Int64[np.ndarray, " n"]:
-        return median_grade(values[:, : len(self.question.names)])
+        return median_grade(values[:, : len(self.spec.names)])

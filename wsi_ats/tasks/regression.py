@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from wsi_ats.tasks.answer import Question
+from wsi_ats.tasks.answer import TaskSpec
 from wsi_ats.tasks.metrics import r2
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
@@ -26,12 +26,12 @@ class Regression(Task):
 
     def __init__(
         self,
-        question: Question,
+        spec: TaskSpec,
         settings: TaskSettings | None = None,
         mean: float = 0.0,
         deviation: float = 1.0,
     ) -> None:
-        super().__init__(question, settings)
+        super().__init__(spec, settings)
         self.mean = mean
         self.deviation = deviation
 
@@ -77,13 +77,13 @@ class Regression(Task):
 
     def strata(self, targets: Float64[np.ndarray, "n 1"]) -> list[str | None]:
         """Which side of the median."""
-        name, median = self.question.name, np.nanmedian(targets)
+        name, median = self.spec.name, np.nanmedian(targets)
         return [
             None if np.isnan(t) else f"{name} {'above' if t > median else 'up to'} {median:.4g}"
             for t in targets[:, 0]
         ]
 
-    def merit(self, values: Float64[np.ndarray, "n 1"], targets: Float64[np.ndarray, "n 1"]) -> float:
+    def metric_value(self, values: Float64[np.ndarray, "n 1"], targets: Float64[np.ndarray, "n 1"]) -> float:
         """Share of the variance that is explained, R2."""
         known = ~np.isnan(targets[:, 0])
         return r2(values[known, 0], targets[known, 0])

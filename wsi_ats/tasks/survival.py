@@ -64,7 +64,7 @@ class Survival(Task):
 
     def lacks(self, targets: Float64[np.ndarray, "n 2"]) -> str:
         """Without two slides that can be compared there is no order of risks."""
-        comparable = math.isfinite(self.merit(np.zeros((len(targets), 1)), targets))
+        comparable = math.isfinite(self.metric_value(np.zeros((len(targets), 1)), targets))
         return "" if comparable else "pair of slides of which the earlier time ends with the event"
 
     def counts(self, targets: Float64[np.ndarray, "n 2"]) -> dict[str, str]:
@@ -76,7 +76,7 @@ class Survival(Task):
         """Whether the event came: it should be on both sides of a split."""
         return [f"event {self.columns[1]!r}" if event == 1 else None for event in targets[:, 1]]
 
-    def merit(self, values: Float64[np.ndarray, "n 1"], targets: Float64[np.ndarray, "n 2"]) -> float:
+    def metric_value(self, values: Float64[np.ndarray, "n 1"], targets: Float64[np.ndarray, "n 2"]) -> float:
         """Harrell's C."""
         known = ~np.isnan(targets[:, 0])
         time, event = targets[known].T

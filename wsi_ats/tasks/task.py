@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from wsi_ats.sampling.jackknife import jackknife
-from wsi_ats.tasks.answer import Answer, Question
+from wsi_ats.tasks.answer import TaskResult, TaskSpec
 from wsi_ats.tasks.settings import TaskSettings
 
 
@@ -26,20 +26,20 @@ class Task(nn.Module, ABC):
     metric: ClassVar[str]
     """Name of the figure of merit."""
 
-    def __init__(self, question: Question, settings: TaskSettings | None = None) -> None:
+    def __init__(self, spec: TaskSpec, settings: TaskSettings | None = None) -> None:
         super().__init__()
-        self.question = question
-        self.settings = settings or TaskSettings(kind=question.kind)
+        self.spec = spec
+        self.settings = settings or TaskSettings(kind=spec.kind)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the manifest that hold the target."""
-        return self.settings.columns(self.question.name)
+        return self.settings.columns(self.spec.name)
 
     @property
     def outputs(self) -> int:
         """O."""
-        return len(self.question.outputs)
+        return len(self.spec.outputs)
 
     @property
     def unit(self) -> float:
@@ -89,7 +89,7 @@ class Task(nn.Module, ABC):
     # -- what answers are worth
 
     @abstractmethod
-    def merit(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]) -> float:
+    def metric_value(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]) -> float:
         """The figure called `metric`: higher is better, 1 is perfect; nan where the slides do not tell."""
 
     @abstractmethod
@@ -105,18 +105,18 @@ class Task(nn.Module, ABC):
     def stderr(self, without: Float[Tensor, "R O"]) -> Float[Tensor, " V"]:
         """Standard error of each value, from the outputs without each of R rounds; nan where there are not two."""
         if len(without) < 2:
-            return torch.full((len(self.question.values),), float("nan"), dtype=torch.float64)
+            return torch.full((len(self.spec.values),), float("nan"), dtype=torch.float64)
         return jackknife(self.values(without.double()))
 
-    def answer(
+    def result(
         self,
         outputs: Float[Tensor, " O"],
         stderr: Float[Tensor, " V"],
         contributions: Float[Tensor, "N O"],
-    ) -> Answer:
+    ) -> TaskResult:
         """The answer of all drawn tiles."""
-        return Answer(
-            self.question,
+        return TaskResult(
+            self.spec,
             self.values(outputs.double()).cpu().numpy(),
             stderr.double().cpu().numpy(),
             (self.unit * contributions).float().cpu().numpy(),
@@ -132,9 +132,9 @@ class Tasks(nn.ModuleList):
             yield module
 
     @property
-    def questions(self) -> tuple[Question, ...]:
+    def specs(self) -> tuple[TaskSpec, ...]:
         """One a task."""
-        return tuple(task.question for task in self)
+        return tuple(task.spec for task in self)
 
     @property
     def outputs(self) -> int:
@@ -162,14 +162,14 @@ class Tasks(nn.ModuleList):
 
     def largest(self, stderr: Sequence[Float[Tensor, " _"]]) -> float:
         """The one that a tolerance is for: of the main task's probabilities, or of its number where it has none."""
-        return float(stderr[0][: len(self.questions[0].names) or None].max())
+        return float(stderr[0][: len(self.specs[0].names) or None].max())
 
-    def answers(
+    def results(
         self,
         outputs: Float[Tensor, " O"],
         stderr: Sequence[Float[Tensor, " _"]],
         contributions: Float[Tensor, "N O"],
-    ) -> tuple[Answer, ...]:
+    ) -> tuple[TaskResult, ...]:
         """Every task's answer from its part of what `Task.answer` takes."""
         parts = zip(self, self.split(outputs), stderr, self.split(contributions), strict=True)
-        return tuple(task.answer(o, e, c) for task, o, e, c in parts)
+        return tuple(task.result(o, e, c) for task, o, e, c in parts)

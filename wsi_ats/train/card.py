@@ -10,7 +10,7 @@ from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
 from wsi_ats.tasks.metrics import Interval
 from wsi_ats.tasks.task import Task
-from wsi_ats.train.merit import Figures, spelt
+from wsi_ats.train.figures import Figures, metric_label
 from wsi_ats.train.targets import counts_of, targets_of
 
 CARD = """\
@@ -85,13 +85,13 @@ def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained) -> s
 
 
 def _asked(task: Task) -> str:
-    question = task.question
-    names = f": {', '.join(question.names)}" if question.names else ""
-    return f"- **{question.name}** ({question.kind}){names}"
+    spec = task.spec
+    names = f": {', '.join(spec.names)}" if spec.names else ""
+    return f"- **{spec.name}** ({spec.kind}){names}"
 
 
 def _words(name: str) -> str:
-    return spelt(name).removeprefix("val ")
+    return metric_label(name).removeprefix("val ")
 
 
 def _cell(figure: Interval | float) -> str:

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset, Sampler
 
 from wsi_ats.config import Config
 from wsi_ats.errors import Failure, NoTissueError, SlideError, WsiAtsError
-from wsi_ats.lowres.prepare import Scene, look
+from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.manifest import Row
-from wsi_ats.model import generator_for
+from wsi_ats.sampling import generator_for
 from wsi_ats.slides import SlideAddress, open_slide
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.make import as_tasks
@@ -32,7 +32,7 @@ TILES = "tiles"
 class Example:
     """A slide to learn from."""
 
-    scene: Scene
+    prepared: PreparedSlide
     targets: Targets
     slide: str
 
@@ -56,9 +56,9 @@ class Examples(Dataset[Example]):
     ) -> None:
         self.rows = list(rows)
         self._tasks = as_tasks(tasks)
-        self._config = _for_looking(config)
+        self._config = _for_preparing(config)
         self._room = max_bytes
-        self._kept: dict[str, Scene] = {}
+        self._kept: dict[str, PreparedSlide] = {}
         self._addresses: dict[str, SlideAddress] = {}
         self._bad_tiles = {} if bad_tiles is None else bad_tiles
 
@@ -67,34 +67,34 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        return Example(self.scene(row), target_of(self._tasks, row), row.slide)
+        return Example(self.prepared(row), target_of(self._tasks, row), row.slide)
 
     @property
     def targets(self) -> list[Float64[np.ndarray, "n _"]]:
         """Targets of all slides, one array a task."""
         return targets_of(self._tasks, self.rows)
 
-    def scene(self, row: Row) -> Scene:
-        """The scene of a row, remembered or read."""
+    def prepared(self, row: Row) -> PreparedSlide:
+        """The slide of a row, prepared: remembered or read."""
         if row.slide in self._kept:
             return self._kept[row.slide]
-        scene = look_at(row, self._config)
+        prepared = prepare_row(row, self._config)
         # One set for all times that the slide is looked at: the tolerated number is of the whole run.
         bad = self._bad_tiles.setdefault(row.slide, set())
-        bad |= scene.bad_tiles
-        scene = replace(scene, bad_tiles=bad)
-        self._addresses[row.slide] = scene.address
-        if scene.nbytes <= self._room:
-            self._room -= scene.nbytes
-            self._kept[row.slide] = scene
-        return scene
+        bad |= prepared.bad_tiles
+        prepared = replace(prepared, bad_tiles=bad)
+        self._addresses[row.slide] = prepared.address
+        if prepared.nbytes <= self._room:
+            self._room -= prepared.nbytes
+            self._kept[row.slide] = prepared
+        return prepared
 
     def inspect(self, on_slide: Callable[[], object], threads: int = 4) -> list[Failure]:
         """Look at every slide, drop those that cannot be used from the rows, return why."""
 
         def attempt(row: Row) -> Failure | None:
             try:
-                self.scene(row)
+                self.prepared(row)
             except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
                 return failure_of(row, error)
             return None
@@ -148,18 +148,18 @@ def failure_of(row: Row, error: Exception) -> Failure:
     return Failure(row.slide, getattr(error, "stage", "open"), message, "")
 
 
-def _for_looking(config: Config) -> Config:
+def _for_preparing(config: Config) -> Config:
     """Of a view before fixed layers the model remembers what these make of it; the pixels would only take room."""
     if config.attention.network != "mobilenet-v1":
         return config
     return config.model_copy(update={"view": config.view.model_copy(update={"whole": 0})})
 
 
-def look_at(row: Row, config: Config) -> Scene:
-    """Open the slide of a row, look, close."""
+def prepare_row(row: Row, config: Config) -> PreparedSlide:
+    """Open the slide of a row, prepare it, close it."""
     watch = Stopwatch()
     with watch("open"):
         srgb, tolerated = config.slide.srgb, config.train.tolerate_bad_tiles
         slide = open_slide(row.path, mpp=row.mpp, srgb=srgb, tolerate_bad_tiles=tolerated)
     with slide, watch("view"):
-        return look(slide, config)
+        return prepare(slide, config)

@@ -104,7 +104,7 @@ def write_validation(
         [row.slide, *map(row.cell, columns), *(f"{value:.6g}" for value in mine)]
         for row, mine in zip(rows, every, strict=True)
     )
-    write_atomic(out / "validation.csv", _table(["slide", *columns, *values_named(tasks.questions)], lines))
+    write_atomic(out / "validation.csv", _table(["slide", *columns, *values_named(tasks.specs)], lines))
 
 
 def finish_run(out: Path, config: Config, result: Trained) -> None:

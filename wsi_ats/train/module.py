@@ -4,63 +4,78 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from wsi_ats.cache import Memory
-from wsi_ats.estimator import entropy_penalty, proposal_loss
-from wsi_ats.lowres.prepare import Scene
-from wsi_ats.model import AttentionSampler, Estimate, generator_for
+from wsi_ats.attention.levels import Drawn
+from wsi_ats.estimator import attention_loss, entropy_penalty
+from wsi_ats.lowres.prepare import PreparedSlide
+from wsi_ats.model import AttentionSampler, Estimate
+from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
+from wsi_ats.reading import Reading
+from wsi_ats.sampling import generator_for
+from wsi_ats.train.augment import bag_shift, turned
 from wsi_ats.train.data import Example
-from wsi_ats.train.merit import epoch_figures, values_of
+from wsi_ats.train.figures import epoch_figures, values_of
+from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import Targets, stacked
 
 
 class TrainingModule(pl.LightningModule):
     """Trains an `AttentionSampler` on batches that are lists of `Example`.
 
-    Loss a slide: its share in those of the tasks + proposal * KL-like pull of the attention toward the refined one
-    (refined attention only) + entropy * sum a log a.
+    Loss a slide: its share in those of the tasks + attention_loss * KL-like pull of the attention toward the refined
+    one (refined attention only) + entropy * sum a log a.
     """
 
-    def __init__(self, model: AttentionSampler, memory: Memory | None = None) -> None:
+    def __init__(self, model: AttentionSampler) -> None:
         super().__init__()
         self.model = model
         self.settings = model.config.train
-        self.memory = Memory(self.settings.cache_mb << 20) if memory is None else memory
-        self.settled_on: Sequence[Scene] = ()
-        """Scenes of training slides that the features' mean and variance are taken from before a validation."""
+        self.standardised_on: Sequence[PreparedSlide] = ()
+        """Training slides that the features' mean and variance are taken from before a validation."""
         self._answers: list[Prediction] = []
         self._targets: list[Targets] = []
 
     def training_step(self, batch: list[Example], batch_idx: int) -> Tensor:
-        """Mean loss of a batch of slides; draws depend on (seed, epoch, slide) alone."""
+        """Mean loss of a batch of slides; draws depend on (seed, epoch, slide) alone.
+
+        It is `model.forward` with what only training does: uniform draws while warming up, tiles turned, bags shifted.
+        """
         seed, epoch = self.settings.seed, self.current_epoch
-        estimates = self.model(
-            [example.scene for example in batch],
-            [generator_for(seed, epoch, example.slide) for example in batch],
-            self.memory,
-            turns=generator_for(seed, epoch, batch_idx) if self.settings.augment else None,
-            even=epoch < self.settings.warm_up,
-            shift=self.settings.shift,
-        )
-        outputs = torch.stack([estimate.logits for estimate in estimates])
-        losses = self.model.tasks.losses(outputs, stacked([example.targets for example in batch]))
-        loss = (losses + torch.stack([self._penalty(estimate) for estimate in estimates])).mean()
+        generators = [generator_for(seed, epoch, example.slide) for example in batch]
+        drawn = self._draw([example.prepared for example in batch], generators)
+        augment = partial(turned, generator=generator_for(seed, epoch, batch_idx))
+        features = self.model.embed(drawn, augment if self.settings.augment else None)
+        if self.settings.shift:
+            pairs = zip(features, generators, strict=True)
+            features = [bag_shift(f, self.settings.shift, generator) for f, generator in pairs]
+        loss = self._loss(self.model.estimates(drawn, features), batch)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
+    def _draw(self, slides: list[PreparedSlide], generators: list[torch.Generator]) -> list[Drawn]:
+        how, warming_up = self.model.config.sampling, self.current_epoch < self.settings.warm_up
+        attention = [self.model.attend(slide, uniform=warming_up) for slide in slides]
+        return [a.draw(how.tiles, how.sampler, g) for a, g in zip(attention, generators, strict=True)]
+
+    def _loss(self, estimates: list[Estimate], batch: list[Example]) -> Tensor:
+        outputs = torch.stack([estimate.logits for estimate in estimates])
+        losses = self.model.tasks.losses(outputs, stacked([example.targets for example in batch]))
+        return (losses + torch.stack([self._penalty(estimate) for estimate in estimates])).mean()
+
     def _penalty(self, estimate: Estimate) -> Tensor:
-        loss = torch.zeros((), device=estimate.logits.device)
-        if self.model.score is not None and self.settings.proposal:
-            pull = proposal_loss(estimate.log_p, estimate.draws, estimate.shares)
-            loss = loss + self.settings.proposal * pull
+        loss, drawn = torch.zeros((), device=estimate.logits.device), estimate.drawn
+        if self.model.score is not None and self.settings.attention_loss:
+            pull = attention_loss(drawn.log_p, drawn.draws, estimate.summary.shares)
+            loss = loss + self.settings.attention_loss * pull
         if self.settings.entropy:
-            loss = loss + self.settings.entropy * entropy_penalty(estimate.log_p, estimate.log_opened)
+            loss = loss + self.settings.entropy * entropy_penalty(drawn.log_p, drawn.log_opened)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -69,8 +84,8 @@ class TrainingModule(pl.LightningModule):
         What followed in training lags behind weights that move fast: in the middle of small trainings the loss of the
         same weights was up to 13 times as high with it. At the end, where the rates have fallen, it is the same.
         """
-        if self.model.standardise.follow and self.settled_on:
-            self.model.calibrate(self.settled_on, self.settings.seed, self.memory, even=False)
+        if self.model.standardise.follow and self.standardised_on:
+            fit_standardisation(self.model, self.standardised_on, self.settings.seed, uniform=False)
 
     def validation_step(self, batch: list[Example], batch_idx: int) -> None:
         """Answer the slides and keep the answers for the end of the epoch."""
@@ -80,19 +95,14 @@ class TrainingModule(pl.LightningModule):
 
     def answer(self, example: Example) -> Prediction:
         """Predict as a user would, one pooled draw a slide, always with the same seed."""
-        return self.model.predict_scene(
-            example.scene,
-            tiles=self.settings.val_tiles,
-            sampler="all" if self.model.config.sampling.sampler == "all" else "systematic",
-            seed=self.settings.seed,
-            repeats=1,
-            memory=self.memory,
-        )
+        sampler = "all" if self.model.config.sampling.sampler == "all" else "systematic"
+        reading = Reading(self.settings.val_tiles, sampler, repeats=1, seed=self.settings.seed)
+        return predict_prepared(self.model, example.prepared, reading)
 
     def on_validation_epoch_end(self) -> None:
         """Figures of merit and losses over all validation slides.
 
-        An epoch whose attention has not begun to learn is worse than any other, however lucky its even draws were.
+        An epoch whose attention has not begun to learn is worse than any other, however lucky its uniform draws were.
         """
         figures = epoch_figures(self.model.tasks, values_of(self._answers), stacked(self._targets))
         figures["val_score"] -= 10.0 * (self.current_epoch < self.settings.warm_up)
@@ -106,7 +116,7 @@ class TrainingModule(pl.LightningModule):
         The rates fall because the draws stay noisy: at a constant rate the validation AUC of a model that has
         learned keeps jumping from one epoch to the next.
         """
-        networks = filter(None, (self.model.attention, self.model.overview))
+        networks = filter(None, (self.model.attention, self.model.region_attention))
         attention = [p for network in networks for p in network.parameters() if p.requires_grad]
         mine = {id(p) for p in attention}
         rest = [p for p in self.model.parameters() if id(p) not in mine and p.requires_grad]

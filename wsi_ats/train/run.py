@@ -18,26 +18,28 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
 from wsi_ats.build import build_model
-from wsi_ats.cache import Memory
+from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
-from wsi_ats.lowres.prepare import Scene
+from wsi_ats.lowres.prepare import PreparedSlide
 from wsi_ats.manifest import Row, with_splits
-from wsi_ats.model import generator_for
 from wsi_ats.model_folder import save_model
+from wsi_ats.sampling import generator_for
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
+from wsi_ats.train.epoch_checkpoint import Checkpoints, EpochCheckpoint, Say
+from wsi_ats.train.figures import Figures, final_figures, values_of
 from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
-from wsi_ats.train.keeper import Checkpoints, Keeper, Say
-from wsi_ats.train.merit import Figures, final_figures, values_of
 from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import ask, counts_of, targets_of
 
 Sets = dict[str, Examples]
 """The slides of each split."""
-CALIBRATION_SLIDES = 32
-"""Slides from which the features are calibrated: before training and, where they are learned, after every epoch."""
+STANDARDISED_ON = 32
+"""Slides that the mean and variance of features are taken from: before training and, of a network that learns, after
+every epoch."""
 
 
 def train(
@@ -47,7 +49,7 @@ def train(
     *,
     say: Say = print,
     overwrite: bool = False,
-    memory: Memory | None = None,
+    cache: TileCache | None = None,
 ) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
@@ -63,6 +65,7 @@ def train(
     groups = tasks[0].strata(targets_of(tasks, rows)[0])
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, groups)
     prepare_run(out, rows, config, overwrite=overwrite)
+    cache = TileCache(config.train.cache_mb << 20) if cache is None else cache
     bad_tiles: BadTiles = {}
     sets, failures = _inspect(rows, tasks, config, out, say, bad_tiles)
     while True:
@@ -70,8 +73,9 @@ def train(
         tasks = ask(config, rows)
         for task, targets in zip(tasks, sets["train"].targets, strict=True):
             task.fit(targets)
-        module = TrainingModule(build_model(config, tasks), memory)
-        keeper = Keeper(out, config.train.patience, say, bad_tiles)
+        module = TrainingModule(build_model(config, tasks))
+        module.model.cache = cache
+        keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles)
         try:
             _fit(module, sets, config, keeper)
             figures = _validate(module, sets["val"], config, out)
@@ -146,13 +150,13 @@ def _set_aside(error: SlideError, sets: Sets) -> Failure:
     raise error
 
 
-def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: Keeper) -> None:
+def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckpoint) -> None:
     """Train, or go on training, and leave the weights of the best epoch in `module`."""
     train_set = sets["train"]
     settings = config.train
-    some = calibration_scenes(train_set, settings.seed)
-    module.model.calibrate(some, settings.seed, module.memory)
-    module.settled_on = some
+    some = slides_to_standardise_on(train_set, settings.seed)
+    fit_standardisation(module.model, some, settings.seed)
+    module.standardised_on = some
     shuffled = Shuffled(train_set, settings.seed)
     try:
         with _without_advice():
@@ -170,13 +174,13 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: Keeper) -> 
     module.load_state_dict(Checkpoints().load_checkpoint(keeper.best)["state_dict"])
 
 
-def calibration_scenes(train_set: Examples, seed: int) -> list[Scene]:
+def slides_to_standardise_on(train_set: Examples, seed: int) -> list[PreparedSlide]:
     """Of slides chosen at random: a manifest may be sorted by class."""
     chosen = torch.randperm(len(train_set), generator=generator_for(seed, "calibration"))
-    return [train_set[i].scene for i in chosen[:CALIBRATION_SLIDES].tolist()]
+    return [train_set[i].prepared for i in chosen[:STANDARDISED_ON].tolist()]
 
 
-def _trainer(config: Config, keeper: Keeper) -> pl.Trainer:
+def _trainer(config: Config, keeper: EpochCheckpoint) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,

@@ -55,7 +55,7 @@ def targets_of(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Float64[np.nd
 def counts_of(tasks: Sequence[Task], targets: Iterable[Float64[np.ndarray, "n _"]]) -> dict[str, str]:
     """What there is to learn from, in a few words each; of several tasks, after their names."""
     return {
-        f"{task.question.name}: {name}" if len(tasks) > 1 else name: words
+        f"{task.spec.name}: {name}" if len(tasks) > 1 else name: words
         for task, mine in zip(tasks, targets, strict=True)
         for name, words in task.counts(mine).items()
     }

@@ -11,7 +11,7 @@ import tifffile
 
 from tests.support.strategies import noise, write_tiff
 from wsi_ats.errors import SlideError
-from wsi_ats.slides.base import Opening, Slide
+from wsi_ats.slides.base import OpenOptions, Slide
 from wsi_ats.slides.openslide.slide import OpenSlideAddress, bounds_of
 
 SIZE = (700, 520)
@@ -48,7 +48,7 @@ def expected() -> np.ndarray:
 
 
 def opened(path: Path, tolerate: int) -> Slide:
-    return OpenSlideAddress(str(path), path.name, Opening(tolerate_bad_tiles=tolerate)).open()
+    return OpenSlideAddress(str(path), path.name, OpenOptions(tolerate_bad_tiles=tolerate)).open()
 
 
 def test_bad_tiles_are_background_and_are_counted_once(damaged: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from wsi_ats.slides.storage import local
 from wsi_ats.slides.storage import opening as by
 from wsi_ats.slides.storage.local import FileSource, FolderSource
-from wsi_ats.slides.storage.opening import Part, as_file, is_url, open_source
+from wsi_ats.slides.storage.opening import ByteRange, as_file, is_url, open_source
 from wsi_ats.slides.storage.ranges import Request, batches, is_exact, requests
 from wsi_ats.slides.storage.source import ByteSource, span
 
@@ -33,10 +33,10 @@ def counts(longest: int) -> st.SearchStrategy[int | None]:
 
 
 offsets = st.integers(-6000, 6000) | st.sampled_from([HUGE, -HUGE])
-parts = st.builds(Part, st.just(""), offsets, counts(6000))
+parts = st.builds(ByteRange, st.just(""), offsets, counts(6000))
 
 
-def oracle(part: Part, content: bytes = CONTENT) -> bytes:
+def oracle(part: ByteRange, content: bytes = CONTENT) -> bytes:
     start = part.offset if part.offset >= 0 else max(len(content) + part.offset, 0)
     return content[start:] if part.count is None else content[start:][: part.count]
 
@@ -68,13 +68,13 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="need
 
 
 @given(st.lists(parts, max_size=8))
-def test_parts_of_a_file_are_slices_of_it(one: FileSource, wanted: list[Part]) -> None:
+def test_parts_of_a_file_are_slices_of_it(one: FileSource, wanted: list[ByteRange]) -> None:
     assert [one.read(part) for part in wanted] == [oracle(part) for part in wanted]
     assert list(one.read_many(wanted)) == [oracle(part) for part in wanted]
 
 
 @given(part=parts, size=st.integers(0, 5000))
-def test_a_span_never_leaves_the_file(part: Part, size: int) -> None:
+def test_a_span_never_leaves_the_file(part: ByteRange, size: int) -> None:
     start, count = span(part, size)
     assert 0 <= start <= start + count <= size
     assert CONTENT[:size][start : start + count] == oracle(part, CONTENT[:size])
@@ -83,7 +83,7 @@ def test_a_span_never_leaves_the_file(part: Part, size: int) -> None:
 def test_parts_of_a_folder_come_in_order_and_missing_ones_are_none(folder: Path) -> None:
     source = open_source(str(folder))
     keys = [f"c/{i}" for i in (7, 199, 0, 7, 200, 42)] + ["none", "c", "one/x"]
-    got = list(source.read_many([Part(key, 1, 50) for key in keys]))
+    got = list(source.read_many([ByteRange(key, 1, 50) for key in keys]))
     assert got == [(b"%d " % i + CONTENT[:i])[1:51] for i in (7, 199, 0, 7)] + [
         None,
         (b"42 " + CONTENT[:42])[1:51],
@@ -98,7 +98,7 @@ def test_parts_of_a_folder_come_in_order_and_missing_ones_are_none(folder: Path)
         False,
         True,
     ]
-    assert source.read(Part("empty", -4, 4)) == b""
+    assert source.read(ByteRange("empty", -4, 4)) == b""
 
 
 @needs_proc
@@ -106,7 +106,7 @@ def test_a_folder_keeps_a_bounded_number_of_files_open(folder: Path) -> None:
     before = descriptors()
     with FolderSource(str(folder)) as source:
         for _ in range(2):
-            got = list(source.read_many([Part(f"c/{i}") for i in range(200)]))
+            got = list(source.read_many([ByteRange(f"c/{i}") for i in range(200)]))
             assert got == [b"%d " % i + CONTENT[:i] for i in range(200)]
             assert descriptors() - before <= local.OPEN_FILES
         assert descriptors() - before > local.OPEN_FILES // 2, "files are opened for every read"
@@ -117,16 +117,16 @@ def test_a_folder_keeps_a_bounded_number_of_files_open(folder: Path) -> None:
 def test_keys_do_not_lead_out_of_the_folder(folder: Path, key: str) -> None:
     source = FolderSource(str(folder / "c"))
     with pytest.raises(FileNotFoundError, match="not the name of a file"):
-        source.read(Part(key))
+        source.read(ByteRange(key))
     assert not source.exists(key)
 
 
 def test_one_file_has_no_keys(one: FileSource) -> None:
     assert one.exists("")
     assert not one.exists("x")
-    assert list(one.read_many([Part("x"), Part("", 3, 2)])) == [None, CONTENT[3:5]]
+    assert list(one.read_many([ByteRange("x"), ByteRange("", 3, 2)])) == [None, CONTENT[3:5]]
     with pytest.raises(FileNotFoundError, match="is one file"):
-        one.read(Part("x"))
+        one.read(ByteRange("x"))
 
 
 def test_what_cannot_be_opened_says_so(folder: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_file_cut_short_after_it_was_opened_gives_fewer_bytes(tmp_path: Path) 
     path.write_bytes(CONTENT)
     with FileSource(str(path)) as source:
         os.truncate(path, 100)
-        assert source.read(Part("", 90, 1000)) == CONTENT[90:100]
+        assert source.read(ByteRange("", 90, 1000)) == CONTENT[90:100]
 
 
 def test_relative_paths_hold_in_another_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,13 +165,13 @@ def test_relative_paths_hold_in_another_folder(folder: Path, monkeypatch: pytest
     single, many = open_source("one"), open_source("c")
     monkeypatch.chdir("/")
     assert Path(single.address).is_absolute()
-    assert many.read(Part("3")) == b"3 " + CONTENT[:3]
+    assert many.read(ByteRange("3")) == b"3 " + CONTENT[:3]
 
 
 def test_file_urls_are_paths(tmp_path: Path) -> None:
     path = tmp_path / "a b#ü.bin"
     path.write_bytes(b"x")
-    assert open_source(path.as_uri()).read(Part()) == b"x"
+    assert open_source(path.as_uri()).read(ByteRange()) == b"x"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_urls_are_told_from_paths(text: str, expected: bool) -> None:
 def test_a_closed_source_cannot_be_read_but_reads_under_way_end_well(folder: Path, make) -> None:
     source: ByteSource = make(folder)
     key = "" if isinstance(source, FileSource) else "one"
-    reading = source.read_many([Part(key, i, 10) for i in range(20)])
+    reading = source.read_many([ByteRange(key, i, 10) for i in range(20)])
     assert next(reading) == CONTENT[:10]
     source.close()
     # Files opened now get the numbers that were free: they must not be those of the file still being read.
@@ -206,16 +206,18 @@ def test_a_closed_source_cannot_be_read_but_reads_under_way_end_well(folder: Pat
     for other in others:
         other.close()
     with pytest.raises(OSError, match="is closed"):
-        source.read(Part(key))
+        source.read(ByteRange(key))
     with pytest.raises(OSError, match="is closed"):
-        list(source.read_many([Part(key)]))
+        list(source.read_many([ByteRange(key)]))
 
 
 def test_threads_share_a_source(folder: Path) -> None:
     with FolderSource(str(folder)) as source, ThreadPoolExecutor(8) as pool:
         expected = {f"c/{i}": b"%d " % i + CONTENT[:i] for i in range(200)}
         keys = [f"c/{i}" for i in np.random.default_rng(1).integers(0, 200, 2000)]
-        assert list(pool.map(lambda key: source.read(Part(key)), keys)) == [expected[key] for key in keys]
+        assert list(pool.map(lambda key: source.read(ByteRange(key)), keys)) == [
+            expected[key] for key in keys
+        ]
 
 
 def test_threads_share_a_file_where_reading_needs_a_seek(
@@ -224,7 +226,7 @@ def test_threads_share_a_file_where_reading_needs_a_seek(
     monkeypatch.setattr(local, "_read_at", local._by_seeking)
     starts = np.random.default_rng(1).integers(0, 5000, 2000).tolist()
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda start: one.read(Part("", start, 7)), starts))
+        got = list(pool.map(lambda start: one.read(ByteRange("", start, 7)), starts))
     assert got == [CONTENT[start : start + 7] for start in starts]
 
 
@@ -232,13 +234,13 @@ def test_threads_share_a_file_where_reading_needs_a_seek(
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_folder_survives_a_fork(folder: Path) -> None:
     with FolderSource(str(folder)) as source:
-        source.read(Part("c/1"))
+        source.read(ByteRange("c/1"))
         reader, writer = multiprocessing.Pipe(duplex=False)
         with source._lock:  # as if another thread were opening a file
             child = os.fork()
             if child == 0:
                 try:
-                    writer.send_bytes(source.read(Part("c/1")) + source.read(Part("c/2")))
+                    writer.send_bytes(source.read(ByteRange("c/1")) + source.read(ByteRange("c/2")))
                 finally:
                     os._exit(0)
         try:
@@ -253,9 +255,9 @@ def test_a_folder_survives_a_fork(folder: Path) -> None:
 def test_opening_many_sources_leaves_no_descriptors(folder: Path) -> None:
     before = descriptors()
     for _ in range(300):
-        open_source(str(folder / "one")).read(Part("", 0, 1))
+        open_source(str(folder / "one")).read(ByteRange("", 0, 1))
         with open_source(str(folder)) as source:
-            source.read(Part("one", 0, 1))
+            source.read(ByteRange("one", 0, 1))
         with pytest.raises(FileNotFoundError):
             open_source(str(folder / "nowhere"))
     assert descriptors() == before
@@ -275,13 +277,13 @@ class Far(ByteSource):
     remote, address = True, "far"
 
     def __init__(self, content: bytes) -> None:
-        self.content, self.asked = content, list[Part]()
+        self.content, self.asked = content, list[ByteRange]()
 
-    def read(self, part: Part) -> bytes:
+    def read(self, part: ByteRange) -> bytes:
         self.asked.append(part)
         return oracle(part, self.content)
 
-    def read_many(self, parts: Sequence[Part]):  # type: ignore[no-untyped-def]
+    def read_many(self, parts: Sequence[ByteRange]):  # type: ignore[no-untyped-def]
         raise NotImplementedError
 
     def exists(self, key: str) -> bool:
@@ -348,16 +350,18 @@ def test_a_file_view_asks_a_server_few_times() -> None:
 
 
 @st.composite
-def wanted(draw: st.DrawFn) -> list[Part]:
+def wanted(draw: st.DrawFn) -> list[ByteRange]:
     """Parts of three files, in any order; crowded, so that many touch or overlap."""
-    exact = st.builds(Part, st.sampled_from("abc"), st.integers(0, 400), st.integers(0, 30))
-    open_ended = st.builds(Part, st.sampled_from("abc"), st.integers(-30, 30), counts(30))
+    exact = st.builds(ByteRange, st.sampled_from("abc"), st.integers(0, 400), st.integers(0, 30))
+    open_ended = st.builds(ByteRange, st.sampled_from("abc"), st.integers(-30, 30), counts(30))
     return draw(st.lists(exact | open_ended, max_size=25))
 
 
-@example([Part("b", 0, 1), Part("b", 0, 2), Part("b", 0, 1)], 0, 1)
+@example([ByteRange("b", 0, 1), ByteRange("b", 0, 2), ByteRange("b", 0, 1)], 0, 1)
 @given(wanted(), st.integers(0, 20), st.integers(1, 100))
-def test_requests_hold_every_part_once_and_little_else(parts: list[Part], gap: int, longest: int) -> None:
+def test_requests_hold_every_part_once_and_little_else(
+    parts: list[ByteRange], gap: int, longest: int
+) -> None:
     found = requests(parts, gap, longest)
     content = {key: CONTENT[i * 500 : i * 500 + 500] for i, key in enumerate("abc")}
     members = sorted(i for request in found for i in request.members)
@@ -370,7 +374,7 @@ def test_requests_hold_every_part_once_and_little_else(parts: list[Part], gap: i
     check_gaps([r for r in found if is_exact(r.part)], parts, gap, longest)
 
 
-def check_gaps(found: list[Request], parts: list[Part], gap: int, longest: int) -> None:
+def check_gaps(found: list[Request], parts: list[ByteRange], gap: int, longest: int) -> None:
     """No request has a hole larger than `gap`, and no two that could be one are apart."""
     for request in found:
         covered = np.zeros(600, bool)
@@ -391,9 +395,9 @@ def check_gaps(found: list[Request], parts: list[Part], gap: int, longest: int) 
 
 @given(wanted(), st.integers(1, 4), st.sets(st.sampled_from("abc")))
 def test_batches_keep_the_order_and_leave_alone_what_tells_the_size(
-    parts: list[Part], most: int, known: set[str]
+    parts: list[ByteRange], most: int, known: set[str]
 ) -> None:
-    exact = [Part(key, *span(part, 500)) if (key := part.key) in known else part for part in parts]
+    exact = [ByteRange(key, *span(part, 500)) if (key := part.key) in known else part for part in parts]
     found = requests(exact, 0, 10)
     grouped = batches(found, most, known)
     assert [request for batch in grouped for request in batch] == found

@@ -26,7 +26,7 @@ from tests.support.range_server import RangeServer
 from tests.support.strategies import noise
 from wsi_ats.errors import ConfigError
 from wsi_ats.slides.storage import remote, transfer, urls
-from wsi_ats.slides.storage.opening import Part, as_file, open_source, public_url
+from wsi_ats.slides.storage.opening import ByteRange, as_file, open_source, public_url
 from wsi_ats.slides.storage.remote import RemoteSource
 
 pytest.importorskip("obstore", reason="obstore (the extra 'remote') is not installed")
@@ -65,7 +65,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urls, "CLIENT", {**urls.CLIENT, "read_timeout": "300ms", "connect_timeout": "300ms"})
 
 
-def slices(parts: list[Part], content: bytes = CONTENT) -> list[bytes]:
+def slices(parts: list[ByteRange], content: bytes = CONTENT) -> list[bytes]:
     found = []
     for _, offset, count in parts:
         rest = content[offset if offset >= 0 else max(len(content) + offset, 0) :]
@@ -73,10 +73,10 @@ def slices(parts: list[Part], content: bytes = CONTENT) -> list[bytes]:
     return found
 
 
-def scattered(number: int, seed: int = 0) -> list[Part]:
+def scattered(number: int, seed: int = 0) -> list[ByteRange]:
     """Parts of 1,200 bytes, no two of them near enough to share a request."""
     starts = np.random.default_rng(seed).permutation(len(CONTENT) // 6000)[:number] * 6000
-    return [Part("", int(start), 1200) for start in starts]
+    return [ByteRange("", int(start), 1200) for start in starts]
 
 
 places = st.integers(-30_000, 30_000) | st.integers(-100, 100) | st.integers(19_900, 20_100)
@@ -84,8 +84,8 @@ lengths = st.none() | st.integers(0, 200) | st.integers(0, 30_000)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.builds(Part, st.just(""), places, lengths), max_size=6), st.booleans())
-def test_parts_are_slices_of_the_file(server: RangeServer, parts: list[Part], known: bool) -> None:
+@given(st.lists(st.builds(ByteRange, st.just(""), places, lengths), max_size=6), st.booleans())
+def test_parts_are_slices_of_the_file(server: RangeServer, parts: list[ByteRange], known: bool) -> None:
     with open_source(f"{server.url}/small") as source:
         if known:
             assert source.stamp()[0] == SMALL
@@ -97,7 +97,7 @@ def test_files_below_a_url(server: RangeServer) -> None:
     source = open_source(f"{server.url}/store/")
     assert source.remote
     keys = [*NAMES, "none", "plain.bin/x", "sub", NAMES[0]]
-    got = list(source.read_many([Part(key, 1, 20) for key in keys]))
+    got = list(source.read_many([ByteRange(key, 1, 20) for key in keys]))
     assert got == [
         *((name.encode() * 9)[1:21] for name in NAMES),
         None,
@@ -107,12 +107,12 @@ def test_files_below_a_url(server: RangeServer) -> None:
     ]
     assert [source.exists(key) for key in (NAMES[1], "none")] == [True, False]
     with pytest.raises(FileNotFoundError, match=f"{server.url}/store/none does not exist"):
-        source.read(Part("none"))
+        source.read(ByteRange("none"))
 
 
 def test_an_empty_file(server: RangeServer) -> None:
     source = open_source(f"{server.url}/empty")
-    parts = [Part(), Part("", 0, 10), Part("", -4, 4), Part("", 7)]
+    parts = [ByteRange(), ByteRange("", 0, 10), ByteRange("", -4, 4), ByteRange("", 7)]
     assert list(source.read_many(parts)) == [b""] * 4
     assert source.exists("")
     assert source.stamp()[0] == 0
@@ -139,7 +139,7 @@ def test_all_ranges_are_under_way_at_once_but_not_more_than_the_bound(folder: Pa
 
 def test_neighbours_share_a_request_and_no_byte_is_fetched_for_nothing(folder: Path) -> None:
     with RangeServer(folder) as server, open_source(f"{server.url}/big.svs") as source:
-        tiles = [Part("", 1000 * i, 1000) for i in (5, 3, 4, 100, 101, 104, 2000)]
+        tiles = [ByteRange("", 1000 * i, 1000) for i in (5, 3, 4, 100, 101, 104, 2000)]
         source.stamp()
         server.reset()
         assert list(source.read_many(tiles)) == slices(tiles)
@@ -203,7 +203,7 @@ def test_what_fails_for_good_says_why_and_tells_no_secrets(
         with pytest.raises(
             kind, match=f"http://127.0.0.1:{server.port}/big.svs cannot be read: ({text})"
         ) as caught:
-            source.read(Part("", 0, 10))
+            source.read(ByteRange("", 0, 10))
         assert time.monotonic() - begun < 10
     said = "".join(traceback.format_exception(caught.value)) + source.address + repr(source)
     assert not [secret for secret in SECRETS if secret in said]
@@ -221,18 +221,18 @@ def test_a_server_that_is_not_there(host: str, text: str) -> None:
 def test_a_server_without_ranges_gives_whole_files_only(folder: Path) -> None:
     with RangeServer(folder, ranges=False) as server:
         source = open_source(f"{server.url}/store")
-        assert source.read(Part(NAMES[0])) == NAMES[0].encode() * 9
+        assert source.read(ByteRange(NAMES[0])) == NAMES[0].encode() * 9
         with pytest.raises(OSError, match="cannot send parts of a file"):
-            open_source(f"{server.url}/big.svs").read(Part("", 10, 10))
+            open_source(f"{server.url}/big.svs").read(ByteRange("", 10, 10))
 
 
 def test_user_and_password_are_sent(folder: Path) -> None:
     # "Aladdin:open sesame" in base 64: the example of RFC 7617
     with RangeServer(folder, authorization="Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==") as server:
         url = f"http://Aladdin:open%20sesame@127.0.0.1:{server.port}/big.svs"
-        assert open_source(url).read(Part("", 5, 9)) == CONTENT[5:14]
+        assert open_source(url).read(ByteRange("", 5, 9)) == CONTENT[5:14]
         with pytest.raises(PermissionError, match="401"):
-            open_source(f"{server.url}/big.svs").read(Part("", 5, 9))
+            open_source(f"{server.url}/big.svs").read(ByteRange("", 5, 9))
 
 
 @pytest.mark.parametrize("etag", [True, False])
@@ -240,7 +240,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, etag: 
     path = tmp_path / "x"
     path.write_bytes(CONTENT[:100_000])
     with RangeServer(tmp_path, etag=etag) as server:
-        source, parts = open_source(f"{server.url}/x"), [Part("", 10_000 * i, 100) for i in range(9)]
+        source, parts = open_source(f"{server.url}/x"), [ByteRange("", 10_000 * i, 100) for i in range(9)]
         assert list(source.read_many(parts)) == slices(parts)
         before = source.stamp()
         path.write_bytes(CONTENT[1:100_002])
@@ -283,11 +283,11 @@ def test_buckets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(f"AWS_{name}", value)
         monkeypatch.setenv("AWS_REGION", "us-east-1")
         source = open_source("s3://store/sub/folder")
-        assert source.read(Part("x+y.bin", 1, 9)) == (NAMES[2].encode() * 9)[1:10]
+        assert source.read(ByteRange("x+y.bin", 1, 9)) == (NAMES[2].encode() * 9)[1:10]
         assert not source.exists("none")
         assert source.address == "s3://store/sub/folder"
         one = open_source("s3://store/plain.bin")
-        assert one.read(Part("", -3)) == b"bin"
+        assert one.read(ByteRange("", -3)) == b"bin"
 
 
 @pytest.mark.parametrize(
@@ -316,9 +316,9 @@ def test_other_urls_and_a_missing_extra_are_errors_of_the_user(monkeypatch: pyte
 
 def test_a_program_ends_while_a_request_is_under_way(folder: Path) -> None:
     code = (
-        "import sys; from wsi_ats.slides.storage.opening import Part, open_source\n"
+        "import sys; from wsi_ats.slides.storage.opening import ByteRange, open_source\n"
         "source = open_source(sys.argv[1]); source.stamp()\n"
-        "reading = source.read_many([Part('', 6000 * i, 9) for i in range(300)])\n"
+        "reading = source.read_many([ByteRange('', 6000 * i, 9) for i in range(300)])\n"
         "print(len(next(reading)))\n"
     )
     with RangeServer(folder, latency=0.05) as server:
@@ -336,7 +336,7 @@ def test_a_forked_process_is_told_that_it_cannot_read(server: RangeServer) -> No
     child = os.fork()
     if child == 0:
         try:
-            source.read(Part("", 0, 10))
+            source.read(ByteRange("", 0, 10))
         except OSError as error:
             writer.send_bytes(str(error).encode())
         finally:
@@ -352,5 +352,5 @@ def test_a_forked_process_is_told_that_it_cannot_read(server: RangeServer) -> No
 def test_one_thread_serves_all_sources(server: RangeServer) -> None:
     sources = [RemoteSource(f"{server.url}/big.svs") for _ in range(20)]
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda source: source.read(Part("", 3, 5)), sources)) == {CONTENT[3:8]}
+        assert set(pool.map(lambda source: source.read(ByteRange("", 3, 5)), sources)) == {CONTENT[3:8]}
     assert sum(thread.name == "wsi-ats-transfer" for thread in threading.enumerate()) == 1

@@ -1,6 +1,6 @@
 """Where the chunks of a Zarr array lie: files of one chunk each (v2, v3) or shards, files of many (v3).
 
-Only the metadata of arrays of uint8 that are decoded here; all else is `Unusual` and left to zarr-python.
+Only the metadata of arrays of uint8 that are decoded here; all else is `UnsupportedLayout` and left to zarr-python.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt64
 
-from wsi_ats.slides.omezarr.codecs import Chain, Unusual, chain_v2, chain_v3, without_crc
-from wsi_ats.slides.storage.source import ByteSource, Part
+from wsi_ats.slides.omezarr.codecs import Chain, UnsupportedLayout, chain_v2, chain_v3, without_crc
+from wsi_ats.slides.storage.source import ByteRange, ByteSource
 from wsi_ats.slides.tiled import UndecodableTile
 
 Json = Mapping[str, Any]
@@ -92,9 +92,9 @@ def storage_of(key: str, metadata: Json) -> Storage:
         )
     grid, encoding = metadata["chunk_grid"], metadata["chunk_key_encoding"]
     if grid["name"] != "regular" or encoding["name"] not in ("default", "v2"):
-        raise Unusual(f"chunk grid {grid['name']}, chunk keys {encoding['name']}")
+        raise UnsupportedLayout(f"chunk grid {grid['name']}, chunk keys {encoding['name']}")
     if metadata.get("storage_transformers"):
-        raise Unusual("storage transformers")
+        raise UnsupportedLayout("storage transformers")
     default = encoding["name"] == "default"
     separator = _known(encoding.get("configuration", {}).get("separator", "/" if default else "."))
     prefix = f"c{separator}" if default else ""
@@ -106,7 +106,7 @@ def storage_of(key: str, metadata: Json) -> Storage:
     inner = _sides(config["chunk_shape"], shape)
     shards = _shards(config, outer, inner)
     if len(codecs) > 1:
-        raise Unusual("shards that are compressed as a whole")
+        raise UnsupportedLayout("shards that are compressed as a whole")
     chain = chain_v3(config["codecs"], inner)
     return Storage(key, shape, inner, chain, _fill(metadata), shards, prefix, separator)
 
@@ -115,7 +115,7 @@ def _shards(config: Json, outer: tuple[int, ...], inner: tuple[int, ...]) -> Sha
     names = [codec["name"] for codec in config["index_codecs"]]
     endian = config["index_codecs"][0].get("configuration", {}).get("endian", "little")
     if names not in (["bytes"], ["bytes", "crc32c"]) or endian != "little":
-        raise Unusual(f"shard index of {', '.join(names)}, {endian} endian")
+        raise UnsupportedLayout(f"shard index of {', '.join(names)}, {endian} endian")
     if any(whole % part for whole, part in zip(outer, inner, strict=True)):
         raise ValueError(f"shards of {list(outer)} are no multiple of chunks of {list(inner)}")
     location = config.get("index_location", "end")
@@ -166,14 +166,14 @@ class ChunkMap:
         indices = self._known({shard for shard, _ in places}, shards)
         return [(shard, _offset(indices[shard], place)) for shard, place in places]
 
-    def part(self, chunk: Coords) -> Part | None:
+    def part(self, chunk: Coords) -> ByteRange | None:
         """The bytes of a chunk, None where it is not stored.
 
         Raises UndecodableTile where the index of its shard is damaged, OSError where it cannot be read.
         """
         shards = self.storage.shards
         if shards is None:
-            return Part(self.storage.file(chunk))
+            return ByteRange(self.storage.file(chunk))
         shard, place = _place(chunk, shards)
         index = self._indices.get(shard)
         if index is None:
@@ -186,14 +186,14 @@ class ChunkMap:
         # No codec here makes data much larger: what goes beyond is no length, and memory is not to follow it.
         if offset >= 2**62 or count > 2 * self.storage.chain.nbytes + 2**16:
             raise UndecodableTile(f"the index of its shard says {count} bytes from byte {offset}")
-        return Part(self.storage.file(shard), offset, count)
+        return ByteRange(self.storage.file(shard), offset, count)
 
     def _known(self, wanted: set[Coords], shards: Shards) -> dict[Coords, Index]:
         """The indices of shards; those that are not remembered yet are read, and remembered."""
         known = {shard: index for shard in wanted if (index := self._indices.get(shard)) is not None}
         missing = sorted(wanted.difference(known))
         offset, length = shards.part
-        parts = [Part(self.storage.file(shard), offset, length) for shard in missing]
+        parts = [ByteRange(self.storage.file(shard), offset, length) for shard in missing]
         found = {
             shard: _index(encoded, shards)
             for shard, encoded in zip(missing, self._source.read_many(parts), strict=True)

@@ -1,7 +1,8 @@
 """How a chunk of a Zarr array becomes pixels: the codecs that are decoded here, outside the interpreter's lock.
 
 Zarr v3: any transposes; then `bytes` and perhaps zstd, blosc, gzip or lz4, or `imagecodecs_jpeg` (as the package
-imagecodecs names it); then perhaps a crc32c. Zarr v2: one compressor of the same kinds. All else is `Unusual`.
+imagecodecs names it); then perhaps a crc32c. Zarr v2: one compressor of the same kinds. All else is an
+`UnsupportedLayout`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ DECODERS: dict[str, Decoder] = {
 JPEG = "imagecodecs_jpeg"
 
 
-class Unusual(Exception):
+class UnsupportedLayout(Exception):
     """A layout or codec that is left to zarr-python; the text says which."""
 
 
@@ -111,7 +112,7 @@ def chain_v3(codecs: Sequence[Json], chunk: tuple[int, ...]) -> Chain:
     if [step["name"] for step in steps] in ([JPEG], ["bytes", JPEG]):
         return _jpeg_chain(Chain(shape, axes, names, None, checked), steps[-1].get("configuration", {}))
     if not steps or steps[0]["name"] != "bytes" or len(steps) > 2:
-        raise Unusual(f"codecs {', '.join(names)}")
+        raise UnsupportedLayout(f"codecs {', '.join(names)}")
     decoder = _decoder(str(steps[1]["name"]).removeprefix("numcodecs.")) if len(steps) == 2 else None
     return Chain(shape, axes, names, decoder, checked)
 
@@ -122,7 +123,7 @@ def chain_v2(metadata: Json, chunk: tuple[int, ...]) -> Chain:
     axes = axes[::-1] if metadata.get("order") == "F" else axes
     shape = tuple(chunk[axis] for axis in axes)
     if metadata.get("filters"):
-        raise Unusual(f"filters {', '.join(str(f['id']) for f in metadata['filters'])}")
+        raise UnsupportedLayout(f"filters {', '.join(str(f['id']) for f in metadata['filters'])}")
     compressor = metadata.get("compressor")
     if compressor is None:
         return Chain(shape, axes, ("raw",), None, False)
@@ -134,7 +135,7 @@ def chain_v2(metadata: Json, chunk: tuple[int, ...]) -> Chain:
 
 def _decoder(name: str) -> Decoder:
     if name not in DECODERS:
-        raise Unusual(f"codec {name}")
+        raise UnsupportedLayout(f"codec {name}")
     return DECODERS[name]
 
 
@@ -144,9 +145,9 @@ def _jpeg_chain(chain: Chain, config: Json) -> Chain:
     try:
         tables = base64.b64decode(config.get("tables") or "", validate=True)
     except (binascii.Error, TypeError) as error:
-        raise Unusual(f"{JPEG} with tables that are not base64") from error
+        raise UnsupportedLayout(f"{JPEG} with tables that are not base64") from error
     if config.get("header") is not None or len(image) not in (2, 3) or image[2:] not in ([], [3]):
-        raise Unusual(f"{JPEG} of chunks of shape {chain.shape}, configuration {sorted(config)}")
+        raise UnsupportedLayout(f"{JPEG} of chunks of shape {chain.shape}, configuration {sorted(config)}")
     stored, data = (str(config.get(f"colorspace_{what}")).upper() for what in ("jpeg", "data"))
     if len(image) == 3 and stored in ("RGB", "YCBCR") and data == "RGB":
         return replace(chain, jpeg=Coding(TIFF_JPEG, ycbcr=stored == "YCBCR", tables=tables))

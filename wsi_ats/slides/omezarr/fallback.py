@@ -11,7 +11,7 @@ import zarr.abc.store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from wsi_ats.slides.storage.source import ByteSource, Part
+from wsi_ats.slides.storage.source import ByteRange, ByteSource
 
 FAILURES = (ValueError, RuntimeError, KeyError, TypeError, IndexError, OSError, ImportError, ArithmeticError)
 """What zarr-python and codecs raise where an array is damaged or its codec unknown."""
@@ -82,12 +82,12 @@ class SourceStore(zarr.abc.store.Store):
         return self.list()
 
 
-def _part(key: str, asked: ByteRequest | None) -> Part:
+def _part(key: str, asked: ByteRequest | None) -> ByteRange:
     match asked:
         case RangeByteRequest(start, end):
-            return Part(key, start, end - start)
+            return ByteRange(key, start, end - start)
         case OffsetByteRequest(offset):
-            return Part(key, offset)
+            return ByteRange(key, offset)
         case SuffixByteRequest(suffix):
-            return Part(key, -suffix, suffix)
-    return Part(key)
+            return ByteRange(key, -suffix, suffix)
+    return ByteRange(key)

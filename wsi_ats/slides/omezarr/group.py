@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsi_ats.errors import SlideError
-from wsi_ats.slides.storage.source import ByteSource, Part
+from wsi_ats.slides.storage.source import ByteRange, ByteSource
 
 Json = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ def _group(source: ByteSource, prefix: str, slide: str) -> Group:
     v3, attributes, v2 = (
         None if content is None else _parse(content, f"{prefix}{name}", slide)
         for name, content in zip(
-            GROUP_FILES, source.read_many([Part(prefix + n) for n in GROUP_FILES]), strict=True
+            GROUP_FILES, source.read_many([ByteRange(prefix + n) for n in GROUP_FILES]), strict=True
         )
     )
     if v3 is not None:
@@ -77,7 +77,7 @@ def read_arrays(source: ByteSource, group: Group, paths: Sequence[str], slide: s
     """The metadata of arrays in a group, all read at once. Raises SlideError where one is absent or damaged."""
     names = [f"{group.prefix}{path}/{'zarr.json' if group.zarr_format == 3 else '.zarray'}" for path in paths]
     arrays = []
-    for name, content in zip(names, source.read_many([Part(name) for name in names]), strict=True):
+    for name, content in zip(names, source.read_many([ByteRange(name) for name in names]), strict=True):
         if content is None:
             raise SlideError(
                 f"slide {slide!r}: the level {name} is missing at {source.address}",

@@ -18,13 +18,13 @@ from jaxtyping import UInt8
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Size
-from wsi_ats.slides.base import AS_IT_IS, Opening, Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.base import DEFAULTS, OpenOptions, Slide, SlideAddress, SlideFacts
 from wsi_ats.slides.omezarr.array import array_facts, storage_of
-from wsi_ats.slides.omezarr.codecs import Unusual
+from wsi_ats.slides.omezarr.codecs import UnsupportedLayout
 from wsi_ats.slides.omezarr.group import GROUP_FILES, Group, Json, read_arrays, read_group
 from wsi_ats.slides.omezarr.ngff import Multiscale, parse_multiscale, pyramid_of
 from wsi_ats.slides.omezarr.tiles import Tiles, rgb_axes
-from wsi_ats.slides.storage.opening import ByteSource, Part, is_url, open_source
+from wsi_ats.slides.storage.opening import ByteRange, ByteSource, is_url, open_source
 from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling, UndecodableTile
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ZarrAddress(SlideAddress):
 
     path: str
     name: str
-    opening: Opening = AS_IT_IS
+    options: OpenOptions = DEFAULTS
 
     def open(self) -> ZarrSlide:
         """Open the slide. Raises SlideError with the path, the cause and a remedy where that fails."""
@@ -81,7 +81,7 @@ class ZarrSlide(TiledSlide):
         except BaseException:
             self._source.close()
             raise
-        super().__init__(address, facts, address.opening.tolerate_bad_tiles)
+        super().__init__(address, facts, address.options.tolerate_bad_tiles)
         self._remote = self._source.remote
         self.backend_reason = _reason(self._image, self._group, self._tiles)
         self._arrays: dict[str, zarr.Array[Any]] = {}
@@ -95,7 +95,7 @@ class ZarrSlide(TiledSlide):
         group, image = self._group, self._image
         arrays = read_arrays(self._source, group, [d.path for d in image.datasets], address.name)
         self._buffers = Buffers()
-        self._tiles: list[Tiles | Unusual] = []
+        self._tiles: list[Tiles | UnsupportedLayout] = []
         sizes = []
         for dataset, metadata in zip(image.datasets, arrays, strict=True):
             try:
@@ -110,20 +110,20 @@ class ZarrSlide(TiledSlide):
                 ) from error
             sizes.append(Size(shape[self._yxc[1]], shape[self._yxc[0]]))
         pyramid, doubts = pyramid_of(image, sizes, address.name)
-        mpp = address.opening.mpp or image.mpp_xy
+        mpp = address.options.mpp or image.mpp_xy
         return SlideFacts(
             pyramid=pyramid,
             mpp_xy=mpp,
-            mpp_source="none" if mpp is None else "given" if address.opening.mpp else "ngff scale",
+            mpp_source="none" if mpp is None else "given" if address.options.mpp else "ngff scale",
             properties=_properties(image, group, arrays[0]) | doubts,
             associated_names=tuple(group.notes.get("associated", ())),
             icc_profile=_icc_profile(self._source, group),
         )
 
-    def _tiles_of(self, key: str, metadata: Json) -> Tiles | Unusual:
+    def _tiles_of(self, key: str, metadata: Json) -> Tiles | UnsupportedLayout:
         try:
             return Tiles(self._source, storage_of(key, metadata), self._yxc, self._buffers)
-        except Unusual as reason:
+        except UnsupportedLayout as reason:
             return reason
 
     def encoded_tiles(self, level: int, tiles: Sequence[int]) -> Iterator[bytes]:
@@ -209,9 +209,11 @@ class ZarrSlide(TiledSlide):
         return self._arrays[path]
 
 
-def _reason(image: Multiscale, group: Group, levels: Sequence[Tiles | Unusual]) -> str:
+def _reason(image: Multiscale, group: Group, levels: Sequence[Tiles | UnsupportedLayout]) -> str:
     text = f"OME-Zarr {image.version} (Zarr v{group.zarr_format})"
-    slow = [f"level {i} with zarr-python: {t}" for i, t in enumerate(levels) if isinstance(t, Unusual)]
+    slow = [
+        f"level {i} with zarr-python: {t}" for i, t in enumerate(levels) if isinstance(t, UnsupportedLayout)
+    ]
     return "; ".join([text, *slow])
 
 
@@ -232,6 +234,6 @@ def _icc_profile(source: ByteSource, group: Group) -> bytes | None:
     """The profile that `convert` kept, the one chunk of an array of bytes."""
     key = group.notes.get("icc_profile")
     try:
-        return source.read(Part(group.prefix + key)) if isinstance(key, str) else None
+        return source.read(ByteRange(group.prefix + key)) if isinstance(key, str) else None
     except FileNotFoundError:
         return None

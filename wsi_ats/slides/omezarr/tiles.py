@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box
 from wsi_ats.slides.omezarr.array import ChunkMap, Coords, Storage
-from wsi_ats.slides.omezarr.codecs import Unusual
-from wsi_ats.slides.storage.source import ByteSource, Part
+from wsi_ats.slides.omezarr.codecs import UnsupportedLayout
+from wsi_ats.slides.storage.source import ByteRange, ByteSource
 from wsi_ats.slides.tiled import Buffers, Encoded, Tiling, UndecodableTile
 
 ABSENT: Encoded = memoryview(b"")
@@ -30,9 +30,9 @@ class Tiles:
         self._map = ChunkMap(source, storage)
         height, width, channels = (storage.chunk[axis] for axis in yxc)
         if channels not in (1, 3):
-            raise Unusual(f"chunks of {channels} channels")
+            raise UnsupportedLayout(f"chunks of {channels} channels")
         if any(side != 1 for axis, side in enumerate(storage.chunk) if axis not in yxc):
-            raise Unusual(f"chunks of shape {list(storage.chunk)}")
+            raise UnsupportedLayout(f"chunks of shape {list(storage.chunk)}")
         self._planes = 3 // channels
         rows, cols = (-(-storage.shape[axis] // storage.chunk[axis]) for axis in yxc[:2])
         self.tiling = Tiling(width, height, cols, rows)
@@ -49,7 +49,7 @@ class Tiles:
 
     def fetch(self, tiles: Sequence[int]) -> Iterator[Encoded]:
         """Bytes of the tiles, as `decode` takes them. Raises UndecodableTile, OSError."""
-        wanted: list[list[Part | None] | UndecodableTile] = []
+        wanted: list[list[ByteRange | None] | UndecodableTile] = []
         for tile in tiles:
             try:
                 wanted.append([self._map.part(chunk) for chunk in self._chunks(tile)])
@@ -95,7 +95,7 @@ class Tiles:
         return chunks
 
 
-def _complete(data: bytes | None, part: Part) -> bytes | None:
+def _complete(data: bytes | None, part: ByteRange) -> bytes | None:
     """The bytes of a chunk. Raises UndecodableTile where the shard ends before it does."""
     if part.count is None:
         return data

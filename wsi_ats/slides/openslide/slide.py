@@ -18,8 +18,8 @@ from PIL import Image
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Pyramid, Size
-from wsi_ats.slides.base import AS_IT_IS, WHITE, Opening, Rgb, Slide, SlideAddress, SlideFacts
-from wsi_ats.slides.openslide.associated import associated_image
+from wsi_ats.slides.associated import associated_image
+from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, Rgb, Slide, SlideAddress, SlideFacts
 from wsi_ats.slides.openslide.exact import common, spans, tile_size, tiles_under, window
 from wsi_ats.slides.scale import mpp_of
 
@@ -40,7 +40,7 @@ class OpenSlideAddress(SlideAddress):
 
     path: str
     name: str
-    opening: Opening = AS_IT_IS
+    options: OpenOptions = DEFAULTS
 
     def open(self) -> OpenSlideSlide:
         """Open the slide. Raises SlideError with the path, the cause and a remedy where that fails."""
@@ -62,7 +62,7 @@ class OpenSlideSlide(Slide):
         super().__init__(address, _facts(handle, address))
         self.bounds = bounds_of(self.properties)
         self._downsamples = handle.level_downsamples
-        self._tolerated = address.opening.tolerate_bad_tiles
+        self._tolerated = address.options.tolerate_bad_tiles
         self._bad: frozenset[tuple[int, int, int]] = frozenset()
         self._reopen = address
         self._handle: openslide.OpenSlide | None = handle
@@ -256,7 +256,7 @@ def _cache(pid: int) -> openslide.OpenSlideCache:
 
 def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts:
     properties = dict(handle.properties)
-    mpp, source = (address.opening.mpp, "given") if address.opening.mpp else mpp_of(properties)
+    mpp, source = (address.options.mpp, "given") if address.options.mpp else mpp_of(properties)
     return SlideFacts(
         pyramid=Pyramid.of_sizes(list(handle.level_dimensions)),
         mpp_xy=mpp,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from wsi_ats.slides.storage.source import ByteSource, Part, span
+from wsi_ats.slides.storage.source import ByteRange, ByteSource, span
 
 OPEN_FILES = 64
 """Files that a folder keeps open; a process may have about 1,000, and shares them among all of its slides."""
@@ -37,14 +37,14 @@ class _File:
         self.size = facts.st_size
         self.stamp = facts.st_size, facts.st_mtime_ns
 
-    def hint(self, part: Part) -> None:
+    def hint(self, part: ByteRange) -> None:
         """Let the kernel begin to read a part."""
         if hasattr(os, "posix_fadvise"):
             start, count = span(part, self.size)
             if count:
                 os.posix_fadvise(self.fd, start, count, os.POSIX_FADV_WILLNEED)
 
-    def read(self, part: Part) -> bytes:
+    def read(self, part: ByteRange) -> bytes:
         """Bytes of a part."""
         start, count = span(part, self.size)
         pieces: list[bytes] = []
@@ -89,11 +89,11 @@ class FileSource(ByteSource):
         self.address = str(Path(path).absolute())
         self._open: _File | None = _File(self.address)
 
-    def read(self, part: Part) -> bytes:
+    def read(self, part: ByteRange) -> bytes:
         """The bytes of a part."""
         return self._file(part.key).read(part)
 
-    def read_many(self, parts: Sequence[Part]) -> Iterator[bytes | None]:
+    def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
         """The bytes of each part; all of them are announced to the kernel before the first is read."""
         file = self._file("")
         for part in parts:
@@ -140,11 +140,11 @@ class FolderSource(ByteSource):
         self._pid = os.getpid()
         self._closed = False
 
-    def read(self, part: Part) -> bytes:
+    def read(self, part: ByteRange) -> bytes:
         """The bytes of a part."""
         return self._file(part.key).read(part)
 
-    def read_many(self, parts: Sequence[Part]) -> Iterator[bytes | None]:
+    def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
         """The bytes of each part; a number of parts ahead are announced to the kernel."""
         rest = iter(parts)
         while some := list(islice(rest, AHEAD)):

@@ -10,10 +10,10 @@ from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from wsi_ats.slides.storage.local import FileSource, FolderSource
-from wsi_ats.slides.storage.source import ByteSource, Part
+from wsi_ats.slides.storage.source import ByteRange, ByteSource
 from wsi_ats.slides.storage.urls import public_url
 
-__all__ = ["ByteSource", "Part", "as_file", "is_url", "open_source", "public_url"]
+__all__ = ["ByteRange", "ByteSource", "as_file", "is_url", "open_source", "public_url"]
 
 KEPT_BYTES = 32 << 20
 """Blocks that a file view remembers: many times what the metadata of a slide needs."""
@@ -118,7 +118,7 @@ class _Blocks(io.RawIOBase):
             stop = max(stop, index + -(-self._ahead // self._block))
         stop = min(stop, index + KEPT_BYTES // self._block, self._blocks)
         stop = next((n for n in range(index, stop) if n in self._kept), stop)
-        data = self._source.read(Part("", index * self._block, (stop - index) * self._block))
+        data = self._source.read(ByteRange("", index * self._block, (stop - index) * self._block))
         for number in range(index, stop):
             first = (number - index) * self._block
             self._kept[number] = data[first : first + self._block]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from wsi_ats.slides.storage.source import Part
+from wsi_ats.slides.storage.source import ByteRange
 
 GAP = 4 << 10
 """Bytes that may be fetched for nothing to save a request: neighbours in a file nearly touch, and a larger gap
@@ -17,21 +17,21 @@ LONGEST = 1 << 20
 class Request(NamedTuple):
     """One range of one file, and the parts (their numbers) that lie in it."""
 
-    part: Part
+    part: ByteRange
     members: list[int]
 
-    def cut(self, part: Part, data: memoryview) -> bytes:
+    def cut(self, part: ByteRange, data: memoryview) -> bytes:
         """The bytes of one of the members out of those of the range."""
         start = part.offset - self.part.offset
         return bytes(data[start:] if part.count is None else data[start : start + part.count])
 
 
-def is_exact(part: Part) -> bool:
+def is_exact(part: ByteRange) -> bool:
     """Is it clear where the part begins and ends, without knowing the size of its file?"""
     return part.offset >= 0 and part.count is not None
 
 
-def requests(parts: Sequence[Part], gap: int = GAP, longest: int = LONGEST) -> list[Request]:
+def requests(parts: Sequence[ByteRange], gap: int = GAP, longest: int = LONGEST) -> list[Request]:
     """Ranges that hold all parts but the empty ones, in the order in which their first part is wanted.
 
     Parts of a file that are at most `gap` bytes apart share a range, up to `longest` bytes.
@@ -62,7 +62,7 @@ def batches(wanted: Sequence[Request], most: int, known: Container[str]) -> list
     return found
 
 
-def _merged(parts: Sequence[Part], ordered: Sequence[int], gap: int, longest: int) -> list[Request]:
+def _merged(parts: Sequence[ByteRange], ordered: Sequence[int], gap: int, longest: int) -> list[Request]:
     """Ranges of parts that are sorted by their file, offset and length."""
     merged: list[Request] = []
     for i in ordered:
@@ -71,7 +71,7 @@ def _merged(parts: Sequence[Part], ordered: Sequence[int], gap: int, longest: in
             first, length = last.part.offset, last.part.count or 0
             together = max(first + length, start + (count or 0)) - first
             if start - (first + length) <= gap and together <= longest:
-                merged[-1] = Request(Part(key, first, together), [*last.members, i])
+                merged[-1] = Request(ByteRange(key, first, together), [*last.members, i])
                 continue
         merged.append(Request(parts[i], [i]))
     return merged

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from wsi_ats.slides.storage.ranges import Request, batches, requests
-from wsi_ats.slides.storage.source import ByteSource, Part, span
+from wsi_ats.slides.storage.source import ByteRange, ByteSource, span
 from wsi_ats.slides.storage.transfer import AT_ONCE, submit
 from wsi_ats.slides.storage.urls import connect, public_url, reason, status
 
@@ -48,14 +48,14 @@ class RemoteSource(ByteSource):
         self._stamps: dict[str, tuple[int, int]] = {}
         self._closed = False
 
-    def read(self, part: Part) -> bytes:
+    def read(self, part: ByteRange) -> bytes:
         """The bytes of a part."""
         for data in self.read_many([part]):
             if data is not None:
                 return data
         raise FileNotFoundError(f"{self._name(part.key)} does not exist")
 
-    def read_many(self, parts: Sequence[Part]) -> Iterator[bytes | None]:
+    def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
         """The bytes of each part; near ones share a request, and up to 256 requests are under way."""
         parts = [self._located(part) for part in parts]
         wanted = batches(requests(parts), TOGETHER, self._stamps)
@@ -89,7 +89,7 @@ class RemoteSource(ByteSource):
         """(size in bytes, hash of the ETag or else of the time of change), known since the first read of the file."""
         if key not in self._stamps:
             # One byte, not HEAD, which signed URLs do not allow.
-            self.read(Part(key, 0, 1))
+            self.read(ByteRange(key, 0, 1))
         return self._stamps.get(key, (0, 0))  # no byte, no range, no stamp: the file is empty
 
     def close(self) -> None:
@@ -100,17 +100,17 @@ class RemoteSource(ByteSource):
     def _name(self, key: str) -> str:
         return f"{self.address}/{key}" if key else self.address
 
-    def _located(self, part: Part) -> Part:
+    def _located(self, part: ByteRange) -> ByteRange:
         """The part with its place in the file, where the size of the file is known."""
         known = self._stamps.get(part.key)
-        return part if known is None else Part(part.key, *span(part, known[0]))
+        return part if known is None else ByteRange(part.key, *span(part, known[0]))
 
     def _begin(self, batch: Sequence[Request]) -> Future[Answers]:
         if self._closed:
             raise OSError(f"{self.address} is closed")
         return submit(lambda: self._answers([request.part for request in batch]), len(batch))
 
-    async def _answers(self, parts: Sequence[Part]) -> Answers:
+    async def _answers(self, parts: Sequence[ByteRange]) -> Answers:
         """Bytes of ranges of one file; empty where one lies beyond the end."""
         key = parts[0].key
         ask = self._one if len(parts) == 1 else self._several
@@ -130,7 +130,7 @@ class RemoteSource(ByteSource):
             await asyncio.sleep(0.1 * attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _one(self, path: str, parts: Sequence[Part]) -> Answers:
+    async def _one(self, path: str, parts: Sequence[ByteRange]) -> Answers:
         import obstore
 
         result = await obstore.get_async(self._store, path, options=_options(parts[0]))
@@ -138,7 +138,7 @@ class RemoteSource(ByteSource):
         self._check(parts[0].key, result.meta)
         return [data]
 
-    async def _several(self, path: str, parts: Sequence[Part]) -> Answers:
+    async def _several(self, path: str, parts: Sequence[ByteRange]) -> Answers:
         import obstore
 
         starts, lengths = [part.offset for part in parts], [part.count or 0 for part in parts]
@@ -191,7 +191,7 @@ def _failures() -> tuple[type[Exception], ...]:
     return BaseError, ValueError
 
 
-def _options(part: Part) -> GetOptions:
+def _options(part: ByteRange) -> GetOptions:
     if part.offset < 0:
         return {"range": {"suffix": -part.offset}}
     if part.count is not None:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 
-class Part(NamedTuple):
+class ByteRange(NamedTuple):
     """Which bytes to read."""
 
     key: str = ""
@@ -31,14 +31,14 @@ class ByteSource(ABC):
     """Every read costs a round trip: ask for all that is needed by one `read_many`."""
 
     @abstractmethod
-    def read(self, part: Part) -> bytes:
+    def read(self, part: ByteRange) -> bytes:
         """The bytes of a part; fewer than asked for only where the file ends.
 
         Raises FileNotFoundError where the key does not exist, OSError where it cannot be read.
         """
 
     @abstractmethod
-    def read_many(self, parts: Sequence[Part]) -> Iterator[bytes | None]:
+    def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
         """The bytes of each part, in order; None where the key does not exist. Raises OSError as `read` does.
 
         A local file is read lazily, part by part, after the kernel was told about all of them. A server is
@@ -73,7 +73,7 @@ class ByteSource(ABC):
         return f"<{type(self).__name__} {self.address}>"
 
 
-def span(part: Part, size: int) -> tuple[int, int]:
+def span(part: ByteRange, size: int) -> tuple[int, int]:
     """(first byte, number of bytes) of a part in a file of `size` bytes; clipped, whatever a damaged index says."""
     start = min(part.offset if part.offset >= 0 else max(size + part.offset, 0), size)
     wanted = size if part.count is None else max(part.count, 0)

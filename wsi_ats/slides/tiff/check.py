@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from wsi_ats.slides.codecs import APERIO_YCBCR, DEFLATE, DEFLATE_OLD, LOSSY, decode
 from wsi_ats.slides.tiff.index import TiffImage, TiffIndex
-from wsi_ats.slides.tiff.tags import Irregular
+from wsi_ats.slides.tiff.tags import UnsupportedLayout
 from wsi_ats.slides.tiled import Encoded, UndecodableTile
 
 LOSSY_BOUND = 2
@@ -43,12 +43,16 @@ def compared(path: str, index: TiffIndex, read: Read) -> TiffIndex:
     with handle:
         vendor = handle.properties.get("openslide.vendor", "")
         if vendor != VENDORS[index.family]:
-            raise Irregular(f"OpenSlide takes it for {vendor or 'nothing it knows'}, not for {index.family}")
+            raise UnsupportedLayout(
+                f"OpenSlide takes it for {vendor or 'nothing it knows'}, not for {index.family}"
+            )
         sizes = [(level.width, level.height) for level in index.levels]
         # Levels of an OME-TIFF in SubIFDs are unknown to OpenSlide.
         missing = index.family == "OME-TIFF" and set(handle.level_dimensions) <= set(sizes)
         if sizes != list(handle.level_dimensions) and not (missing and sizes[0] == handle.dimensions):
-            raise Irregular(f"OpenSlide has levels of {handle.level_dimensions} px, not {tuple(sizes)}")
+            raise UnsupportedLayout(
+                f"OpenSlide has levels of {handle.level_dimensions} px, not {tuple(sizes)}"
+            )
         agreed = replace(
             index,
             properties=dict(handle.properties),
@@ -65,13 +69,15 @@ def _refused(index: TiffIndex, error: openslide.OpenSlideError) -> TiffIndex:
     if VENDORS[index.family] != "generic-tiff" or not (
         unknown or "Unsupported TIFF compression" in str(error)
     ):
-        raise Irregular(f"OpenSlide refuses it: {error}") from error
+        raise UnsupportedLayout(f"OpenSlide refuses it: {error}") from error
     for number, level in enumerate(index.levels):
         beyond = int((level.offsets + level.counts > index.stamp[0]).sum())
         if beyond:
-            raise Irregular(f"cut short: {beyond} tile(s) of level {number} lie beyond the end") from error
+            raise UnsupportedLayout(
+                f"cut short: {beyond} tile(s) of level {number} lie beyond the end"
+            ) from error
         if level.coding.compression == APERIO_YCBCR:
-            raise Irregular("JPEG 2000 as Aperio has it, but not Aperio's") from error
+            raise UnsupportedLayout("JPEG 2000 as Aperio has it, but not Aperio's") from error
     return replace(index, note=f"{index.note}; OpenSlide does not read it")
 
 
@@ -93,13 +99,15 @@ def _compare_pixels(handle: openslide.OpenSlide, index: TiffIndex, read: Read) -
         except openslide.OpenSlideError as error:
             if ours is None:
                 return  # both see the damage, and it ends OpenSlide's handle
-            raise Irregular(f"OpenSlide finds a tile damaged: {error}") from error
+            raise UnsupportedLayout(f"OpenSlide finds a tile damaged: {error}") from error
         where = f"level {number}, tile column {col}, row {row}"
         if ours is None:
-            raise Irregular(f"only OpenSlide can decode {where}")
+            raise UnsupportedLayout(f"only OpenSlide can decode {where}")
         difference = _difference(ours[: size[1], : size[0]], theirs)
         if difference > (LOSSY_BOUND if level.coding.compression in LOSSY else 0):
-            raise Irregular(f"OpenSlide has other pixels, by up to {difference} grey levels, in {where}")
+            raise UnsupportedLayout(
+                f"OpenSlide has other pixels, by up to {difference} grey levels, in {where}"
+            )
 
 
 def _samples(index: TiffIndex) -> Iterator[tuple[int, int]]:

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 
 from wsi_ats.slides.codecs import APERIO_YCBCR, JPEG, JPEG2000
 from wsi_ats.slides.scale import parse_xml
-from wsi_ats.slides.storage.opening import ByteSource, Part
+from wsi_ats.slides.storage.opening import ByteRange, ByteSource
 from wsi_ats.slides.tiff.index import Tag, TiffImage, TiffIndex, image_of, is_tiled
 from wsi_ats.slides.tiff.properties import properties_of
-from wsi_ats.slides.tiff.tags import Directory, Irregular, Tiff
+from wsi_ats.slides.tiff.tags import Directory, Tiff, UnsupportedLayout
 
 REDUCED = 1
 """Bit of the tag NewSubfileType: the image is a smaller version of another one."""
@@ -36,7 +36,7 @@ def read_index(source: ByteSource) -> TiffIndex:
     chain = tiff.directories()
     first = next(chain, None)
     if first is None:
-        raise Irregular("a TIFF without images")
+        raise UnsupportedLayout("a TIFF without images")
     _refuse_others(first)
     pages = [first, *chain]
     description, profile = first.text(Tag.DESCRIPTION), first.raw(Tag.ICC_PROFILE) or None
@@ -56,15 +56,15 @@ def read_index(source: ByteSource) -> TiffIndex:
 def _refuse_others(first: Directory) -> None:
     """Formats whose tiles do not simply make up the levels."""
     if Tag.NDPI in first:
-        raise Irregular("NDPI has no tiles")
+        raise UnsupportedLayout("NDPI has no tiles")
     if first.text(Tag.SOFTWARE).startswith("MedScan"):
-        raise Irregular("Trestle's tiles overlap")
+        raise UnsupportedLayout("Trestle's tiles overlap")
     if b"<iScan" in first.raw(Tag.XMP):
-        raise Irregular("Ventana's tiles overlap")
+        raise UnsupportedLayout("Ventana's tiles overlap")
     if "http://www.leica-microsystems.com/scn/" in first.text(Tag.DESCRIPTION):
-        raise Irregular("Leica SCN has several areas")
+        raise UnsupportedLayout("Leica SCN has several areas")
     if not is_tiled(first):
-        raise Irregular("not tiled")
+        raise UnsupportedLayout("not tiled")
 
 
 def _aperio(tiff: Tiff, pages: Sequence[Directory]) -> tuple[tuple[TiffImage, ...], dict[str, TiffImage]]:
@@ -72,7 +72,9 @@ def _aperio(tiff: Tiff, pages: Sequence[Directory]) -> tuple[tuple[TiffImage, ..
     levels = _descending(image_of(tiff, page) for page in pages if is_tiled(page))
     empty = sum(int((level.counts == 0).sum()) for level in levels)
     if empty:
-        raise Irregular(f"Aperio with {empty} empty tile(s), which OpenSlide fills from the level above")
+        raise UnsupportedLayout(
+            f"Aperio with {empty} empty tile(s), which OpenSlide fills from the level above"
+        )
     named = {}
     for index, page in enumerate(pages):
         if not is_tiled(page):
@@ -95,16 +97,18 @@ def _philips(
     padded = _descending(image_of(tiff, page) for page in pages if is_tiled(page))
     spacings = _philips_spacings(description)
     if len(spacings) != len(padded):
-        raise Irregular(f"Philips with {len(spacings)} pixel spacings for {len(padded)} levels")
+        raise UnsupportedLayout(f"Philips with {len(spacings)} pixel spacings for {len(padded)} levels")
     levels = [padded[0]]
     for image, spacing in zip(padded[1:], spacings[1:], strict=True):
         ratios = [own / first for own, first in zip(spacing, spacings[0], strict=True)]
         downsample = math.floor(sum(ratios) / 2 + 0.5)
         if downsample < 1:
-            raise Irregular(f"Philips with a level of {ratios[0]:.3g} times the pixel spacing of level 0")
+            raise UnsupportedLayout(
+                f"Philips with a level of {ratios[0]:.3g} times the pixel spacing of level 0"
+            )
         width, height = padded[0].width // downsample, padded[0].height // downsample
         if not (0 < width <= image.width and 0 < height <= image.height):
-            raise Irregular(
+            raise UnsupportedLayout(
                 f"Philips with a level of {width} x {height} px in {image.width} x {image.height} px"
             )
         levels.append(replace(image, width=width, height=height))
@@ -126,16 +130,16 @@ def _philips_spacings(description: str) -> list[tuple[float, float]]:
     )
     slides = [each for each in objects if each.findtext("./Attribute[@Name='PIM_DP_IMAGE_TYPE']") == "WSI"]
     if len(slides) != 1:
-        raise Irregular(f"Philips with {len(slides)} slide images")
+        raise UnsupportedLayout(f"Philips with {len(slides)} slide images")
     spacings = []
     for attribute in slides[0].findall(PHILIPS_SPACINGS):
         numbers = re.findall(r'"([^"]*)"', attribute.text or "")
         try:
             rows, cols = (float(number) for number in numbers)
         except ValueError as error:
-            raise Irregular(f"Philips with a pixel spacing of {attribute.text!r}") from error
+            raise UnsupportedLayout(f"Philips with a pixel spacing of {attribute.text!r}") from error
         if not (0 < rows < math.inf and 0 < cols < math.inf):
-            raise Irregular(f"Philips with a pixel spacing of {attribute.text!r}")
+            raise UnsupportedLayout(f"Philips with a pixel spacing of {attribute.text!r}")
         spacings.append((rows, cols))
     return spacings
 
@@ -165,7 +169,7 @@ def _true_colours(source: ByteSource, image: TiffImage) -> TiffImage:
         return replace(image, coding=coding._replace(compression=JPEG2000))
     if coding.compression != JPEG or coding.ycbcr or len(stored) == 0:
         return image
-    head = source.read(Part("", int(image.offsets[stored[0]]), 16))
+    head = source.read(ByteRange("", int(image.offsets[stored[0]]), 16))
     jfif = head[6:11] == b"JFIF\0"
     return replace(image, coding=coding._replace(ycbcr=True, jfif=True)) if jfif else image
 
@@ -183,7 +187,7 @@ def _descending(images: Iterator[TiffImage] | Sequence[TiffImage]) -> tuple[Tiff
     levels = tuple(images)
     for finer, coarser in pairwise(levels):
         if coarser.width > finer.width or coarser.height > finer.height:
-            raise Irregular("its levels are not sorted by size")
+            raise UnsupportedLayout("its levels are not sorted by size")
     return levels
 
 
@@ -193,6 +197,6 @@ def _readable(tiff: Tiff, pages: dict[str, Directory]) -> dict[str, TiffImage]:
     for name, page in pages.items():
         try:
             images[name] = image_of(tiff, page, strips=not is_tiled(page))
-        except Irregular:
+        except UnsupportedLayout:
             continue
     return {name: image for name, image in images.items() if name}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from wsi_ats.slides.codecs import CODECS, JPEG, LOSSY, Coding
-from wsi_ats.slides.tiff.tags import Directory, Irregular, Tiff
+from wsi_ats.slides.tiff.tags import Directory, Tiff, UnsupportedLayout
 
 MAX_TILE_PIXELS = 1 << 26
 """Larger tiles are no tiles: 192 MiB decoded."""
@@ -125,12 +125,12 @@ def image_of(tiff: Tiff, directory: Directory, strips: bool = False) -> TiffImag
         tile = directory.whole(Tag.TILE_WIDTH), directory.whole(Tag.TILE_HEIGHT)
         offsets, counts = (directory.numbers(tag) for tag in (Tag.TILE_OFFSETS, Tag.TILE_COUNTS))
     else:
-        raise Irregular("not tiled")
+        raise UnsupportedLayout("not tiled")
     if min(width, height, *tile) < 1 or tile[0] * tile[1] > MAX_TILE_PIXELS:
-        raise Irregular(f"an image of {width} x {height} px in tiles of {tile[0]} x {tile[1]} px")
+        raise UnsupportedLayout(f"an image of {width} x {height} px in tiles of {tile[0]} x {tile[1]} px")
     cols, rows = -(-width // tile[0]), -(-height // tile[1])
     if not len(offsets) == len(counts) == cols * rows:
-        raise Irregular(f"{len(offsets)} offsets and {len(counts)} sizes for {cols} x {rows} tiles")
+        raise UnsupportedLayout(f"{len(offsets)} offsets and {len(counts)} sizes for {cols} x {rows} tiles")
     longest = MAX_GROWTH * 3 * tile[0] * tile[1] + MAX_HEADER
     where, sizes = _positions(offsets, tiff.size), _positions(counts, min(tiff.size, longest))
     return TiffImage(width, height, *tile, cols, rows, where, sizes, coding, strips)
@@ -140,7 +140,7 @@ def _positions(values: np.ndarray, most: int) -> Int64[np.ndarray, " n"]:
     """Offsets or byte counts, at most `most`: beyond the file there is nothing to read, and a tile whose size is
     damaged must not take the memory of all that follows it."""
     if values.dtype.kind != "u":
-        raise Irregular("offsets that are no whole numbers")
+        raise UnsupportedLayout("offsets that are no whole numbers")
     return np.asarray(np.minimum(values, np.uint64(most)), np.int64)
 
 
@@ -151,21 +151,21 @@ def _coding(directory: Directory) -> Coding:
     predictor = directory.whole(Tag.PREDICTOR, 1)
     bits, samples = directory.numbers(Tag.BITS), directory.whole(Tag.SAMPLES, 1)
     if samples != 3 or len(bits) == 0 or (bits != 8).any():
-        raise Irregular(
+        raise UnsupportedLayout(
             f"{samples} sample(s) of {'/'.join(str(n) for n in bits[:8]) or 1} bits a pixel, not 3 of 8"
         )
     if directory.whole(Tag.PLANAR, 1) != 1:
-        raise Irregular("its colour planes are separate")
+        raise UnsupportedLayout("its colour planes are separate")
     if compression not in CODECS:
-        raise Irregular(f"compression {compression}")
+        raise UnsupportedLayout(f"compression {compression}")
     allowed = (RGB, YCBCR) if compression in LOSSY else (RGB,)
     if photometric not in allowed:
-        raise Irregular(f"photometric interpretation {photometric} with {CODECS[compression]}")
+        raise UnsupportedLayout(f"photometric interpretation {photometric} with {CODECS[compression]}")
     if compression not in LOSSY and predictor not in (1, 2):
-        raise Irregular(f"predictor {predictor}")
+        raise UnsupportedLayout(f"predictor {predictor}")
     for tag in (Tag.FILL_ORDER, Tag.ORIENTATION, Tag.SAMPLE_FORMAT, Tag.DEPTH):
         if (directory.numbers(tag) != 1).any():
-            raise Irregular(f"{tag.name.lower().replace('_', ' ')} is not 1")
+            raise UnsupportedLayout(f"{tag.name.lower().replace('_', ' ')} is not 1")
     if compression in LOSSY:
         tables = directory.raw(Tag.JPEG_TABLES) if compression == JPEG else b""
         return Coding(compression, ycbcr=photometric == YCBCR, tables=tables)

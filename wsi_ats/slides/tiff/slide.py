@@ -1,6 +1,6 @@
 """Tiled TIFFs, read directly: the tiles that are needed, by their place in the file, decoded in threads.
 
-SVS, generic tiled TIFF, OME-TIFF and Philips TIFF, from a disk or by URL. What does not fit is `Irregular`, and
+SVS, generic tiled TIFF, OME-TIFF and Philips TIFF, from a disk or by URL. What does not fit is `UnsupportedLayout`, and
 whoever opens the slide leaves it to OpenSlide.
 """
 
@@ -15,17 +15,17 @@ from jaxtyping import UInt8
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Pyramid
-from wsi_ats.slides.base import AS_IT_IS, WHITE, Opening, SlideAddress, SlideFacts
+from wsi_ats.slides.associated import MAX_PIXELS, associated_image
+from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, SlideAddress, SlideFacts
 from wsi_ats.slides.codecs import APERIO_YCBCR, decode
-from wsi_ats.slides.openslide.associated import MAX_PIXELS, associated_image
 from wsi_ats.slides.openslide.slide import opaque
 from wsi_ats.slides.scale import mpp_of
-from wsi_ats.slides.storage.opening import ByteSource, Part, open_source
+from wsi_ats.slides.storage.opening import ByteRange, ByteSource, open_source
 from wsi_ats.slides.tiff import cache as tiff_cache
 from wsi_ats.slides.tiff.check import compared
 from wsi_ats.slides.tiff.families import read_index
 from wsi_ats.slides.tiff.index import TiffImage, TiffIndex
-from wsi_ats.slides.tiff.tags import Irregular
+from wsi_ats.slides.tiff.tags import UnsupportedLayout
 from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling, UndecodableTile
 
 
@@ -39,14 +39,14 @@ class TiffAddress(SlideAddress):
 
     path: str
     name: str
-    opening: Opening = AS_IT_IS
+    options: OpenOptions = DEFAULTS
     index: TiffIndex | None = field(default=None, compare=False, repr=False)
 
     def open(self) -> TiffSlide:
         """Open the slide. Raises SlideError where it cannot be read directly, with the reason."""
         try:
             return TiffSlide(self)
-        except Irregular as error:
+        except UnsupportedLayout as error:
             raise SlideError(
                 f"slide {self.name!r} cannot be read as a tiled TIFF: {error}: {self.path}",
                 "leave the backend away, so that OpenSlide reads it, or copy the file again from its source",
@@ -63,7 +63,7 @@ class TiffSlide(TiledSlide):
         source = _open(address)
         try:
             index = _index(address, source)
-            tolerated = address.opening.tolerate_bad_tiles
+            tolerated = address.options.tolerate_bad_tiles
             super().__init__(replace(address, index=index), _facts(address, index), tolerated)
         except OSError as error:
             source.close()
@@ -151,7 +151,7 @@ def _index(address: TiffAddress, source: ByteSource) -> TiffIndex:
         return _remote_index(source)
 
     def read(image: TiffImage, tile: int) -> Encoded:
-        return source.read(Part("", int(image.offsets[tile]), int(image.counts[tile])))
+        return source.read(ByteRange("", int(image.offsets[tile]), int(image.counts[tile])))
 
     return compared(address.path, read_index(source), read)
 
@@ -162,7 +162,7 @@ def _remote_index(source: ByteSource) -> TiffIndex:
     if index is None:
         index = read_index(source)
         if any(level.coding.compression == APERIO_YCBCR for level in index.levels):
-            raise Irregular(
+            raise UnsupportedLayout(
                 "Aperio's JPEG 2000 is read only where it can be compared with OpenSlide: copy the file"
             )
         tiff_cache.keep(source.address, index)
@@ -170,7 +170,7 @@ def _remote_index(source: ByteSource) -> TiffIndex:
 
 
 def _facts(address: TiffAddress, index: TiffIndex) -> SlideFacts:
-    given = address.opening.mpp
+    given = address.options.mpp
     mpp, source = (given, "given") if given else mpp_of(index.properties)
     names = index.associated if index.by_openslide is None else index.by_openslide
     return SlideFacts(
@@ -187,9 +187,9 @@ def _stored(source: ByteSource, image: TiffImage, tiles: Sequence[int]) -> Itera
     """The bytes of tiles, in that order; None for those that are not stored."""
     where, counts = image.offsets[tiles].tolist(), image.counts[tiles].tolist()
     if all(counts):
-        yield from source.read_many([Part("", at, n) for at, n in zip(where, counts, strict=True)])
+        yield from source.read_many([ByteRange("", at, n) for at, n in zip(where, counts, strict=True)])
         return
-    found = source.read_many([Part("", at, n) for at, n in zip(where, counts, strict=True) if n])
+    found = source.read_many([ByteRange("", at, n) for at, n in zip(where, counts, strict=True) if n])
     for count in counts:
         yield next(found) if count else None
 

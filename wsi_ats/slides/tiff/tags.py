@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Num
 
-from wsi_ats.slides.storage.opening import ByteSource, Part, as_file
+from wsi_ats.slides.storage.opening import ByteRange, ByteSource, as_file
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first four bytes of a TIFF: little or big endian, classic or BigTIFF."""
@@ -26,7 +26,7 @@ SIZES = {kind: np.dtype(code).itemsize for kind, code in NUMBERS.items()} | {2: 
 """Bytes of one value, by the number of its type."""
 
 
-class Irregular(Exception):
+class UnsupportedLayout(Exception):
     """Why tiles of a file are not read directly; the message is a clause such as "NDPI has no tiles"."""
 
 
@@ -82,12 +82,12 @@ class Tiff:
         self.size = source.stamp()[0]
         self._file = as_file(source)
         if self.size < 8 or (magic := self.read(0, 4)) not in MAGICS:
-            raise Irregular("not a TIFF")
+            raise UnsupportedLayout("not a TIFF")
         self.order = "<" if magic[:1] == b"I" else ">"
         self.big = b"+" in magic
         self._word = 8 if self.big else 4  # bytes of an offset
         if self.big and self._number(4, 2) != 8:
-            raise Irregular("a BigTIFF whose offsets do not have 8 bytes")
+            raise UnsupportedLayout("a BigTIFF whose offsets do not have 8 bytes")
 
     def directories(self) -> Iterator[Directory]:
         """The directories of the main chain, in order."""
@@ -95,7 +95,7 @@ class Tiff:
         seen: set[int] = set()
         while at:
             if at in seen or len(seen) == MAX_DIRECTORIES:
-                raise Irregular("its directories run in a circle or are too many")
+                raise UnsupportedLayout("its directories run in a circle or are too many")
             seen.add(at)
             directory, at = self._directory(at)
             yield directory
@@ -104,15 +104,17 @@ class Tiff:
         """The directories that tag 330 (SubIFDs) of another names."""
         offsets = parent.numbers(330)
         if len(offsets) > MAX_DIRECTORIES:
-            raise Irregular("its directories are too many")
+            raise UnsupportedLayout("its directories are too many")
         return [self._directory(int(offset))[0] for offset in offsets]
 
     def read(self, at: int, count: int) -> bytes:
         """Bytes of the file. Raises Irregular where they do not all lie in it."""
         if at + count > self.size:
-            raise Irregular(f"damaged or cut short: {count} bytes at {at} of a file of {self.size} bytes")
+            raise UnsupportedLayout(
+                f"damaged or cut short: {count} bytes at {at} of a file of {self.size} bytes"
+            )
         if count > 1 << 16:  # one request to a server, not one a block
-            return self._source.read(Part("", at, count))
+            return self._source.read(ByteRange("", at, count))
         self._file.seek(at)
         return self._file.read(count)
 
@@ -129,7 +131,7 @@ class Tiff:
         for row, (tag, kind, n, value) in enumerate(zip(tags, kinds, counts, values, strict=True)):
             size = n * SIZES.get(kind, 0)
             if size > self.size:
-                raise Irregular(f"damaged: tag {tag} has {size} bytes in a file of {self.size} bytes")
+                raise UnsupportedLayout(f"damaged: tag {tag} has {size} bytes in a file of {self.size} bytes")
             # Values that fit into the place of their offset are there.
             inline = size <= self._word
             entries[tag] = kind, n, at + head + row * width + 4 + self._word if inline else value

@@ -18,7 +18,7 @@ Truth = Sequence[Float64[np.ndarray, "n _"]]
 """Targets of all slides, one array a task."""
 Figures = dict[str, Interval | float]
 
-SPELT = {
+LABELS = {
     "auc": "AUC",
     "r2": "R²",
     "c_index": "C-index",
@@ -31,7 +31,7 @@ loss then tells the better epoch."""
 
 def values_of(predictions: Sequence[Prediction]) -> list[Float64[np.ndarray, "n _"]]:
     """What the predictions say, one array a task."""
-    return [np.stack(v) for v in zip(*([a.values for a in p.answers] for p in predictions), strict=True)]
+    return [np.stack(v) for v in zip(*([a.values for a in p.results] for p in predictions), strict=True)]
 
 
 def epoch_figures(tasks: Iterable[Task], values: Values, truth: Truth) -> dict[str, float]:
@@ -39,9 +39,9 @@ def epoch_figures(tasks: Iterable[Task], values: Values, truth: Truth) -> dict[s
     out: dict[str, float] = {}
     score = total = 0.0
     for prefix, task, mine, true in _parts(tasks, values, truth):
-        merit, loss = task.merit(mine, true), task.loss(mine, true)
-        out |= {f"{prefix}{task.metric}": merit, f"{prefix}loss": loss}
-        score += task.settings.strength * (merit - LOSS_SHARE * min(loss, 2.0))
+        metric_value, loss = task.metric_value(mine, true), task.loss(mine, true)
+        out |= {f"{prefix}{task.metric}": metric_value, f"{prefix}loss": loss}
+        score += task.settings.strength * (metric_value - LOSS_SHARE * min(loss, 2.0))
         total += task.settings.strength
     return {**out, "val_score": score / total}
 
@@ -51,23 +51,23 @@ def final_figures(tasks: Iterable[Task], values: Values, truth: Truth, rng: np.r
     out: Figures = {}
     for prefix, task, mine, true in _parts(tasks, values, truth):
         groups = np.unique([group or "" for group in task.strata(true)], return_inverse=True)[1]
-        out[f"{prefix}{task.metric}"] = bootstrap(partial(_merit_of, task, mine, true), groups, rng)
+        out[f"{prefix}{task.metric}"] = bootstrap(partial(_metric_value_of, task, mine, true), groups, rng)
         out |= {f"{prefix}{name}": value for name, value in task.others(mine, true).items()}
     return out
 
 
-def _merit_of(
+def _metric_value_of(
     task: Task,
     values: Float64[np.ndarray, "n V"],
     truth: Float64[np.ndarray, "n T"],
     chosen: Int64[np.ndarray, " m"],
 ) -> float:
-    return task.merit(values[chosen], truth[chosen])
+    return task.metric_value(values[chosen], truth[chosen])
 
 
-def spelt(name: str) -> str:
+def metric_label(name: str) -> str:
     """A figure's name in words."""
-    for short, words in SPELT.items():
+    for short, words in LABELS.items():
         if name.endswith(f"_{short}"):
             return f"{name.removesuffix(short)}{words}".replace("_", " ")
     return name.replace("_", " ")
@@ -78,4 +78,4 @@ def _parts(
 ) -> Iterator[tuple[str, Task, Float64[np.ndarray, "n V"], Float64[np.ndarray, "n T"]]]:
     """Every task with its own; figures of those after the first bear their names."""
     for i, (task, mine, true) in enumerate(zip(tasks, values, truth, strict=True)):
-        yield f"val_{task.question.name}_" if i else "val_", task, mine, true
+        yield f"val_{task.spec.name}_" if i else "val_", task, mine, true

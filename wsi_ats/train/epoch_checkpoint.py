@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from wsi_ats.atomic import make_atomic, write_atomic
 from wsi_ats.errors import ModelError, WsiAtsError
 from wsi_ats.train.data import BadTiles
-from wsi_ats.train.merit import spelt
+from wsi_ats.train.figures import metric_label
 
 Say = Callable[[str], object]
 
@@ -48,7 +48,7 @@ class Checkpoints(TorchCheckpointIO):  # type: ignore[misc]
         return state
 
 
-class Keeper(Callback):  # type: ignore[misc]
+class EpochCheckpoint(Callback):  # type: ignore[misc]
     """After every epoch: tells how it went, keeps the state of the trainer and of the best epoch, stops in time.
 
     The best epoch has the highest `val_score`; training stops after `patience` epochs that are no better. Both
@@ -111,7 +111,7 @@ class Keeper(Callback):  # type: ignore[misc]
     def _line(self, most: int | None) -> str:
         epoch = self.epochs[-1]
         figures = "  ".join(
-            f"{spelt(name)} {value:.3f}"
+            f"{metric_label(name)} {value:.3f}"
             for name, value in epoch.items()
             if name.startswith("val_") and name != "val_score"
         )

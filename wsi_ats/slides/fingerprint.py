@@ -10,7 +10,7 @@ ROOTS = ("zarr.json", ".zattrs", ".zgroup")
 """Files of which a Zarr store has one at its root; written last by most writers."""
 
 
-def stamp_of(slide: Path | str) -> tuple[int, int]:
+def fingerprint_of(slide: Path | str) -> tuple[int, int]:
     """(bytes, time of change in ns) of a file; of the root's metadata for a folder; behind a URL the second number
     stands for the server's ETag.
 

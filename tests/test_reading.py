@@ -10,19 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.sampling import SAMPLERS
-from wsi_ats.sampling.budget import (
+from wsi_ats.reading import (
     ADAPTIVE_REPEATS,
     ADAPTIVE_TILES,
     MOST_ROUNDS,
     ROUND,
+    Plan,
+    Reading,
     is_random,
     is_settled,
-    plan,
-    shortest,
 )
+from wsi_ats.sampling import SAMPLERS
 
 NAN = math.nan
+
+
+def plan(
+    tiles: int | None, sampler: str, repeats: int | None, tolerance: float | None = None, *, few: bool = False
+) -> Plan:
+    return Reading.of(tiles, sampler, 0, repeats, tolerance).plan(few=few)
 
 
 def more_than(cells: int) -> Callable[[int], bool]:
@@ -43,7 +49,7 @@ def test_a_fixed_reading_is_one_look() -> None:
 @pytest.mark.parametrize("tolerance", [None, 0.1])
 def test_a_slide_with_few_tissue_cells_is_read_whole(tolerance: float | None) -> None:
     small = plan(None, "systematic", None, tolerance, few=True)
-    assert small.size >= shortest(None, None, tolerance) == 64
+    assert small.size >= Reading.of(tolerance=tolerance).shortest == 64
     assert (small.more(0, 0, NAN, more_than(5)), small.more(1, 5, NAN, more_than(5))) == (1, 0)
 
 
@@ -76,7 +82,7 @@ def test_a_slide_that_the_budget_is_enough_for_is_not_drawn_from_more_often_than
 def test_no_reading_exceeds_its_budget_or_goes_on_for_ever(
     cells: int, tiles: int, repeats: int, tolerance: float, data: st.DataObject
 ) -> None:
-    few = cells <= shortest(tiles, repeats, tolerance)
+    few = cells <= Reading.of(tiles, repeats=repeats, tolerance=tolerance).shortest
     todo = plan(tiles, "systematic", repeats, tolerance, few=few)
     fresh = data.draw(st.floats(0, 1))
     rounds = read = 0

@@ -1,0 +1,113 @@
+"""The drawn tiles are read, each once, and turned into vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from wsi_ats.attention.levels import Drawn
+from wsi_ats.cache import Key, TileCache
+from wsi_ats.features.fingerprint import fingerprint
+from wsi_ats.lowres.prepare import PreparedSlide
+from wsi_ats.sampling import Draws
+from wsi_ats.tiles import read_tiles
+
+TILES_AT_ONCE = 64
+"""Tiles in one pass of the feature network at prediction: bounds memory with `all`, and is fixed so that a
+prediction never depends on a batch size."""
+
+Augment = Callable[[Float[Tensor, "M 3 h w"]], Float[Tensor, "M 3 h w"]]
+
+
+def tile_features(
+    network: nn.Module,
+    drawn: Sequence[Drawn],
+    px: int,
+    cache: TileCache,
+    *,
+    settings: str = "",
+    augment: Augment | None = None,
+) -> Float[Tensor, "M D"]:
+    """Features of all drawn tiles, slide after slide, in one pass of the network.
+
+    px: side of a tile. cache: keeps the pixels or, where the network is frozen, its features; these also on disk.
+    settings: what the network works by beside its weights. augment: changes the tiles, (M, 3, h, w) in [0, 1], before
+    a network that learns sees them. Raises `SlideError` where a slide cannot be read.
+    """
+    slides = [d.slide for d in drawn]
+    owners = np.repeat(np.arange(len(drawn)), [len(d.draws) for d in drawn])
+    cells = np.concatenate([d.cells for d in drawn])
+    device = drawn[0].log_p.device
+
+    def read(positions: list[int]) -> UInt8[np.ndarray, "M h w 3"]:
+        return _read(slides, owners[positions], cells[positions], px)
+
+    def keys(*made_by: str, stored: bool) -> list[Key]:
+        places = [(*made_by, slide.view.grid, slide.tile_downsample, px) for slide in slides]
+        pairs = zip(owners.tolist(), cells.tolist(), strict=True)
+        return [slides[owner].key(cell, *places[owner], stored=stored) for owner, cell in pairs]
+
+    if network.frozen:
+        names = keys("features", fingerprint(network, settings), device.type, stored=True)
+        made = cache.get_or_make(
+            names, lambda new: network(_tensor(read(new), device)).detach().cpu().numpy()
+        )
+        return torch.from_numpy(made).to(device)
+    tiles = _tensor(cache.get_or_make(keys("tiles", stored=False), read), device)
+    features: Tensor = network(tiles if augment is None else augment(tiles))
+    return features
+
+
+class TileVectors:
+    """Vectors of the tiles of one slide, each read once however often it is drawn.
+
+    embed: reads what was drawn and makes its vectors. Cells are counted as in draws; there may come to be more.
+    """
+
+    def __init__(self, embed: Callable[[Sequence[Drawn]], list[Float[Tensor, "N D"]]]) -> None:
+        self._embed = embed
+        self._rows: dict[int, int] = {}
+        self._vectors: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Tiles read so far."""
+        return len(self._rows)
+
+    def read(self, drawn: Sequence[Drawn]) -> None:
+        """Read those of the drawn tiles that are not known yet, in ascending order, a fixed number at a time."""
+        last = drawn[-1]  # cells come to be known in the course of draws: the last one knows them all
+        cells = {cell for d in drawn for cell in d.draws.cells.tolist()}
+        new = sorted(cells - self._rows.keys())
+        if not new:
+            return
+        self._rows |= zip(new, range(len(self), len(self) + len(new)), strict=True)
+        parts = torch.split(torch.tensor(new, device=last.log_p.device), TILES_AT_ONCE)
+        drawn = [Drawn(last.slide, last.log_p, Draws(part, torch.zeros(len(part)))) for part in parts]
+        known = [] if self._vectors is None else [self._vectors]
+        self._vectors = torch.cat([*known, *(self._embed([part])[0] for part in drawn)])
+
+    def of(self, drawn: Drawn) -> Float[Tensor, "N D"]:
+        """Vectors (N, D) of drawn tiles that have been read, in the order of the draw."""
+        assert self._vectors is not None
+        return self._vectors[[self._rows[cell] for cell in drawn.draws.cells.tolist()]]
+
+
+def _read(
+    slides: Sequence[PreparedSlide], owners: Int64[np.ndarray, " M"], cells: Int64[np.ndarray, " M"], px: int
+) -> UInt8[np.ndarray, "M h w 3"]:
+    """Pixels of M cells, each of the slide at its place in `owners`; every slide is opened once."""
+    out = np.empty((len(cells), px, px, 3), np.uint8)
+    for owner in set(owners.tolist()):
+        slide, mine = slides[owner], owners == owner
+        with slide.open() as handle:
+            out[mine] = read_tiles(handle, slide.view.grid, cells[mine], px, slide.tile_downsample)
+    return out
+
+
+def _tensor(pixels: UInt8[np.ndarray, "M h w 3"], device: torch.device) -> Float[Tensor, "M 3 h w"]:
+    """Pixels as networks take them, in [0, 1]."""
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)

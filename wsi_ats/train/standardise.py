@@ -1,0 +1,36 @@
+"""What features and view channels have in common, taken from training slides before a network learns or is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from wsi_ats.attention.attend import Attend
+from wsi_ats.attention.networks import PretrainedAttention
+from wsi_ats.lowres.prepare import PreparedSlide
+from wsi_ats.model import AttentionSampler
+from wsi_ats.sampling import generator_for
+
+TILES = 16
+"""Tiles a slide, where they are drawn uniformly."""
+
+
+@torch.no_grad()
+def fit_standardisation(
+    model: AttentionSampler, slides: Sequence[PreparedSlide], seed: int, *, uniform: bool = True
+) -> None:
+    """Set the mean and variance of `model.standardise` from tiles of `slides`, drawn from all tissue or as in training.
+
+    And those of the cells of their views, of a pretrained attention network.
+    """
+    if isinstance(model.attention, PretrainedAttention):
+        attend = Attend(model.attention, None, model.config, model.cache)
+        model.attention.standardise(torch.cat([attend.channels(slide) for slide in slides]))
+    how = model.config.sampling
+    tiles, sampler = (TILES, "multinomial") if uniform else (how.tiles, how.sampler)
+    features = []
+    for slide in slides:
+        drawn = model.attend(slide, uniform=uniform).draw(tiles, sampler, generator_for(seed, slide.name))
+        features.append(model.raw_features([drawn]))
+    model.standardise.fit(torch.cat(features))
