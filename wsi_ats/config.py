@@ -11,16 +11,20 @@ import hashlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from wsi_ats.catalogue import ATTENTION_NETWORKS, SAMPLERS, one_of
 from wsi_ats.errors import ConfigError
 from wsi_ats.features.settings import FeatureSettings
 from wsi_ats.settings import Section
 from wsi_ats.tasks.settings import TaskSettings
+
+TRAINABLE = {name: entry for name, entry in SAMPLERS.items() if entry.trainable}
+"""Samplers to train with."""
 
 
 class Scale(Section):
@@ -95,7 +99,7 @@ class AttentionSettings(Section):
     levels: Literal[1, 2] = 1
     """1: on the whole view; 2: first on a coarse view, by regions, and on the view inside the regions that are drawn
     (section regions), for very large slides: what is read then hardly grows with the slide."""
-    network: Literal["wide", "deep", "paper", "mobilenet-v1"] = "wide"
+    network: Annotated[str, AfterValidator(one_of(ATTENTION_NETWORKS))] = "wide"
     """wide: conv3 16, 16, pooling, 1x1; deep: conv3 8 (every second px), 16, 16, pooling, 1x1 16, 1, a third of the
     arithmetic; paper: conv3 8, 8, 1 with tanh, as published; mobilenet-v1: its first layers, pretrained and fixed, and
     1x1 width, 1: it finds kinds of tissue that no slide of yours has shown it."""
@@ -112,11 +116,16 @@ class AttentionSettings(Section):
 
     @model_validator(mode="after")
     def _pretrained(self) -> AttentionSettings:
-        if self.network != "mobilenet-v1" and self.weights is not None:
+        if self.keeps_channels and self.levels == 2:
+            raise ValueError(f"network {self.network!r} is for levels = 1; the others can look at two")
+        if not self.keeps_channels and self.weights is not None:
             raise ValueError(f"weights is {self.weights!r}, but network {self.network!r} takes none")
-        if self.network == "mobilenet-v1" and self.levels == 2:
-            raise ValueError("network 'mobilenet-v1' is for levels = 1; the others can look at two")
         return self
+
+    @property
+    def keeps_channels(self) -> bool:
+        """What fixed layers make of a view is kept, and the view need not be."""
+        return ATTENTION_NETWORKS[self.network].pretrained
 
 
 class RegionSettings(Section):
@@ -135,16 +144,7 @@ class RegionSettings(Section):
 class SamplingSettings(Section):
     """How tiles are drawn from the attention and how their features are averaged."""
 
-    sampler: Literal[
-        "systematic",
-        "gumbel",
-        "unordered",
-        "gumbel-threshold",
-        "gumbel-threshold-normalised",
-        "priority",
-        "multinomial",
-        "all",
-    ] = "systematic"
+    sampler: Annotated[str, AfterValidator(one_of(TRAINABLE))] = "systematic"
     """systematic has the lowest variance; gumbel and multinomial are the paper's; docs/estimators.md compares all."""
     tiles: int = Field(default=32, ge=1)
     """Tiles a slide and training step."""
@@ -204,6 +204,12 @@ class TrainSettings(Section):
     """Damaged tiles a slide that are learned from as background; at the next one the slide is left out."""
     cache_mb: int = Field(default=2048, ge=0)
     """Memory for views, tiles and frozen features that are met again in later epochs."""
+    disk_mb: int = Field(default=8192, ge=0)
+    """Disk, in `frozen-features` beside the run folder, for what frozen networks make of tiles and views: another run,
+    fold, seed or head on the same slides then need not read them again; 0: none."""
+    embed_all: bool = False
+    """Make the frozen features of all tissue tiles before the first epoch, not only of those drawn: then no later run
+    on these slides reads a tile. For slides with hundreds of tiles; on whole slides it takes hours."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, slide order, draws and splits."""
 
@@ -222,6 +228,14 @@ class Config(Section):
     head: HeadSettings = HeadSettings()
     train: TrainSettings = TrainSettings()
     tasks: dict[str, TaskSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _embeds_what_is_frozen(self) -> Config:
+        if self.train.embed_all and not self.features.is_frozen:
+            raise ValueError(
+                f"train.embed_all is true, but network {self.features.network!r} is trained: its features change"
+            )
+        return self
 
 
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -94,7 +94,7 @@ class AttentionSampler(nn.Module):
         attend = Attend(self.attention, self.region_attention, self.config, self.cache)
         return attend(slide, uniform=uniform or self.config.sampling.uniform)
 
-    def embed(self, drawn: Sequence[Drawn], augment: Augment | None = None) -> list[Float[Tensor, "N D"]]:
+    def embed(self, drawn: Sequence[Drawn], augment: Augment | None = None) -> list[Float[Tensor, "_ D"]]:
         """Read the drawn tiles, and no others, and turn each into a unit vector; all slides in one pass."""
         features = self.raw_features(drawn, augment)
         return list(torch.split(self.standardise(features), [len(d.draws) for d in drawn]))
@@ -111,7 +111,7 @@ class AttentionSampler(nn.Module):
             return plain_summary(drawn.log_p, drawn.draws, features, how.centre)
         return refined_summary(drawn.log_p, drawn.draws, features, self.score(features), how.prior)
 
-    def estimates(self, drawn: Sequence[Drawn], features: Sequence[Float[Tensor, "N D"]]) -> list[Estimate]:
+    def estimates(self, drawn: Sequence[Drawn], features: Sequence[Float[Tensor, "_ D"]]) -> list[Estimate]:
         """Summaries and outputs of a batch of slides, from the vectors of their drawn tiles."""
         summaries = [self.estimate(d, f) for d, f in zip(drawn, features, strict=True)]
         every = zip(drawn, features, summaries, strict=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -49,7 +48,7 @@ class Model(Protocol):
     def attend(self, slide: PreparedSlide) -> SlideAttention:
         """What tiles are drawn from."""
 
-    def embed(self, drawn: Sequence[Drawn]) -> list[Float[Tensor, "N D"]]:
+    def embed(self, drawn: Sequence[Drawn]) -> list[Float[Tensor, "_ D"]]:
         """Vectors of the drawn tiles."""
 
     def estimate(self, drawn: Drawn, features: Float[Tensor, "N D"]) -> Summary:
@@ -159,7 +158,7 @@ class _Rounds:
 
     def pooled(self) -> Drawn:
         """All rounds as one draw; the last one knows the cells of all."""
-        return replace(self._drawn[-1], draws=pool([d.draws for d in self._drawn]))
+        return self._drawn[-1].of(pool([d.draws for d in self._drawn]))
 
     @property
     def largest_stderr(self) -> float:

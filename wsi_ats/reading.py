@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wsi_ats.catalogue import SAMPLERS, is_random
 from wsi_ats.errors import ConfigError
 
 TILES, REPEATS = 64, 4
@@ -63,6 +64,8 @@ class Reading:
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}")
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(f"unknown sampler {self.sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
         if self.tolerance is not None:
             self._check_tolerance(self.tolerance)
 
@@ -132,11 +135,6 @@ class Plan:
     def falls_short(self, rounds: int, stderr: float) -> bool:
         """Whether there is a tolerance that so many rounds do not keep."""
         return self.tolerance is not None and not is_settled(stderr, rounds, self.tolerance)
-
-
-def is_random(sampler: str) -> bool:
-    """Whether two draws of the sampler differ."""
-    return sampler not in ("top", "all")
 
 
 def is_settled(stderr: float, rounds: int, tolerance: float) -> bool:

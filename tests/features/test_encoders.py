@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +11,16 @@ from torch import nn
 from torch.nn.functional import interpolate, normalize
 
 from tests.support.encoders import tiles
-from wsi_ats.build import build_features, build_model
+from wsi_ats.build import build_model
+from wsi_ats.catalogue import FEATURE_NETWORKS
 from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.encoder import Encoder, Expects, refuse_mismatch
+from wsi_ats.features.make import make_features
 from wsi_ats.features.mobilenet import MobileNetV1
 from wsi_ats.features.opening import find_blocks
 from wsi_ats.features.published import PUBLISHED
-from wsi_ats.features.settings import FROM_SCRATCH, LIBRARIES, RESNETS, FeatureSettings, Network
+from wsi_ats.features.settings import FeatureSettings
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "encoders.md"
 
@@ -126,7 +128,7 @@ def test_a_model_refuses_tiles_that_its_encoder_was_not_trained_on() -> None:
 
 @pytest.mark.parametrize("name", ["paper", "small-resnet", "mobilenet-v1"])
 def test_networks_of_our_own_take_any_tiles(name: Network) -> None:
-    net = build_features(FeatureSettings(network=name), pretrained=False)
+    net = make_features(FeatureSettings(network=name), pretrained=False)
     assert (net.input_px, net.mpp) == (None, None)
     assert net.frozen is (name == "mobilenet-v1")
 
@@ -177,10 +179,8 @@ def test_a_path_is_a_setting_too(tmp_path: Path) -> None:
 
 
 def test_every_published_encoder_is_a_choice_and_documented() -> None:
-    assert {*PUBLISHED} == {*get_args(Network)} - FROM_SCRATCH - RESNETS - LIBRARIES - {
-        "mobilenet-v1",
-        "exported",
-    }
+    own = {"small-resnet", "paper", "mobilenet-v1", "resnet-18", "resnet-34", "resnet-50"}
+    assert {*PUBLISHED} == {*FEATURE_NETWORKS} - own - {"huggingface", "timm", "exported"}
     rows = [
         [c.strip() for c in line.split("|")[1:-1]]
         for line in DOCUMENT.read_text().splitlines()
@@ -209,7 +209,7 @@ def test_blocks_are_the_longest_row_of_equal_modules() -> None:
 
 
 def test_mobilenet_opens_pairs_of_convolutions() -> None:
-    net = build_features(FeatureSettings(network="mobilenet-v1", open_blocks=2), pretrained=False)
+    net = make_features(FeatureSettings(network="mobilenet-v1", open_blocks=2), pretrained=False)
     assert isinstance(net, MobileNetV1)
     opened = {name.split(".")[0] for name, p in net.named_parameters() if p.requires_grad}
     assert opened == {"conv_dw_10", "conv_pw_10", "conv_dw_11", "conv_pw_11"}
@@ -217,4 +217,4 @@ def test_mobilenet_opens_pairs_of_convolutions() -> None:
     net(tiles(2, 32)).sum().backward()
     assert net.conv_pw_10.weight.grad is not None  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="has 11 blocks"):
-        build_features(FeatureSettings(network="mobilenet-v1", open_blocks=12), pretrained=False)
+        make_features(FeatureSettings(network="mobilenet-v1", open_blocks=12), pretrained=False)

@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 
 from tests.support.encoders import normalised, shaken, tiles
 from tests.support.training import Bomb
-from wsi_ats.build import build_features
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.encoder import Encoder
+from wsi_ats.features.make import make_features
 from wsi_ats.features.settings import FeatureSettings
 from wsi_ats.features.source import digest_of
 
@@ -51,7 +51,7 @@ def export(path: Path, *, open_batch: bool = True) -> Path:
 
 def encoder(path: Path, **settings: Any) -> Encoder:
     values = {**SAYS, "trust": True, **settings}
-    net = build_features(FeatureSettings(network="exported", weights=str(path), **values), pretrained=True)
+    net = make_features(FeatureSettings(network="exported", weights=str(path), **values), pretrained=True)
     assert isinstance(net, Encoder)
     return net
 

@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 
 from tests.support.encoders import PROCESSOR, normalised, save_vision_model, tiles
 from tests.support.training import Bomb
-from wsi_ats.build import build_features
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.encoder import Encoder
+from wsi_ats.features.make import make_features
 from wsi_ats.features.settings import FeatureSettings
 
 pytest.importorskip("transformers")
@@ -37,7 +37,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encoder(folder: Path, **settings: Any) -> Encoder:
     values = {"network": "huggingface", "pooling": "cls", **settings}
-    found = build_features(FeatureSettings(weights=folder, **values), pretrained=True)
+    found = make_features(FeatureSettings(weights=folder, **values), pretrained=True)
     assert isinstance(found, Encoder)
     return found
 
@@ -62,7 +62,7 @@ def test_vectors_are_the_pooled_tokens_of_the_librarys_model(
 
 def test_midnight_takes_what_its_card_says_whatever_the_files_say(tmp_path: Path) -> None:
     save_vision_model(tmp_path, "dinov2")  # its preprocessor_config.json is another's
-    net = build_features(FeatureSettings(network="midnight", weights=str(tmp_path)), pretrained=True)
+    net = make_features(FeatureSettings(network="midnight", weights=str(tmp_path)), pretrained=True)
     assert (net.dim, net.input_px, net.mpp) == (64, 224, (0.25, 0.5, 1.0, 2.0))
     assert isinstance(net, Encoder)
     assert net.mean.flatten().tolist() == net.std.flatten().tolist() == [0.5, 0.5, 0.5]
@@ -230,11 +230,11 @@ def test_a_name_alone_looks_into_the_local_cache_and_nowhere_else(
     cache, asked = hub
     settings = FeatureSettings(network="phikon")
     with pytest.raises(ConfigError, match="owkin/phikon is not in the local Hugging Face cache") as caught:
-        build_features(settings, pretrained=True)
+        make_features(settings, pretrained=True)
     assert "hub:owkin/phikon" in caught.value.remedy
     save_vision_model(tmp_path / "model", "vit")
     cache_of(cache, "owkin/phikon", tmp_path / "model")
-    net = build_features(settings, pretrained=True)
+    net = make_features(settings, pretrained=True)
     assert asked == [True, True]
     assert isinstance(net, Encoder)
     assert (net.mpp, net.input_px) == ((0.5,), 28)

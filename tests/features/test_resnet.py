@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 
 from tests.support.encoders import normalised, shaken, tiles
 from tests.support.training import Bomb
-from wsi_ats.build import build_features
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.encoder import Encoder
+from wsi_ats.features.make import make_features
 from wsi_ats.features.published import IMAGENET_MEAN, IMAGENET_STD
 from wsi_ats.features.resnet import ResNet
 from wsi_ats.features.settings import FeatureSettings
@@ -50,7 +50,7 @@ def state_18() -> dict[str, torch.Tensor]:
 
 def encoder(weights: Path | None, **settings: Any) -> Encoder:
     values = {"network": "resnet-18", **settings}
-    net = build_features(FeatureSettings(weights=weights, **values), pretrained=weights is not None)
+    net = make_features(FeatureSettings(weights=weights, **values), pretrained=weights is not None)
     assert isinstance(net, Encoder)
     return net
 
@@ -200,5 +200,5 @@ def test_another_networks_weights_are_refused(weights: Path) -> None:
 
 def test_a_pretrained_network_needs_its_weights() -> None:
     with pytest.raises(ConfigError, match=r"resnet-18 and features\.weights is not set"):
-        build_features(FeatureSettings(network="resnet-18"), pretrained=True)
+        make_features(FeatureSettings(network="resnet-18"), pretrained=True)
     assert isinstance(encoder(None), nn.Module)

@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 
 from tests.support.encoders import normalised, shaken, tiles
 from tests.support.training import Bomb
-from wsi_ats.build import build_features
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.encoder import Encoder
+from wsi_ats.features.make import make_features
 from wsi_ats.features.settings import FeatureSettings, Network
 
 MEAN, STD = [0.7, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -92,7 +92,7 @@ def save(folder: Path, config: dict[str, Any] | None = None, suffix: str = "safe
 def encoder(folder: Path, network: Network = "timm", **settings: Any) -> Encoder:
     if network == "timm":
         settings.setdefault("pooling", "cls")
-    net = build_features(FeatureSettings(network=network, weights=str(folder), **settings), pretrained=True)
+    net = make_features(FeatureSettings(network=network, weights=str(folder), **settings), pretrained=True)
     assert isinstance(net, Encoder)
     return net
 
@@ -146,7 +146,7 @@ CARDS: dict[Network, tuple[str, dict[str, Any]]] = {
 def test_published_encoders_are_made_as_their_cards_say(tmp_path: Path, name: Network) -> None:
     save(tmp_path)
     architecture, arguments = CARDS[name]
-    net = build_features(FeatureSettings(network=name, weights=str(tmp_path)), pretrained=False)
+    net = make_features(FeatureSettings(network=name, weights=str(tmp_path)), pretrained=False)
     assert isinstance(net, Encoder)
     made, given = CREATED[0]
     assert made == architecture

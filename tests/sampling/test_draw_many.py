@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import re
-from typing import get_args
-
 import pytest
 import torch
 
 from tests.support.enumeration import INF, ordered_samples, seeded, some_log_p
-from wsi_ats.cli import main as cli
-from wsi_ats.config import SamplingSettings
 from wsi_ats.errors import ConfigError
 from wsi_ats.sampling import SAMPLERS, des_raj, draw, draw_many, murthy
 
@@ -95,14 +90,3 @@ def test_weights_of_a_large_set_of_a_collapsed_attention_are_finite_and_sum_to_o
     found = murthy(log_p, cells)
     assert bool(torch.isfinite(found.log_weights).all())
     assert float((found.log_weights + log_p[cells]).logsumexp(0)) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_settings_and_help_name_every_sampler() -> None:
-    allowed = set(get_args(SamplingSettings.model_fields["sampler"].annotation))
-    assert allowed == {name for name, s in SAMPLERS.items() if s.trainable}
-    told = typer_option_help()
-    assert all(re.search(rf"(?<![\w-]){name}(?![\w-])", told) for name in SAMPLERS)
-
-
-def typer_option_help() -> str:
-    return str(get_args(cli.Sampler)[1].help)

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_ats.catalogue import TASK_KINDS, code_of
 from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, WsiAtsError
 from wsi_ats.tasks.answer import TaskResult, TaskSpec, columns_of, outputs_of
-from wsi_ats.tasks.make import KINDS, from_card, make_tasks, to_card
+from wsi_ats.tasks.make import from_card, make_tasks, to_card
 from wsi_ats.tasks.metrics import c_index, quadratic_kappa, r2
 from wsi_ats.tasks.ordinal import Ordinal
 from wsi_ats.tasks.settings import TaskSettings
@@ -27,7 +28,7 @@ GRADES = ("1", "2", "3", "5")
 def task(kind: str, names: tuple[str, ...] = (), **more: object) -> Task:
     """A task called `t`."""
     asked = TaskSettings(kind=kind, **({"event": "died"} if kind == "survival" else {}), **more)
-    return KINDS[kind](TaskSpec("t", kind, names), asked)
+    return code_of(TASK_KINDS[kind].make)(TaskSpec("t", kind, names), asked)
 
 
 def outputs(b: int, o: int, seed: int, scale: float = 2.0) -> torch.Tensor:
@@ -318,7 +319,7 @@ def test_cells_that_make_no_sense_are_named(
         ('tasks.g.target=["a", "b"]', "classes has one column"),
         ('tasks.g.grades=["a", "b"]', "classes has none"),
         ("tasks.g.strength=0", "greater than 0"),
-        ("tasks.g.kind=colour", "'classes', 'labels', 'ordinal'"),
+        ("tasks.g.kind=colour", "choose one of classes, labels, ordinal"),
         ("tasks.g.class_weights.a=-1", "greater than 0"),
     ],
 )

@@ -47,6 +47,10 @@ class Drawn:
     log_opened: Float64[Tensor, " K"] | None = None
     """With two levels, log-weights of the regions of the cells (`sampling.opened`)."""
 
+    def of(self, draws: Draws) -> Drawn:
+        """Other draws from the same attention, as far as it is known here."""
+        return replace(self, draws=draws)
+
     @property
     def cells(self) -> Int64[np.ndarray, " N"]:
         """Flat indices of the drawn cells in the slide's grid."""

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, TypeVar
 import typer
 
 from wsi_ats import __version__
+from wsi_ats.catalogue import SAMPLERS
 from wsi_ats.cli.convert import convert
 from wsi_ats.cli.terminal import (
     complain,
@@ -53,8 +54,9 @@ Tiles = Annotated[
 Sampler = Annotated[
     str,
     typer.Option(
-        help="systematic, gumbel, unordered, gumbel-threshold, gumbel-threshold-normalised, priority, "
-        "multinomial, top, or all (exact, slow)."
+        help="How tiles are drawn. "
+        + "; ".join(f"{name}: {entry.summary}" for name, entry in SAMPLERS.items() if not entry.research)
+        + "."
     ),
 ]
 Repeats = Annotated[
@@ -199,10 +201,8 @@ def predict(
     from wsi_ats.batch.run import run_batch
     from wsi_ats.batch.settings import PredictSettings
     from wsi_ats.model_folder import model_hash
-    from wsi_ats.sampling import find_sampler
 
     # What is wrong with the command is told before worker processes are started.
-    find_sampler(sampler)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
     how = PredictSettings(**asdict(reading), heatmap=heatmaps, mpp=mpp, tolerate_bad_tiles=tolerate_bad_tiles)
     device = _device(device)
@@ -245,13 +245,11 @@ def heatmap(
     """Draw the attention over one slide; all tasks share it."""
     from wsi_ats.heatmap.picture import HeatmapStyle
     from wsi_ats.model_folder import load_model
-    from wsi_ats.sampling import find_sampler
     from wsi_ats.slides import open_slide
 
     style = HeatmapStyle(size=size, scale=scale, cmap=cmap, alpha=alpha, blur=blur)
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
-    find_sampler(sampler)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
     network = load_model(model, _device(device))
     opened = open_slide(slide, mpp=mpp, srgb=network.srgb, tolerate_bad_tiles=tolerate_bad_tiles)

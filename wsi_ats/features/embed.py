@@ -68,7 +68,7 @@ class TileVectors:
     embed: reads what was drawn and makes its vectors. Cells are counted as in draws; there may come to be more.
     """
 
-    def __init__(self, embed: Callable[[Sequence[Drawn]], list[Float[Tensor, "N D"]]]) -> None:
+    def __init__(self, embed: Callable[[Sequence[Drawn]], list[Float[Tensor, "_ D"]]]) -> None:
         self._embed = embed
         self._rows: dict[int, int] = {}
         self._vectors: Tensor | None = None
@@ -86,7 +86,7 @@ class TileVectors:
             return
         self._rows |= zip(new, range(len(self), len(self) + len(new)), strict=True)
         parts = torch.split(torch.tensor(new, device=last.log_p.device), TILES_AT_ONCE)
-        drawn = [Drawn(last.slide, last.log_p, Draws(part, torch.zeros(len(part)))) for part in parts]
+        drawn = [last.of(Draws(part, torch.zeros(len(part)))) for part in parts]
         known = [] if self._vectors is None else [self._vectors]
         self._vectors = torch.cat([*known, *(self._embed([part])[0] for part in drawn)])
 

@@ -19,7 +19,7 @@ from wsi_ats.features.settings import FeatureSettings
 from wsi_ats.features.source import Origin, digest_of
 
 
-def exported_encoder(settings: FeatureSettings) -> Encoder:
+def exported_encoder(settings: FeatureSettings, *, pretrained: bool = True) -> Encoder:
     """The encoder of `settings`: normalised tiles (N, 3, px, px) -> vectors (N, D), for any N; frozen.
 
     Raises `ConfigError` where the file is not trusted or what it takes is not said, `ModelError` where it cannot be

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from os import PathLike, fspath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from wsi_ats.features.published import PUBLISHED
+from wsi_ats.catalogue import FEATURE_NETWORKS, FeatureEntry, one_of
 from wsi_ats.settings import Section
 
-Network = Literal[
-    "small-resnet", "paper", "mobilenet-v1", "resnet-18", "resnet-34", "resnet-50",
-    "phikon", "phikon-v2", "midnight", "dinov2-small", "dinov2-base", "dinov2-large",
-    "uni", "uni2", "virchow2", "h-optimus-0", "h-optimus-1", "gigapath",
-    "huggingface", "timm", "exported",
-]  # fmt: skip
-RESNETS = {"resnet-18", "resnet-34", "resnet-50"}
-FROM_SCRATCH = {"small-resnet", "paper"}
-LIBRARIES = {"huggingface", "timm"}
-LARGE = {*PUBLISHED, *LIBRARIES, "exported"}
-_TRAINABLE = {"mobilenet-v1", *RESNETS, *PUBLISHED, *LIBRARIES}
-_TAKEN_BY: Mapping[str, set[str]] = {
-    "weights": {*_TRAINABLE, "exported"},
-    "open_blocks": _TRAINABLE,
-    "checkpointing": _TRAINABLE - {"mobilenet-v1"},
-    "pooling": LIBRARIES,
-    "input_px": {"exported"},
-    "mpp": {*RESNETS, *LIBRARIES, "exported"},
-    "mean": {*RESNETS, "exported"},
-    "std": {*RESNETS, "exported"},
-    "trust": {"exported"},
-    "embed": LARGE,
-}
-"""Which networks a setting is for; the others refuse it."""
+Network = Annotated[str, AfterValidator(one_of(FEATURE_NETWORKS))]
 
 
 class FeatureSettings(Section):
@@ -76,11 +52,12 @@ class FeatureSettings(Section):
 
     @model_validator(mode="after")
     def _only_what_the_network_takes(self) -> FeatureSettings:
-        for name, networks in _TAKEN_BY.items():
+        for name, field in type(self).model_fields.items():
+            networks = sorted(other for other, entry in FEATURE_NETWORKS.items() if name in entry.takes)
             value = getattr(self, name)
-            if value != type(self).model_fields[name].default and self.network not in networks:
+            if networks and value != field.default and self.network not in networks:
                 raise ValueError(
-                    f"{name} is {value}, but network {self.network!r} takes none; these do: {_listed(networks)}"
+                    f"{name} is {value}, but network {self.network!r} takes none; these do: {', '.join(networks)}"
                 )
         return self
 
@@ -101,11 +78,15 @@ class FeatureSettings(Section):
         return self
 
     @property
+    def _entry(self) -> FeatureEntry:
+        return FEATURE_NETWORKS[self.network]
+
+    @property
     def is_frozen(self) -> bool:
         """No weight of the network is trained."""
         if self.frozen is not None:
             return self.frozen
-        return self.network not in FROM_SCRATCH and not self.open_blocks
+        return not self._entry.from_scratch and not self.open_blocks
 
     @property
     def fingerprint(self) -> str:
@@ -119,8 +100,4 @@ class FeatureSettings(Section):
         """The model folder holds the network's weights."""
         if self.embed is not None:
             return self.embed
-        return self.network not in LARGE or not self.is_frozen
-
-
-def _listed(networks: set[str]) -> str:
-    return ", ".join(sorted(networks))
+        return not self._entry.large or not self.is_frozen

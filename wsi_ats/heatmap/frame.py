@@ -89,7 +89,7 @@ def title(ax: Axes, prediction: Prediction, columns: int) -> None:
 def headline(answer: TaskResult, columns: int) -> str:
     """The answer with its standard error: a class or grade and its probability, the labels given, or a number."""
     spec, errors = answer.spec, map(float, answer.stderr)
-    if spec.kind == "labels":
+    if spec.entry.says == "all that are likely":
         found = set(answer.text.split(";"))
         shares = zip(spec.names, map(float, answer.values), errors, strict=True)
         given = [f"{name} {probability(p, error)}" for name, p, error in shares if name in found]
@@ -100,7 +100,7 @@ def headline(answer: TaskResult, columns: int) -> str:
         return f"{elide(answer.text, columns - 24)}: probability {sure}"
     value, error = float(answer.values[0]), float(answer.stderr[0])
     number = f"{value:.4g}" + (f" ± {error:.2g}" if error > 0 else "")
-    return f"{elide(spec.name, columns - 32)}: {'log risk ' * (spec.kind == 'survival')}{number}"
+    return f"{elide(spec.name, columns - 32)}: {spec.entry.unit + ' ' * bool(spec.entry.unit)}{number}"
 
 
 def probability(sure: float, error: float) -> str:

@@ -4,7 +4,8 @@ Every sampler answers `Draws`: the cells S to read and weights w. Where the samp
 E[w_i 1{i in S}] = 1 for every cell that has mass, so that sum_S w_i a_i f_i estimates sum_i a_i f_i, whichever
 attention `a` it is used with: the weights belong to the distribution that made the draw.
 
-    draw.py         one slide or a batch of them -> Draws; the table of samplers; what is refused
+    draw.py         one slide or a batch of them -> Draws; the samplers of the catalogue; what is refused
+    rules.py        the rule of each sampler
     draws.py        Draws, pooling of several, smoothing of attention
     replacement.py  multinomial (the paper's scheme with replacement)
     gumbel.py       one by one without replacement: Des Raj's weights, Kool's thresholds

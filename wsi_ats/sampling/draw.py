@@ -9,13 +9,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 
+from wsi_ats import catalogue
+from wsi_ats.catalogue import code_of
 from wsi_ats.errors import ConfigError
-from wsi_ats.sampling.draws import Draws, normalised
-from wsi_ats.sampling.gumbel import des_raj, gumbel_keys, threshold_at
-from wsi_ats.sampling.priority import priority_at, priority_keys
-from wsi_ats.sampling.replacement import multinomial_at, picks_at
-from wsi_ats.sampling.systematic import systematic_at
-from wsi_ats.sampling.unordered import murthy
+from wsi_ats.sampling.draws import Draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,10 @@ def draw_many(
     u = _uniforms([chosen.numbers(len(p), n) for p in log_ps], generators).to(log_p.device)
     enough = (log_p > -math.inf).sum(-1) > n
     drawn: dict[int, Draws] = {}
-    for rule, rows in ((chosen.rule, enough.nonzero()[:, 0]), (_all, (~enough).nonzero()[:, 0])):
+    for rule, rows in (
+        (chosen.rule, enough.nonzero()[:, 0]),
+        (SAMPLERS["all"].rule, (~enough).nonzero()[:, 0]),
+    ):
         if len(rows):
             found = rule(log_p[rows], n, u[rows], order[rows]).split()
             drawn |= zip(rows.tolist(), found, strict=True)
@@ -105,69 +105,16 @@ def find_sampler(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
-def _systematic(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    return systematic_at(log_p, n, u[:, 0], order)
-
-
-def _gumbel(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    return des_raj(log_p, gumbel_keys(log_p, u).topk(n).indices)
-
-
-def _unordered(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    return murthy(log_p, gumbel_keys(log_p, u).topk(n).indices.sort(-1).values)
-
-
-def _threshold(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    keys, cells = gumbel_keys(log_p, u).topk(n + 1)
-    return threshold_at(log_p, cells[:, :n], keys[:, n])
-
-
-def _threshold_normalised(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    return normalised(log_p, _threshold(log_p, n, u, order))
-
-
-def _priority(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    keys, cells = priority_keys(log_p, u).topk(n + 1)
-    return priority_at(log_p, cells[:, :n], keys[:, n])
-
-
-def _multinomial(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    return multinomial_at(log_p, picks_at(log_p, u[:, :n]))
-
-
-def _top(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    heavy, cells = (part[:, :n] for part in log_p.sort(stable=True, dim=-1, descending=True))
-    return Draws(cells, -heavy.logsumexp(-1, keepdim=True).expand_as(heavy))
-
-
-def _all(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    cells = torch.arange(log_p.shape[-1], device=log_p.device).expand(log_p.shape)
-    return Draws(cells, torch.zeros_like(log_p).masked_fill(log_p == -math.inf, -math.inf))
-
-
-# name: rule, randomness, unbiased, sums to one, trainable, summary
 SAMPLERS: dict[str, Sampler] = {
-    "systematic": Sampler(
-        _systematic, "slide", True, True, True, "even along the slide, heavy cells always read (default)"
-    ),
-    "gumbel": Sampler(_gumbel, "cell", True, True, True, "one by one without replacement, as in the paper"),
-    "unordered": Sampler(_unordered, "cell", True, True, True, "as gumbel, with the order averaged out"),
-    "gumbel-threshold": Sampler(
-        _threshold, "cell", True, False, True, "as gumbel, weighted by the chance to pass a threshold"
-    ),
-    "gumbel-threshold-normalised": Sampler(
-        _threshold_normalised, "cell", False, True, True, "the same with weights that add up: bias O(1/n)"
-    ),
-    "priority": Sampler(_priority, "cell", True, False, True, "the largest a / u, weighted by a threshold"),
-    "multinomial": Sampler(
-        _multinomial, "draw", True, True, True, "independent draws with replacement, as in the paper"
-    ),
-    "top": Sampler(
-        _top, "none", False, True, False, "the n cells with most attention; biased, for evaluation only"
-    ),
-    "all": Sampler(
-        _all, "none", True, True, True, "every cell: exact, and as slow as reading the whole slide"
-    ),
+    name: Sampler(
+        code_of(entry.rule),
+        entry.randomness,
+        entry.unbiased,
+        entry.sums_to_one,
+        entry.trainable,
+        entry.summary,
+    )
+    for name, entry in catalogue.SAMPLERS.items()
 }
 
 

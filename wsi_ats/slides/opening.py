@@ -6,6 +6,8 @@ of them equal OpenSlide's (`tiff`). All else is read by OpenSlide, and `backend_
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,9 +18,6 @@ from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.slides.tiff.slide import TiffAddress, TiffSlide
 from wsi_ats.slides.tiff.tags import UnsupportedLayout
 
-BACKENDS = ("openslide", "tiff", "zarr")
-"""Backends that open a path or a URL."""
-
 REASONS = {
     "hamamatsu": "NDPI has no tiles",
     "trestle": "Trestle's tiles overlap",
@@ -28,20 +27,28 @@ REASONS = {
 """By OpenSlide's vendor: what is wrong with formats that look like a damaged or an ordinary TIFF at first."""
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A backend: how it opens a path or a URL, and by what it knows its own without being asked for by name."""
+
+    open: Callable[[str, str, OpenOptions], Slide]
+    recognises: Callable[[str], bool] | None = None
+    """None: a file that no other reader recognises; the tiled TIFF and OpenSlide share these (`_file`)."""
+    takes_urls: bool = True
+
+
 def open_path(path: str, name: str | None, options: OpenOptions, backend: str | None) -> Slide:
     """Open a file, a folder or a URL; see `open_slide`."""
     path = _located(path)
     name = name or path.rstrip("/").rpartition("/")[2]
     if backend is None:
-        return _zarr(path, name, options) if _is_zarr(path) else _file(path, name, options)
-    if backend not in BACKENDS:
-        raise ConfigError(f"backend={backend!r} cannot open {path}", f"choose one of {', '.join(BACKENDS)}")
-    if backend == "openslide" and is_url(path):
-        raise ConfigError(f"backend='openslide' cannot open the URL {path}", "copy the slide to a disk")
-    if backend == "zarr":
-        return _zarr(path, name, options)
-    kind: type[TiffAddress | OpenSlideAddress] = TiffAddress if backend == "tiff" else OpenSlideAddress
-    slide = kind(path, name, options).open()
+        own = (reader.open for reader in READERS.values() if reader.recognises and reader.recognises(path))
+        return next(own, _file)(path, name, options)
+    if backend not in READERS:
+        raise ConfigError(f"backend={backend!r} cannot open {path}", f"choose one of {', '.join(READERS)}")
+    if is_url(path) and not READERS[backend].takes_urls:
+        raise ConfigError(f"backend={backend!r} cannot open the URL {path}", "copy the slide to a disk")
+    slide = READERS[backend].open(path, name, options)
     slide.backend_reason = slide.backend_reason or "as asked for"
     return slide
 
@@ -91,3 +98,13 @@ def _file(path: str, name: str, options: OpenOptions) -> Slide:
         reason = REASONS.get(slide.properties.get("openslide.vendor", ""), reason)
     slide.backend_reason = f"OpenSlide: {reason}"
     return slide
+
+
+READERS: Mapping[str, Reader] = {
+    "zarr": Reader(_zarr, _is_zarr),
+    "tiff": Reader(lambda path, name, options: TiffAddress(path, name, options).open()),
+    "openslide": Reader(
+        lambda path, name, options: OpenSlideAddress(path, name, options).open(), takes_urls=False
+    ),
+}
+"""By the name of the backend. An entry more is a reader more (docs/backends.md)."""

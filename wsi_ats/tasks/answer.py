@@ -5,23 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from wsi_ats.catalogue import TASK_KINDS, TaskEntry
 from wsi_ats.errors import WsiAtsError
-
-Kind = Literal["classes", "labels", "ordinal", "regression", "survival"]
-
-NUMBERS: dict[Kind, tuple[str, ...]] = {
-    "classes": (),
-    "labels": (),
-    "ordinal": ("expected",),
-    "regression": ("value",),
-    "survival": ("risk",),
-}
-"""The numbers of an answer that are no probabilities; they follow these."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +19,30 @@ class TaskSpec:
 
     name: str
     """Name of the task."""
-    kind: Kind
+    kind: str
+    """Of task: a name in `catalogue.TASK_KINDS`."""
     names: tuple[str, ...] = ()
     """Classes, labels or grades (lowest first), one probability each; empty where the answer is a number."""
 
     @property
+    def entry(self) -> TaskEntry:
+        """What the catalogue says of tasks of this kind."""
+        return TASK_KINDS[self.kind]
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """What each output of the head speaks for: a class, a label, or the one number or grade asked for."""
-        return self.names if self.kind in ("classes", "labels") else (self.name,)
+        return self.names if self.entry.says in ("the most probable", "all that are likely") else (self.name,)
 
     @property
     def values(self) -> tuple[str, ...]:
         """Names of the values of an answer, as columns are called."""
-        return (*(f"prob_{name}" for name in self.names), *NUMBERS[self.kind])
+        return (*(f"prob_{name}" for name in self.names), *self.entry.numbers)
 
     @property
     def errors(self) -> tuple[str, ...]:
         """Names of their standard errors."""
-        return tuple(f"stderr_{name}" for name in (*self.names, *NUMBERS[self.kind]))
+        return tuple(f"stderr_{name}" for name in (*self.names, *self.entry.numbers))
 
     def columns(self, prefix: str = "") -> list[str]:
         """Columns of predictions.csv: the answer in a word, its values, their standard errors."""
@@ -56,11 +51,12 @@ class TaskSpec:
     def text(self, values: Float64[np.ndarray, " V"]) -> str:
         """The answer in a word: the most probable class, all labels of at least even odds, the median grade, or the
         number to six digits."""
-        if self.kind == "classes":
+        says = self.entry.says
+        if says == "the most probable":
             return self.names[int(np.argmax(values))]
-        if self.kind == "labels":
+        if says == "all that are likely":
             return ";".join(name for name, p in zip(self.names, values, strict=True) if p >= 0.5)
-        if self.kind == "ordinal":
+        if says == "the median":
             return self.names[int(median_grade(values[None, : len(self.names)])[0])]
         return f"{values[0]:.6g}"
 
@@ -71,19 +67,19 @@ def median_grade(probabilities: Float64[np.ndarray, "n K"]) -> Int64[np.ndarray,
 
 
 def columns_of(specs: Sequence[TaskSpec]) -> list[str]:
-    """Columns of predictions.csv for all questions; those after the first bear the names of their tasks."""
+    """Columns of predictions.csv of all tasks; those after the first bear the names of their tasks."""
     others = [column for q in specs[1:] for column in q.columns(f"{q.name}_")]
     return [*specs[0].columns(), *others]
 
 
 def values_named(specs: Sequence[TaskSpec]) -> list[str]:
-    """Names of the values of all answers, as `columns_of` tells questions apart."""
+    """Names of the values of all answers, as `columns_of` tells tasks apart."""
     others = [f"{q.name}_{value}" for q in specs[1:] for value in q.values]
     return [*specs[0].values, *others]
 
 
 def outputs_of(specs: Sequence[TaskSpec]) -> list[str]:
-    """Names of the outputs of all questions, as `columns_of` tells questions apart."""
+    """Names of the outputs of all questions, as `columns_of` tells tasks apart."""
     others = [f"{q.name}_{output}" for q in specs[1:] for output in q.outputs]
     return [*specs[0].outputs, *others]
 
@@ -94,7 +90,7 @@ class TaskResult:
 
     spec: TaskSpec
     values: Float64[np.ndarray, " V"]
-    """Probabilities (of classes and grades they sum to 1), then the numbers, as `question.values` names them."""
+    """Probabilities (of classes and grades they sum to 1), then the numbers, as `spec.values` names them."""
     stderr: Float64[np.ndarray, " V"]
     """Standard error of each value from the drawing of tiles alone; 0 where every tile was read, nan where
     unknown."""
@@ -104,7 +100,7 @@ class TaskResult:
 
     @property
     def text(self) -> str:
-        """The answer in a word; see `Question.text`."""
+        """The answer in a word; see `TaskSpec.text`."""
         return self.spec.text(self.values)
 
     @property

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wsi_ats.catalogue import TASK_KINDS, code_of
 from wsi_ats.errors import ConfigError
-from wsi_ats.tasks.answer import Kind, TaskSpec, columns_of
+from wsi_ats.tasks.answer import TaskSpec, columns_of
 from wsi_ats.tasks.classes import Classes
-from wsi_ats.tasks.labels import Labels
-from wsi_ats.tasks.ordinal import Ordinal
-from wsi_ats.tasks.regression import Regression
 from wsi_ats.tasks.settings import LABEL, TaskSettings
-from wsi_ats.tasks.survival import Survival
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import NOT_GIVEN, is_number, natural_order
-
-KINDS: dict[Kind, Callable[..., Task]] = {
-    "classes": Classes,
-    "labels": Labels,
-    "ordinal": Ordinal,
-    "regression": Regression,
-    "survival": Survival,
-}
 
 
 def make_tasks(asked: Mapping[str, TaskSettings], cells: Mapping[str, Sequence[str]]) -> list[Task]:
@@ -35,16 +24,9 @@ def make_tasks(asked: Mapping[str, TaskSettings], cells: Mapping[str, Sequence[s
     for name, settings in asked.items():
         column, *_ = columns = settings.columns(name)
         found = natural_order(set(cells[column]) - NOT_GIVEN)
-        names = {
-            "classes": found,
-            "labels": columns,
-            "ordinal": settings.grades or found,
-            "regression": (),
-            "survival": (),
-        }[settings.kind]
-        tasks.append(
-            KINDS[settings.kind](TaskSpec(name, settings.kind, _checked(names, name, settings)), settings)
-        )
+        names = {"found": found, "columns": columns, "grades": settings.grades or found, "none": ()}
+        chosen = _checked(names[TASK_KINDS[settings.kind].names], name, settings)
+        tasks.append(_task(TaskSpec(name, settings.kind, chosen), settings))
     columns_made = columns_of([task.spec for task in tasks])
     twice = [column for i, column in enumerate(columns_made) if column in columns_made[:i]]
     if twice:
@@ -73,17 +55,23 @@ def from_card(card: Mapping[str, Any], asked: Mapping[str, TaskSettings]) -> Tas
     """The task that `to_card` wrote down. Raises `KeyError`, `TypeError` or `ValueError` for what it cannot have."""
     learned = {key: float(value) for key, value in card.items() if key not in ("name", "kind", "names")}
     spec = TaskSpec(str(card["name"]), card["kind"], tuple(map(str, card["names"])))
-    return KINDS[spec.kind](spec, asked.get(spec.name), **learned)
+    return _task(spec, asked.get(spec.name), **learned)
+
+
+def _task(spec: TaskSpec, settings: TaskSettings | None, **learned: float) -> Task:
+    task: Task = code_of(TASK_KINDS[spec.kind].make)(spec, settings, **learned)
+    return task
 
 
 def _checked(names: tuple[str, ...], task: str, settings: TaskSettings) -> tuple[str, ...]:
     """The classes, labels or grades of a task, if these are enough and in an order that is known."""
-    if settings.kind in ("classes", "ordinal") and len(names) < 2:
+    named_by = TASK_KINDS[settings.kind].names
+    if named_by in ("found", "grades") and len(names) < 2:
         raise ConfigError(
             f"task {task!r} needs at least 2 classes, got {list(names)}",
             remedy="label slides of another class, or choose another kind of task",
         )
-    if settings.kind == "ordinal" and not settings.grades and not all(map(is_number, names)):
+    if named_by == "grades" and not settings.grades and not all(map(is_number, names)):
         raise ConfigError(
             f"task {task!r} is ordinal and its grades are {', '.join(names)}: which is higher is not known",
             remedy=f'name them, lowest first: tasks.{task}.grades = ["low", "high"]',

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from wsi_ats.catalogue import TASK_KINDS, one_of
 from wsi_ats.settings import Section
-from wsi_ats.tasks.answer import Kind
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -16,7 +16,7 @@ Positive = Annotated[float, Field(gt=0)]
 class TaskSettings(Section):
     """One task, under a name of your choice; the first is the main one. Without any: classes in column `label`."""
 
-    kind: Kind = "classes"
+    kind: Annotated[str, AfterValidator(one_of(TASK_KINDS))] = "classes"
     """classes: one of several; labels: any of several; ordinal: grades; regression: a number; survival: a risk."""
     target: str | tuple[str, ...] = ()
     """Column of the manifest (of labels: one column a label, with 0 or 1; of survival: the time); default: NAME."""
@@ -33,21 +33,22 @@ class TaskSettings(Section):
     @model_validator(mode="after")
     def _go_together(self) -> TaskSettings:
         targets = (self.target,) if isinstance(self.target, str) else self.target
+        takes = TASK_KINDS[self.kind].takes
         rules = (
             (
-                (self.kind == "survival") == bool(self.event),
+                ("event" in takes) == bool(self.event),
                 f"event = {self.event!r}: a survival task needs the column of its event, others have none",
             ),
             (
-                len(targets) <= 1 or self.kind == "labels",
+                len(targets) <= 1 or "columns" in takes,
                 f"target = {list(targets)}: {self.kind} has one column",
             ),
             (
-                not self.grades or self.kind == "ordinal",
+                not self.grades or "grades" in takes,
                 f"grades = {list(self.grades)}: {self.kind} has none",
             ),
             (
-                self.class_weights == "none" or self.kind in ("classes", "labels", "ordinal"),
+                self.class_weights == "none" or "class_weights" in takes,
                 f"class_weights = {self.class_weights!r}: {self.kind} has no classes",
             ),
         )

@@ -17,6 +17,7 @@ from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.manifest import Row
 from wsi_ats.sampling import generator_for
 from wsi_ats.slides import SlideAddress, open_slide
+from wsi_ats.slides.content import content_of
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tasks.task import Task
@@ -44,7 +45,7 @@ class Example:
 
 class Examples(Dataset[Example]):
     """Slides with targets. Views are kept while they fit into `max_bytes` and read again each epoch
-    where they do not."""
+    where they do not. `stored`: a store keeps what frozen networks make of them, by their content."""
 
     def __init__(
         self,
@@ -53,11 +54,14 @@ class Examples(Dataset[Example]):
         config: Config,
         max_bytes: int,
         bad_tiles: BadTiles | None = None,
+        *,
+        stored: bool = False,
     ) -> None:
         self.rows = list(rows)
         self._tasks = as_tasks(tasks)
         self._config = _for_preparing(config)
         self._room = max_bytes
+        self._stored = stored
         self._kept: dict[str, PreparedSlide] = {}
         self._addresses: dict[str, SlideAddress] = {}
         self._bad_tiles = {} if bad_tiles is None else bad_tiles
@@ -79,6 +83,8 @@ class Examples(Dataset[Example]):
         if row.slide in self._kept:
             return self._kept[row.slide]
         prepared = prepare_row(row, self._config)
+        if self._stored:
+            prepared = replace(prepared, content=content_of(row.path))
         # One set for all times that the slide is looked at: the tolerated number is of the whole run.
         bad = self._bad_tiles.setdefault(row.slide, set())
         bad |= prepared.bad_tiles
@@ -150,7 +156,7 @@ def failure_of(row: Row, error: Exception) -> Failure:
 
 def _for_preparing(config: Config) -> Config:
     """Of a view before fixed layers the model remembers what these make of it; the pixels would only take room."""
-    if config.attention.network != "mobilenet-v1":
+    if not config.attention.keeps_channels:
         return config
     return config.model_copy(update={"view": config.view.model_copy(update={"whole": 0})})
 

@@ -31,6 +31,7 @@ from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
 from wsi_ats.train.epoch_checkpoint import Checkpoints, EpochCheckpoint, Say
 from wsi_ats.train.figures import Figures, final_figures, values_of
 from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
+from wsi_ats.train.frozen import cache_for, embed_all, tell_store
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import ask, counts_of, targets_of
@@ -56,18 +57,18 @@ def train(
     Slides that cannot be used are listed in `out/failures.csv` and left out; one with more damaged tiles than are
     tolerated from the epoch on in which the last of them was drawn. A run that was interrupted goes on after its
     last whole epoch when the same slides and settings are given again, and ends with the same weights as if it had
-    not been. `say` gets progress, a line at a time. `memory` keeps tiles or frozen features beyond this run, for
-    another with the same feature network and tiles. Raises `ConfigError` where a class has no usable slide, a target
-    makes no sense or `out` holds another run.
+    not been. `say` gets progress, a line at a time. `cache` keeps tiles and frozen features beyond this run; by default
+    it is of this run alone, in front of a store beside `out` (`train.disk_mb`). Raises `ConfigError` where a class has
+    no usable slide, a target makes no sense or `out` holds another run.
     """
     start = time.monotonic()
     tasks = ask(config, rows)
     groups = tasks[0].strata(targets_of(tasks, rows)[0])
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, groups)
     prepare_run(out, rows, config, overwrite=overwrite)
-    cache = TileCache(config.train.cache_mb << 20) if cache is None else cache
+    cache = cache_for(config, out, say) if cache is None else cache
     bad_tiles: BadTiles = {}
-    sets, failures = _inspect(rows, tasks, config, out, say, bad_tiles)
+    sets, failures = _inspect(rows, tasks, config, out, say, bad_tiles, stored=cache.store is not None)
     while True:
         _check(sets, tasks, failures, out, say)
         tasks = ask(config, rows)
@@ -77,6 +78,8 @@ def train(
         module.model.cache = cache
         keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles)
         try:
+            if config.train.embed_all:
+                embed_all(module.model, [*sets.values()], say)
             _fit(module, sets, config, keeper)
             figures = _validate(module, sets["val"], config, out)
             break
@@ -85,6 +88,7 @@ def train(
             failures.append(_set_aside(error, sets))
             write_failures(out, failures)
             say(f"left out {failures[-1].slide}: {error.message}")
+    tell_store(cache, say)
     seconds = time.monotonic() - start
     bad = {slide: len(tiles) for slide, tiles in sorted(bad_tiles.items()) if tiles}
     if bad:
@@ -98,7 +102,14 @@ def train(
 
 
 def _inspect(
-    rows: Sequence[Row], tasks: Sequence[Task], config: Config, out: Path, say: Say, bad_tiles: BadTiles
+    rows: Sequence[Row],
+    tasks: Sequence[Task],
+    config: Config,
+    out: Path,
+    say: Say,
+    bad_tiles: BadTiles,
+    *,
+    stored: bool,
 ) -> tuple[Sets, list[Failure]]:
     """Look at every slide; those that cannot be used are not in the sets that are returned."""
     # What an interrupted run found out in its middle: whether it would be found again depends on what is drawn.
@@ -108,7 +119,12 @@ def _inspect(
     room = (config.train.cache_mb << 20) // 8
     sets: Sets = {
         split: Examples(
-            [r for r in rows if r.split == split and r.slide not in known], tasks, config, room, bad_tiles
+            [r for r in rows if r.split == split and r.slide not in known],
+            tasks,
+            config,
+            room,
+            bad_tiles,
+            stored=stored,
         )
         for split in ("train", "val")
     }

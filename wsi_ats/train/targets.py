@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float64
 
+from wsi_ats.catalogue import TASK_KINDS
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import Row
@@ -24,7 +25,7 @@ def ask(config: Config, rows: Sequence[Row]) -> list[Task]:
     Raises `ConfigError` naming the task or slide, the column, the value and the rule.
     """
     settings = asked(config.tasks)
-    compared = [name for name, task in settings.items() if task.kind == "survival"]
+    compared = [name for name, task in settings.items() if TASK_KINDS[task.kind].compares]
     if compared and config.train.batch < 2:
         raise ConfigError(
             f"train.batch is {config.train.batch} and task {compared[0]!r} compares the slides of a batch",

@@ -1,0 +1,58 @@
+"""What frozen networks make of the slides, kept on disk beside the run for every later one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from wsi_ats.cache import TileCache
+from wsi_ats.config import Config
+from wsi_ats.features.embed import TILES_AT_ONCE
+from wsi_ats.features.store import FeatureStore
+from wsi_ats.model import AttentionSampler
+from wsi_ats.sampling import Draws
+from wsi_ats.train.data import Examples
+from wsi_ats.train.epoch_checkpoint import Say
+
+FOLDER = "frozen-features"
+"""Beside the run folder, so that all runs of a study share it."""
+TELL = 4
+"""How often progress is told."""
+
+
+def cache_for(config: Config, out: Path, say: Say) -> TileCache:
+    """A cache of `train.cache_mb`, in front of a store beside `out` where anything is frozen.
+
+    Nothing is stored where damaged tiles are tolerated: these are to be met, and counted, in every run.
+    """
+    how = config.train
+    frozen = config.features.is_frozen or config.attention.keeps_channels
+    stored = frozen and how.disk_mb and not how.tolerate_bad_tiles
+    store = FeatureStore(out.absolute().parent / FOLDER, how.disk_mb << 20, say) if stored else None
+    return TileCache(how.cache_mb << 20, store)
+
+
+@torch.no_grad()
+def embed_all(model: AttentionSampler, sets: Sequence[Examples], say: Say) -> None:
+    """Make the frozen features of every tissue tile, a fixed number at a time, where they are not kept already.
+
+    Raises `SlideError` where a tile cannot be read.
+    """
+    examples = [(some, i) for some in sets for i in range(len(some))]
+    for done, (some, i) in enumerate(examples, 1):
+        attention = model.attend(some[i].prepared, uniform=True)
+        attention.exceeds(len(attention.slide.view.grid))  # with two levels, opens every region
+        every = attention.all()
+        for part in torch.split(every.draws.cells, TILES_AT_ONCE):
+            model.raw_features([every.of(Draws(part, torch.zeros(len(part))))])
+        if done % max(1, len(examples) // TELL) == 0:
+            say(f"features of all tissue tiles: {done} of {len(examples)} slides")
+
+
+def tell_store(cache: TileCache, say: Say) -> None:
+    """Say what the store spared, and where it is."""
+    if isinstance(cache.store, FeatureStore):
+        found, made = cache.store.hits, cache.store.misses
+        say(f"frozen features: {found} found in {cache.store.folder}, {made} made")
