@@ -84,7 +84,7 @@ def field(mass: float, seed: int = 0) -> Field:
 
 def field_of_model(model_folder: Path, path: Path) -> Field:
     """Attention and features of every tissue cell of a slide, as a trained model has them."""
-    from wsi_ats.features.embed import TileVectors
+    from wsi_ats.embed import TileVectors
     from wsi_ats.lowres.prepare import prepare
     from wsi_ats.model_folder import load_model
     from wsi_ats.slides import open_slide

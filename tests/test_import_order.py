@@ -28,7 +28,7 @@ FLOORS = (
     "tasks features config manifest estimator head",
     "lowres",
     "attention convert heatmap",
-    "features.embed prediction",
+    "embed prediction",
     "predict",
     "model",
     "build",
@@ -47,9 +47,14 @@ PIXELS = (
     "tasks.answer tasks.texts tasks.weights tasks.settings"
 )
 """The arm that reads slides: never torch."""
-TENSORS = "sampling estimator head tasks features attention.networks attention.receptive attention.blockwise attention.make"
+TENSORS = (
+    "sampling estimator head tasks features attention.networks attention.receptive attention.blockwise "
+    "attention.make"
+)
 """The arm that computes: never opens a slide."""
-BOTH = "attention.attend attention.levels features.embed predict model build model_folder train batch demo cli __main__"
+BOTH = (
+    "attention.attend attention.levels embed predict model build model_folder train batch demo cli __main__"
+)
 """Where they meet."""
 
 

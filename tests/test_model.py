@@ -148,11 +148,43 @@ def test_memory_changes_no_answer_and_spares_reading(
         bare = model([prepared], [generator_for(0, "x")])[0].logits
         model.cache = TileCache(1 << 26)
         first = model([prepared], [generator_for(0, "x")])[0].logits
-        monkeypatch.setattr("wsi_ats.features.embed.read_tiles", None)  # a second reading would fail
+        monkeypatch.setattr("wsi_ats.embed.read_tiles", None)  # a second reading would fail
         second = model([prepared], [generator_for(0, "x")])[0].logits
         monkeypatch.undo()
         torch.testing.assert_close(bare, first)
         torch.testing.assert_close(bare, second)
+
+
+def test_models_that_share_a_cache_answer_as_alone(paths: list[Path]) -> None:
+    """Of one model's features, and of tiles of another size, nothing reaches the other."""
+    shared = TileCache(1 << 26)
+    for settings in (
+        ["train.seed=0"],
+        ["train.seed=1"],
+        ["tile.px=48"],
+        ["tile.downsample=3"],
+        ["features.width=8"],
+    ):
+        for frozen in ("true", "false"):
+            model = model_with(f"features.frozen={frozen}", *settings)
+            alone = model.predict(paths[1], tiles=8)
+            model.cache = shared
+            for _ in range(2):
+                together = model.predict(paths[1], tiles=8)
+                np.testing.assert_array_equal(together.cells, alone.cells)
+                np.testing.assert_allclose(together.probabilities, alone.probabilities, rtol=0, atol=1e-6)
+
+
+def test_a_frozen_network_whose_weights_change_is_another(paths: list[Path]) -> None:
+    model = model_with("features.frozen=true")
+    model.cache = TileCache(1 << 26)
+    model.predict(paths[0], tiles=8)
+    with torch.no_grad():
+        for parameter in model.features.parameters():
+            parameter += 0.1
+    kept = model.predict(paths[0], tiles=8)
+    model.cache = TileCache(0)
+    np.testing.assert_array_equal(kept.probabilities, model.predict(paths[0], tiles=8).probabilities)
 
 
 def test_every_trainable_part_gets_a_gradient(paths: list[Path]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from tests.test_model import model_with
 from wsi_ats import open_slide, tiles
-from wsi_ats.errors import ConfigError
+from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.model import AttentionSampler
 from wsi_ats.predict import predict_prepared
@@ -108,7 +108,7 @@ def test_no_tile_is_read_twice(model: AttentionSampler, path: Path, monkeypatch:
         asked.extend(cells.tolist())
         return tiles.read_tiles(slide, grid, cells, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("wsi_ats.features.embed.read_tiles", read)
+    monkeypatch.setattr("wsi_ats.embed.read_tiles", read)
     prediction = model.predict(path, tiles=120, tolerance=0.0)
     assert prediction.rounds * 8 > prediction.tiles_read, "some tiles were drawn twice"
     assert sorted(asked) == sorted(prediction.cells.tolist())
@@ -119,3 +119,22 @@ def test_a_tolerance_for_what_is_not_random_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="top"):
         predict_prepared(model, prepared, Reading.of(sampler="top", tolerance=0.1))
+
+
+def test_an_error_leaves_every_network_in_the_mode_that_it_was_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_with().train()
+    model.attention.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    model.predict(path, tiles=8)
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+    def fail(*_: object) -> np.ndarray:
+        assert not any(module.training for module in model.modules())
+        raise SlideError("gone")
+
+    monkeypatch.setattr("wsi_ats.embed.read_tiles", fail)
+    with pytest.raises(SlideError):
+        model.predict(path, tiles=8)
+    assert {name: module.training for name, module in model.named_modules()} == before

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from wsi_ats.catalogue import ATTENTION_NETWORKS, SAMPLERS, one_of
 from wsi_ats.errors import ConfigError
@@ -282,7 +281,7 @@ def config_hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _complaint(error: ErrorDetails) -> str:
+def _complaint(error: Mapping[str, Any]) -> str:
     rule = "there is no such setting" if error["type"] == "extra_forbidden" else error["msg"]
     return f"{'.'.join(map(str, error['loc']))} = {error['input']!r}: {rule}"
 

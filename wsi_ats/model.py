@@ -19,8 +19,8 @@ from wsi_ats.attention.levels import Drawn, SlideAttention
 from wsi_ats.attention.networks import ConvAttention
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
+from wsi_ats.embed import Augment, tile_features
 from wsi_ats.estimator import Summary, plain_summary, refined_summary
-from wsi_ats.features.embed import Augment, tile_features
 from wsi_ats.features.standardise import Standardise
 from wsi_ats.head import Head
 from wsi_ats.lowres.prepare import PreparedSlide

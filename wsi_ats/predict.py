@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from wsi_ats.attention.levels import Drawn, SlideAttention
 from wsi_ats.config import Config
+from wsi_ats.embed import TileVectors
 from wsi_ats.estimator import Summary
-from wsi_ats.features.embed import TileVectors
 from wsi_ats.head import Head
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.prediction import Prediction

@@ -82,7 +82,7 @@ def test_the_batch_of_tiles_changes_nothing(
     model: AttentionSampler, slides: list[Path], monkeypatch: pytest.MonkeyPatch, at_once: int, sampler: str
 ) -> None:
     usual = model.predict(slides[0], tiles=13, sampler=sampler)
-    monkeypatch.setattr("wsi_ats.features.embed.TILES_AT_ONCE", at_once)
+    monkeypatch.setattr("wsi_ats.embed.TILES_AT_ONCE", at_once)
     # Sums over a batch of another size may be added up in another order.
     assert [*differences(usual, model.predict(slides[0], tiles=13, sampler=sampler), 2e-6)] == []
     assert len(np.unique(usual.probabilities)) == 2, "a flat answer would not show a difference"

@@ -11,9 +11,9 @@ import pytest
 from tests.features.test_mobilenet import random_weights
 from tests.support.cohort import settings, write_cohort
 from tests.support.training import assert_same_weights, silent
+from wsi_ats import embed
 from wsi_ats.config import Config, load_config
 from wsi_ats.errors import ConfigError
-from wsi_ats.features import embed
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.train import frozen
 from wsi_ats.train.run import train

@@ -22,6 +22,7 @@ from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.manifest import Row
 from wsi_ats.train.data import Examples
 from wsi_ats.train.folder import OWN
+from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.run import slides_to_standardise_on, train
 from wsi_ats.train.standardise import fit_standardisation
 
@@ -275,3 +276,16 @@ def test_a_folder_that_cannot_be_made_is_named(rows: list[Row], tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"output folder .*file cannot be made"):
         train(rows, settings(), tmp_path / "file", say=silent)
+
+
+def test_a_step_without_its_own_knobs_is_forward(rows: list[Row], trained: Path) -> None:
+    model = load_model(trained / "model")
+    model.config = settings("train.augment=false")
+    examples = Examples([r for r in rows if r.split == "train"], model.classes, model.config, 1 << 30)
+    batch = [examples[i] for i in range(3)]
+    module = TrainingModule(model)
+    module.log = lambda *_, **__: None  # there is no trainer
+    loss = module.training_step(batch, 0)
+    generators = [generator_for(0, 0, example.slide) for example in batch]
+    estimates = model([example.prepared for example in batch], generators)
+    assert torch.equal(module._loss(estimates, batch), loss)

@@ -1,17 +1,19 @@
-"""attention.h5: where the tissue cells are and what the model makes of them, laid out as TRIDENT lays out
-coordinates.
+"""attention.h5: where the tissue cells are and what the model makes of them, laid out as TRIDENT does coordinates.
 
-    /coords         int64 (K, 2)    top-left corner (x, y) of each tissue cell's tile, level-0 px; a tile is
-    centred on its cell and may begin a little outside the slide /attention      float32 (K,)    sums to 1
-    /drawn          bool (K,)       the tile was read /weight         float64 (K,)    importance weight; 0
-    where not drawn /contribution   float32 (K,)    what the tile adds to the logit of the predicted class, or
-    to the one output of another main task (attribute `class`); 0 where not drawn /cell           int64 (K,)
-    flat index (row * cols + col) into the attention grid /contributions  float32 (N, O)  the drawn tiles'
-    contributions to every output of every task (attribute `classes`)
+    /coords         int64 (K, 2)    top-left corner (x, y) of each tissue cell's tile, level-0 px; a tile is centred on
+                                    its cell and may begin a little outside the slide
+    /attention      float32 (K,)    sums to 1
+    /drawn          bool (K,)       the tile was read
+    /weight         float64 (K,)    importance weight; 0 where not drawn
+    /contribution   float32 (K,)    what the tile adds to the logit of the predicted class, or to the one output of
+                                    another main task (attribute `class`); 0 where not drawn
+    /cell           int64 (K,)      flat index (row * cols + col) into the attention grid
+    /contributions  float32 (N, O)  what the drawn tiles add to every output of every task (attribute `classes`)
 
 Attributes of the file are TRIDENT's: name, patch_size (px), patch_size_level0, level0_width, level0_height,
-target_magnification, level0_magnification, overlap (px of the patch that the next one covers too; negative
-where there are gaps); and grid_rows, grid_cols, cell_width, cell_height (level-0 px)."""
+target_magnification, level0_magnification, overlap (px of the patch that the next one covers too; negative where there
+are gaps); and grid_rows, grid_cols, cell_width, cell_height (level-0 px).
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
-from wsi_ats.features.embed import TILES_AT_ONCE
+from wsi_ats.embed import TILES_AT_ONCE
 from wsi_ats.features.store import FeatureStore
 from wsi_ats.model import AttentionSampler
 from wsi_ats.sampling import Draws
