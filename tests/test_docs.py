@@ -26,8 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "RELEASING.md",
+    ROOT / "SECURITY.md",
     ROOT / "benchmarks" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MACHINE_PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|tmp|work|Users|mnt|var|opt|data)/")
@@ -201,9 +204,18 @@ def test_no_path_of_a_machine(page: Path) -> None:
 
 
 def test_every_page_is_on_the_map() -> None:
-    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    """That of its folder for a decision, which the map of all names."""
+    decisions = ROOT / "docs" / "decisions"
     for page in PAGES:
-        if page.name != "index.md":
+        inside = page.parent == decisions and page.name != "README.md"
+        index = (decisions / "README.md" if inside else ROOT / "docs" / "index.md").read_text(
+            encoding="utf-8"
+        )
+        if page == ROOT / "docs" / "index.md":
+            continue
+        if page == decisions / "README.md":
+            assert "(decisions/README.md)" in index
+        else:
             assert re.search(rf"\(({page.name}|\.\./{re.escape(page_id(page))})\)", index), page_id(page)
 
 

@@ -31,9 +31,7 @@ NAMED = {
     "wsi_ats.prefetch": "prefetch",
     "wsi_ats.reading": "Reading",
     "wsi_ats.sampling": "Draws draw draw_many generator_for pool smooth systematic_at",
-    "wsi_ats.slides": (
-        "Slide.dask Slide.read Slide.read_at_mpp Slide.read_many open_slide"
-    ),
+    "wsi_ats.slides": ("Slide.dask Slide.read Slide.read_at_mpp Slide.read_many open_slide"),
     "wsi_ats.stopwatch": "Stopwatch",
     "wsi_ats.tasks.answer": "TaskResult TaskSpec median_grade",
     "wsi_ats.tasks.metrics": "Interval auc balanced_accuracy bootstrap bootstrap_auc c_index quadratic_kappa r2",

@@ -98,6 +98,35 @@ def test_tile_size_is_in_level_0_px() -> None:
     assert make_prediction().tile_size == (80.0, 80.0)
 
 
+@pytest.mark.parametrize(
+    ("spec", "values", "stderr", "words"),
+    [
+        (
+            TaskSpec("label", "classes", ("normal", "tumour")),
+            (0.07, 0.93),
+            (0.01, 0.01),
+            "tumour 0.93 ± 0.01",
+        ),
+        (TaskSpec("label", "classes", ("normal", "tumour")), (0.07, 0.93), (np.nan, np.nan), "tumour 0.93"),
+        (TaskSpec("label", "labels", ("a", "b")), (0.2, 0.7), (0.1, 0.1), "b 0.70 ± 0.10"),
+        (TaskSpec("label", "labels", ("a", "b")), (0.6, 0.7), (0.1, 0.1), "a;b"),
+        (TaskSpec("label", "labels", ("a", "b")), (0.2, 0.3), (0.1, 0.1), "no label"),
+        (TaskSpec("isup", "ordinal", ("1", "2")), (0.4, 0.6, 1.6), (0.1, 0.2, 0.3), "2 0.60 ± 0.20"),
+        (TaskSpec("age", "regression"), (61.25,), (1.5,), "age 61.25 ± 1.5"),
+        (TaskSpec("age", "regression"), (61.25,), (np.nan,), "age 61.25"),
+        (TaskSpec("death", "survival"), (-0.5,), (0.25,), "death -0.5 ± 0.25"),
+    ],
+)
+def test_repr_is_one_short_line(
+    spec: TaskSpec, values: tuple[float, ...], stderr: tuple[float, ...], words: str
+) -> None:
+    contributions = np.zeros((4, len(spec.outputs)), np.float32)
+    answer = TaskResult(spec, np.array(values), np.array(stderr), contributions)
+    prediction = make_prediction(answer=answer)
+    tissue = len(prediction.tissue)
+    assert repr(prediction) == f"Prediction('case_7.svs': {words}; 4 of {tissue} tiles read)"
+
+
 def test_prediction_needs_neither_torch_nor_matplotlib() -> None:
     code = "import sys, wsi_ats.prediction; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0

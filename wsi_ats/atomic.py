@@ -12,8 +12,16 @@ TEMPORARY = ".part"
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` in one step: readers see the old file or the new one, also after a power
-    cut."""
+    """Write `content` to `path` in one step: readers see the old file or the new one, also after a power cut.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "result.json")
+    ...     write_atomic(path, b"old")
+    ...     write_atomic(path, b"new")
+    ...     path.read_text(), len(list(path.parent.iterdir()))
+    ('new', 1)
+    """
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
@@ -22,8 +30,19 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def make_atomic(path: Path, make: Callable[[Path], None]) -> None:
-    """Let `make` write a file of another name in the same folder, flush it to the disk and rename it to
-    `path`."""
+    """Let `make` write a file of another name in the same folder, flush it to the disk and rename it to `path`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> def fail(temporary: Path) -> None:
+    ...     temporary.write_text("half of it")
+    ...     raise OSError("disk full")
+    >>> with TemporaryDirectory() as folder:
+    ...     try:
+    ...         make_atomic(Path(folder, "result.json"), fail)
+    ...     except OSError as error:
+    ...         print(error, list(Path(folder).iterdir()))
+    disk full []
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         make(temporary)

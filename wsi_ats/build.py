@@ -1,4 +1,4 @@
-"""Settings -> model: the only place that knows the sizes of networks."""
+"""Building of models from settings: the only place that knows the sizes of networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_model(
 ) -> AttentionSampler:
     """A model with fresh weights; the initial weights depend on `config.train.seed` alone.
 
-    tasks: what the heads are asked; bare names are the classes of a single task.
+    tasks: what the head is asked; bare names are the classes of a single task.
     With `pretrained` the feature network reads its weights file, and if the model is `fresh`, so does the attention
     network; without, their weights are left for a checkpoint to fill. Raises `ConfigError` for settings that do not go
     together, such as tiles of another size or mpp than the encoder was trained on, and `ModelError` for a bad weights

@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 
 
 class Key(NamedTuple):
-    """Which array: number `item` of those that `made_by` made.
+    """Name of an array in a cache: number `item` of those that `made_by` made.
 
     `made_by` holds all else that the array depends on: the slide and its grid, the size of a tile, the fingerprint of
     the network. An array is then the same whoever asks for it, also where several models share a cache.
@@ -26,13 +26,13 @@ class Key(NamedTuple):
 
 @runtime_checkable
 class Store(Protocol):
-    """Where arrays outlive the process (`wsi_ats.features.store`)."""
+    """A place where arrays outlive the process (`wsi_ats.features.store`)."""
 
     def get(self, made_by: str, items: Sequence[int]) -> dict[int, np.ndarray]:
-        """Those of the items that are there."""
+        """Rows of those of `items` that are there, by item."""
 
     def put(self, made_by: str, rows: dict[int, np.ndarray]) -> None:
-        """Keep the rows."""
+        """Keep `rows`, arrays by item, of what `made_by` made."""
 
 
 class TileCache:

@@ -1,4 +1,4 @@
-"""What can be chosen by name: samplers, attention networks, feature networks and kinds of tasks, in one table each.
+"""Catalogue of what is chosen by name: samplers, attention and feature networks, kinds of tasks, a table each.
 
 An entry here, and the code that it names, is all that makes a new one known: to the settings, the command line, the
 messages and the tests (docs/extending.md). Code is named "module:name" and imported when it is used, so that the names
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class SamplerEntry:
-    """One way to draw. What the fields mean: `wsi_ats.sampling.Sampler`."""
+    """A sampler: one way to draw. What the fields mean: `wsi_ats.sampling.Sampler`."""
 
     rule: str
     randomness: Literal["none", "slide", "draw", "cell"]
@@ -24,7 +24,7 @@ class SamplerEntry:
     summary: str
     trainable: bool = True
     research: bool = False
-    """Known and tested, but not named in `--help`: no gain over the default has been measured."""
+    """True for samplers that `--help` does not name: known and tested, without a measured gain over the default."""
 
 
 SAMPLERS: Mapping[str, SamplerEntry] = {
@@ -88,7 +88,8 @@ class AttentionEntry:
     make: str
     summary: str
     pretrained: bool = False
-    """Has fixed layers with weights of their own, for one level: what they make of a view is kept instead of it."""
+    """True for a network of fixed layers with weights of their own, for one level of attention: what they make of a
+    view is kept instead of the view."""
 
 
 ATTENTION_NETWORKS: Mapping[str, AttentionEntry] = {
@@ -115,11 +116,11 @@ class FeatureEntry:
     takes: frozenset[str] = frozenset()
     """Settings of [features] that it takes; the networks that take none of a setting refuse it."""
     from_scratch: bool = False
-    """Trained with the model by default; the others are pretrained and frozen."""
+    """True for a network that is trained with the model by default; the others are pretrained and frozen."""
 
     @property
     def large(self) -> bool:
-        """Where it is frozen, a model folder refers to its weights instead of holding them, unless told to."""
+        """Whether a model folder refers to the network's frozen weights instead of holding them, unless told to."""
         return "embed" in self.takes
 
 
@@ -166,17 +167,17 @@ class TaskEntry:
 
     make: str
     names: Literal["found", "columns", "grades", "none"]
-    """What has one probability each: the texts found in the target's column, its columns, grades in their order."""
+    """Source of the names that have a probability each: texts found in the target's column, its columns, grades."""
     says: Literal["the most probable", "all that are likely", "the median", "a number"]
-    """The answer in a word."""
+    """How the values of an answer are put into a word (`TaskSpec.text`)."""
     numbers: tuple[str, ...] = ()
     """Values of an answer that are no probabilities."""
     takes: frozenset[str] = frozenset()
     """Settings of the task that it takes; the other kinds refuse them."""
     unit: str = ""
-    """Of the number, for people."""
+    """Unit of the number, for people."""
     compares: bool = False
-    """Its loss compares the slides of a batch, which must hold two or more."""
+    """True where the loss compares the slides of a batch, which must hold two or more."""
 
 
 TASK_KINDS: Mapping[str, TaskEntry] = {
@@ -205,7 +206,7 @@ TASK_KINDS: Mapping[str, TaskEntry] = {
 
 
 def code_of(place: str) -> Any:
-    """What "module:name" names, imported.
+    """The object that "module:name" names, imported.
 
     >>> code_of("math:hypot")(3, 4)
     5.0
@@ -215,7 +216,13 @@ def code_of(place: str) -> Any:
 
 
 def one_of(table: Mapping[str, object]) -> Callable[[str], str]:
-    """Passes the names of a table on; raises ValueError, listing them, for any other."""
+    """A check that passes the names of a table on and raises ValueError, listing them, for any other.
+
+    >>> one_of({"red": 1, "blue": 2})("green")
+    Traceback (most recent call last):
+    ...
+    ValueError: there is no 'green'; choose one of red, blue
+    """
 
     def check(name: str) -> str:
         if name not in table:

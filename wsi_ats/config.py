@@ -23,7 +23,7 @@ from wsi_ats.settings import Section
 from wsi_ats.tasks.settings import TaskSettings
 
 TRAINABLE = {name: entry for name, entry in SAMPLERS.items() if entry.trainable}
-"""Samplers to train with."""
+"""Samplers that a model can be trained with, by name."""
 
 
 class Scale(Section):
@@ -123,7 +123,7 @@ class AttentionSettings(Section):
 
     @property
     def keeps_channels(self) -> bool:
-        """What fixed layers make of a view is kept, and the view need not be."""
+        """Whether what fixed layers make of a view is kept, so that the view need not be."""
         return ATTENTION_NETWORKS[self.network].pretrained
 
 
@@ -175,7 +175,7 @@ class TrainSettings(Section):
     which knows nothing yet can settle on the wrong tissue and then never shows the score anything else; behind frozen
     features such epochs cost next to nothing."""
     patience: int = Field(default=12, ge=1)
-    """Epochs without a better validation AUC before training stops."""
+    """Epochs without a better validation AUC before training stops, counted from the end of the warm-up."""
     batch: int = Field(default=4, ge=1)
     """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
     lr: float = Field(default=3e-3, gt=0)
@@ -242,6 +242,14 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -
 
     Values of overrides are TOML (`train.epochs=5`, `tile.mpp=0.5`); what is not TOML is taken as a string.
     Raises `ConfigError` naming the setting, its value and the rule.
+
+    >>> config = load_config(overrides=["train.epochs=5", "tile.downsample=2"])
+    >>> config.train.epochs, config.tile.mpp, config.tile.downsample  # one scale replaces the other
+    (5, None, 2.0)
+    >>> load_config(overrides=["tile.px=8"])
+    Traceback (most recent call last):
+    ...
+    wsi_ats.errors.ConfigError: the settings: 1 wrong setting(s): tile.px = 8: Input should be greater than ...
     """
     values = _read_toml(Path(path)) if path is not None else {}
     for override in overrides:
@@ -272,12 +280,24 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def template(config: Config | None = None) -> str:
-    """A TOML file with every setting, its value (default) and its meaning as a comment."""
+    """Text of a TOML file with every setting, its value (default) and its meaning as a comment.
+
+    >>> lines = template().splitlines()
+    >>> for line in lines[lines.index("[tile]") :][:3]:
+    ...     print(line)
+    [tile]
+    # Micrometres per pixel of the tiles: 0.5 is 20x, where nuclei are resolved.
+    mpp = 0.5
+    """
     return "\n".join(_template_lines(config or Config())) + "\n"
 
 
 def config_hash(*parts: str) -> str:
-    """Short stable hash (16 hex digits) of strings that together determine a result."""
+    """Short stable hash (16 hex digits) of strings that together determine a result; their order counts.
+
+    >>> config_hash("model 1", "tiles=64"), config_hash("model 1", "tiles=65")
+    ('a3dc26d41e619c7c', '5f1b225568196de5')
+    """
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

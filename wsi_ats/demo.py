@@ -27,14 +27,14 @@ from wsi_ats.train.run import train
 
 Say = Callable[[str], object]
 TILES = 64
-"""Tiles a slide at prediction."""
+"""Number of tiles a slide at prediction."""
 EXACT_SLIDES = 4
-"""Slides that are also read whole, for comparison."""
+"""Number of slides that are also read whole, for comparison."""
 
 
 @dataclass(frozen=True)
 class Concentration:
-    """How much of the attention lies on the planted lesions, mean over slides that have one."""
+    """Concentration of the attention on the planted lesions, mean over slides that have one."""
 
     attention_share: float
     tissue_share: float
@@ -47,7 +47,7 @@ class Concentration:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a slide costs, mean over slides."""
+    """Cost of a slide, mean over slides."""
 
     seconds: float
     megabytes: float
@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Report:
-    """What the demo found out."""
+    """A report of what the demo found out."""
 
     out: Path
     cohort: Cohort
@@ -74,11 +74,11 @@ class Report:
     sampled: Cost
     exact: Cost
     largest_difference: float
-    """Between the sampled and the exact probability, over the slides that were read whole."""
+    """Largest difference between the sampled and the exact probability, over the slides that were read whole."""
     seconds: float
 
     def lines(self) -> Iterator[str]:
-        """A short table, and where to look."""
+        """Lines of a short table, and of where the files are."""
         spot, few, full = self.concentration, self.sampled, self.exact
         example = next((self.out / "out" / "slides").glob("test_001-*"), self.out / "out" / "slides")
         yield ""

@@ -1,4 +1,4 @@
-"""The drawn tiles are read, each once, and turned into vectors."""
+"""Embedding: the drawn tiles are read, each once, and turned into vectors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tile_features(
     settings: str = "",
     augment: Augment | None = None,
 ) -> Float[Tensor, "M D"]:
-    """Features of all drawn tiles, slide after slide, in one pass of the network.
+    """Features (M, D) of all drawn tiles, slide after slide, in one pass of the network.
 
     px: side of a tile. cache: keeps the pixels or, where the network is frozen, its features; these also on disk.
     settings: what the network works by beside its weights. augment: changes the tiles, (M, 3, h, w) in [0, 1], before
@@ -74,7 +74,7 @@ class TileVectors:
         self._vectors: Tensor | None = None
 
     def __len__(self) -> int:
-        """Tiles read so far."""
+        """Number of tiles read so far."""
         return len(self._rows)
 
     def read(self, drawn: Sequence[Drawn]) -> None:

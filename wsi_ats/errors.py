@@ -12,6 +12,10 @@ class WsiAtsError(Exception):
     """Base class of every error raised on purpose by this package.
 
     `remedy` is shown on a line of its own and lands in the `remedy` column of `failures.csv`.
+
+    >>> print(WsiAtsError("tile.px is 8; it must be at least 16", remedy="leave it at 256"))
+    tile.px is 8; it must be at least 16
+      Remedy: leave it at 256
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
@@ -24,35 +28,82 @@ class WsiAtsError(Exception):
 
 
 class SlideError(WsiAtsError):
-    """A slide cannot be opened or read; the message names the slide."""
+    """A slide cannot be opened or read; the message names the slide.
+
+    >>> from wsi_ats import open_slide
+    >>> try:
+    ...     open_slide("nowhere/a.svs")
+    ... except SlideError as error:
+    ...     print(error.remedy)
+    check the path; relative paths start at the current folder
+    """
 
     address: object = None
     """Address of the slide, where its pixels could not be read: names need not tell slides apart."""
 
 
 class NoTissueError(SlideError):
-    """The tissue mask of a slide is empty; the message names the slide and the settings of the mask."""
+    """The tissue mask of a slide is empty; the message names the slide and the settings of the mask.
+
+    >>> import numpy as np
+    >>> from wsi_ats import open_slide
+    >>> from wsi_ats.config import load_config
+    >>> from wsi_ats.lowres.prepare import prepare
+    >>> blank = open_slide(np.full((512, 512, 3), 240, np.uint8), mpp=0.5, name="blank")
+    >>> prepare(blank, load_config())
+    Traceback (most recent call last):
+    ...
+    wsi_ats.errors.NoTissueError: slide 'blank': no tissue; 0.00% of the view is in the mask ...
+    """
 
 
 class MissingMppError(SlideError):
-    """A setting is given in micrometres per pixel and the slide does not say its own."""
+    """A setting is given in micrometres per pixel and the slide does not say its own.
+
+    >>> import numpy as np
+    >>> from wsi_ats import open_slide
+    >>> open_slide(np.full((512, 512, 3), 240, np.uint8)).read_at_mpp((0, 0), (64, 64), mpp=0.5)
+    Traceback (most recent call last):
+    ...
+    wsi_ats.errors.MissingMppError: slide 'array' has no mpp
+      Remedy: open it with open_slide(..., mpp=...)
+    """
 
 
 class ConfigError(WsiAtsError):
-    """A setting, a manifest or an argument is wrong; the message names it, its value and the rule."""
+    """A setting, a manifest or an argument is wrong; the message names it, its value and the rule.
+
+    >>> from wsi_ats.reading import Reading
+    >>> Reading(tiles=0)
+    Traceback (most recent call last):
+    ...
+    wsi_ats.errors.ConfigError: tiles is 0; it must be at least 1
+    """
 
 
 class ModelError(WsiAtsError):
-    """A model folder or a weights file cannot be used; the message names it."""
+    """A model folder or a weights file cannot be used; the message names it.
+
+    >>> from wsi_ats import load_model
+    >>> load_model("nowhere")
+    Traceback (most recent call last):
+    ...
+    wsi_ats.errors.ModelError: ...
+    """
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a slide has no result, or cannot be learned from; a row of failures.csv."""
+    """Why a slide has no result, or cannot be learned from; a row of failures.csv.
+
+    >>> error = NoTissueError("slide 'a.svs': no tissue", remedy="look at the slide")
+    >>> Failure("a.svs", "tissue", error.message, error.remedy).remedy
+    'look at the slide'
+    """
 
     slide: str
     stage: str
-    """open, view, tissue, attention, tiles, head, predict, write or worker."""
+    """Stage at which it failed: open, view, tissue, attention, tiles, head, predict, write or worker."""
     error: str
-    """One line."""
+    """The message, on one line."""
     remedy: str

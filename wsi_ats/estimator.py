@@ -1,4 +1,4 @@
-"""From a few drawn tiles to the slide's summary Phi = sum_i a_i f_i, with gradients right on average.
+"""Estimators: from a few drawn tiles to the slide's summary Phi = sum_i a_i f_i, with gradients right on average.
 
 Phi is linear in the attention `a` and in the features `f`. With detached weights w for which E[w_i 1{i in S}]
 = 1, the sum of w_i a_i f_i over the draws is therefore unbiased for Phi and, through plain autograd, for its
@@ -27,17 +27,24 @@ class Summary:
     """A slide's summary, estimated from the drawn tiles, and what each of them counts for in it."""
 
     phi: Float[torch.Tensor, " D"]
-    """Phi_hat, with its graph."""
+    """Estimate of the slide's summary Phi, with its graph."""
     shares: Float[torch.Tensor, " N"]
-    """Of each drawn tile in phi: w_i a_i, or p_i of refined attention; detached."""
+    """Share of each drawn tile in phi: w_i a_i, or p_i of refined attention; detached."""
     log_mass: Float[torch.Tensor, ""]
-    """What phi counts for among the summaries of other draws (`log_mass`): 0 for a plain one; detached."""
+    """Logarithm of what phi counts for among the summaries of other draws (`log_mass`): 0 for a plain one; detached."""
 
 
 def plain_summary(
     log_p: Float[torch.Tensor, " K"], draws: Draws, features: Float[torch.Tensor, "N D"], centre: bool = True
 ) -> Summary:
-    """Attention sampling as published (ICML 2019): `expectation` of the features (N, D) under the attention."""
+    """Attention sampling as published (ICML 2019): `expectation` of the features (N, D) under the attention.
+
+    >>> log_p = torch.tensor([0.5, 0.25, 0.25]).log()
+    >>> draws = Draws(torch.tensor([0, 2]), torch.tensor([1.0, 2.0]).log())
+    >>> summary = plain_summary(log_p, draws, torch.tensor([[4.0, 0.0], [8.0, 1.0]]))
+    >>> [round(x, 6) for x in summary.phi.tolist()], [round(x, 6) for x in summary.shares.tolist()]
+    ([6.0, 0.5], [0.5, 0.5])
+    """
     phi = expectation(log_p, draws, features, centre=centre)
     return Summary(phi, shares(log_p, draws).detach(), log_p.new_zeros(()))
 
@@ -55,7 +62,7 @@ def refined_summary(
 
 
 def shares(log_p: Float[torch.Tensor, "*b K"], draws: Draws) -> Float[torch.Tensor, "*b N"]:
-    """sg(w_i) a_i (N,), float64: what each drawn tile counts for in Phi; the gradient flows to `log_p`.
+    """Shares sg(w_i) a_i (N,), float64: what each drawn tile counts for in Phi; the gradient flows to `log_p`.
 
     Multiplied in log space, where a huge weight and a tiny probability meet without overflow.
     """
@@ -69,10 +76,10 @@ def expectation(
     centre: bool | Float[torch.Tensor, " D"] = True,
     normalise: bool = False,
 ) -> Float[torch.Tensor, "*b D"]:
-    """Phi_hat (D,) = sum_S sg(w_i) a_i f_i, in the features' dtype.
+    """The plain estimate Phi_hat (D,) = sum_S sg(w_i) a_i f_i, in the features' dtype.
 
     `features` (N, D) are those of `draws.cells`, in their order. `log_p` need not be what the draw was made from:
-    the weights belong to the proposal that made it. It must have had mass wherever `log_p` has.
+    the weights belong to the distribution that made it, which must have had mass wherever `log_p` has.
 
     Centring takes a constant c off every feature before it meets the gradient of `a`. That leaves the mean of
     the gradient alone (the probabilities' gradients sum to 0) and removes most of its noise where features
@@ -85,7 +92,18 @@ def expectation(
     - False: no centring.
 
     `normalise` divides by sum_S w_i a_i: less noise where that is not 1 anyway, for a bias of O(1/N). Such an
-    estimate has its centring built in, and `centre` makes no difference.
+    estimate has its centring built in, and `centre` makes no difference. Raises `ConfigError` where there is not
+    one feature a drawn cell.
+
+    >>> from wsi_ats.sampling import systematic_at
+    >>> log_p = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()
+    >>> features = torch.tensor([[4.0], [0.0], [8.0]])
+    >>> for draws in (systematic_at(log_p, 2, u) for u in (0.25, 0.75)):  # both draws that there are
+    ...     print(draws.cells.tolist(), expectation(log_p, draws, features[draws.cells]).tolist())
+    [0, 1] [2.0]
+    [0, 2] [6.0]
+    >>> (log_p.exp().float() @ features).tolist()  # their mean is that of all tiles
+    [4.0]
     """
     _check_rows(draws, features)
     log_share = _log_shares(log_p, draws)
@@ -108,12 +126,20 @@ def refined_expectation(
     scores: Float[torch.Tensor, "*b N"],
     prior: float = 1.0,
 ) -> tuple[Float[torch.Tensor, "*b D"], Float[torch.Tensor, "*b N"]]:
-    """Phi (D,) under p_i proportional to a_i^prior exp(scores_i), and p (N,) on the drawn cells (it sums to 1).
+    """Phi (D,) refined: under p_i proportional to a_i^prior exp(scores_i); and p (N,) of the drawn cells (sum 1).
 
     The low resolution proposes, the full resolution decides: attention MIL (Ilse 2018) evaluated from a few
     tiles by self-normalised importance weights, p = softmax over S of log w_i + prior log a_i + scores_i. Bias
     O(1/N); with the sampler `all` and prior = 0 it is attention MIL over all tiles; with prior = 1 and all scores
-    0 it is the self-normalised plain estimate. The gradient flows to `log_p`, `scores` and `features`.
+    0 it is the self-normalised plain estimate. The gradient flows to `log_p`, `scores` and `features`. Raises
+    `ConfigError` where there is not one feature a drawn cell.
+
+    >>> from wsi_ats.sampling import every_cell
+    >>> log_p = torch.tensor([0.5, 0.5]).log()
+    >>> features, scores = torch.tensor([[0.0], [8.0]]), torch.tensor([1.0, 3.0]).log()
+    >>> phi, p = refined_expectation(log_p, every_cell(log_p), features, scores)
+    >>> [round(x, 4) for x in p.tolist()], round(phi.item(), 4)  # the second tile's score has it count for more
+    ([0.25, 0.75], 6.0)
     """
     _check_rows(draws, features)
     p = torch.softmax(_log_shares(log_p, draws, prior) + scores, -1).to(features.dtype)
@@ -123,7 +149,7 @@ def refined_expectation(
 def log_mass(
     log_p: Float[torch.Tensor, "*b K"], draws: Draws, scores: Float[torch.Tensor, "*b N"], prior: float = 1.0
 ) -> Float[torch.Tensor, "*b"]:
-    """log sum_S w_i a_i^prior exp(scores_i): what a draw's refined summary counts for among those of other draws.
+    """Mass log sum_S w_i a_i^prior exp(scores_i): what a draw's refined summary counts for among other draws'.
 
     The mean of several draws' summaries weighted by it is the summary of the pooled draws.
     """
@@ -133,7 +159,7 @@ def log_mass(
 def attention_loss(
     log_p: Float[torch.Tensor, "*b K"], draws: Draws, p: Float[torch.Tensor, "*b N"]
 ) -> Float[torch.Tensor, "*b"]:
-    """Cross-entropy - sum_S sg(p_i) log a_i: the proposal learns where the refined attention `p` (N,) was.
+    """Cross-entropy - sum_S sg(p_i) log a_i: attention learns where the refined attention `p` (N,) was.
 
     Least where a is p; only `log_p` gets a gradient.
     """
@@ -143,7 +169,7 @@ def attention_loss(
 def entropy_penalty(
     log_p: Float[torch.Tensor, "*b K"], log_opened: Float[torch.Tensor, "*b K"] | None = None
 ) -> Float[torch.Tensor, "*b"]:
-    """sum_i a_i log(a_i + 1e-6): added to the loss with a positive strength, it spreads attention.
+    """Negative entropy sum_i a_i log(a_i + 1e-6): added to the loss with a positive strength, it spreads attention.
 
     log_opened (K,): log-weights of the cells' regions, where cells of drawn regions alone are known
     (`sampling.opened`); the sum over all cells is then estimated, without bias.

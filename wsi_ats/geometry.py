@@ -1,4 +1,4 @@
-"""Where things are on a slide: levels, regions, the attention grid. Plain values, no I/O.
+"""Geometry, where things are on a slide: levels, regions, the attention grid. Plain values, no I/O.
 
 Every position is in level-0 pixels: origin top-left, x to the right, y down. Sizes of regions are in the
 pixels of their level. A `downsample` is a pair (x, y) of level-0 pixels per pixel; the two axes differ a
@@ -25,7 +25,13 @@ MATCH = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Width and height in pixels; both at least 1."""
+    """Width and height in pixels; both at least 1, else WsiAtsError.
+
+    >>> Size(640, 0)
+    Traceback (most recent call last):
+    ...
+    wsi_ats.errors.WsiAtsError: size 640 x 0 px is not positive in both directions
+    """
 
     width: int
     height: int
@@ -36,7 +42,12 @@ class Size:
 
 
 class Box(NamedTuple):
-    """A rectangle in the pixels of one level: corner (x, y), width, height."""
+    """A rectangle in the pixels of one level: corner (x, y), width, height.
+
+    >>> box, pixels = Box(x=8, y=2, width=4, height=3), np.zeros((10, 20, 3), np.uint8)
+    >>> pixels[box.y : box.y + box.height, box.x : box.x + box.width].shape
+    (3, 4, 3)
+    """
 
     x: int
     y: int
@@ -46,7 +57,14 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of a pyramid: `size` in its own pixels, `downsample` (x, y) in level-0 px per level px."""
+    """One level of a pyramid: `size` in its own pixels, `downsample` (x, y) in level-0 px per level px.
+
+    >>> level = Level(1, Size(250, 200), downsample=(4.0, 4.0))
+    >>> level.pixel_at(401, 100)
+    (100, 25)
+    >>> level.location_of(np.array([[100, 25]])).tolist()
+    [[400, 100]]
+    """
 
     index: int
     size: Size
@@ -63,7 +81,14 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Pyramid:
-    """The levels of a slide, finest first; level 0 has downsample 1."""
+    """The levels of a slide, finest first; level 0 has downsample 1.
+
+    >>> pyramid = Pyramid.of_sizes([(1000, 800), (250, 200), (62, 50)])
+    >>> [round(level.downsample[0], 2) for level in pyramid.levels]
+    [1.0, 4.0, 16.13]
+    >>> pyramid.nearest_finer((10.0, 10.0)).index  # resampling goes from finer to coarser, never back
+    1
+    """
 
     levels: tuple[Level, ...]
 
@@ -87,7 +112,11 @@ class Pyramid:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A rectangle to read: corner (x, y) in level-0 px, perhaps off the slide; `size` in px of `level`."""
+    """A rectangle to read: corner (x, y) in level-0 px, perhaps off the slide; `size` in px of `level`.
+
+    >>> print(Region(-100, 40, Size(256, 256), level=1))
+    level 1, x=-100, y=40 (level-0 px), 256 x 256 px
+    """
 
     x: int
     y: int
@@ -105,7 +134,11 @@ class Grid:
 
     `cell` is the size (width, height) of a cell in level-0 px, at least 1 and usually not a whole number. The
     corner of a cell is rounded to a pixel, so that cells tile the slide without gaps and every level-0 pixel
-    belongs to exactly one cell.
+    belongs to exactly one cell. Raises WsiAtsError for a grid without cells or of cells below one pixel.
+
+    >>> grid = Grid(rows=2, cols=3, cell=(100.0, 100.0))
+    >>> len(grid), grid.corners(np.array([0, 5])).tolist()
+    (6, [[0, 0], [200, 100]])
     """
 
     rows: int
@@ -122,17 +155,29 @@ class Grid:
 
     @classmethod
     def covering(cls, size: Size, cell: Pair) -> Grid:
-        """The smallest grid of such cells that covers a slide of `size` level-0 px."""
+        """The smallest grid of cells of (width, height) `cell` that covers a slide of `size` level-0 px.
+
+        >>> Grid.covering(Size(1000, 700), (256, 256))
+        Grid(rows=3, cols=4, cell=(256.0, 256.0))
+        """
         # Less a millionth of a cell: a width that is a whole number of cells stays so in floating point.
         rows, cols = (math.ceil(n / c - 1e-6) for n, c in ((size.height, cell[1]), (size.width, cell[0])))
         return cls(max(rows, 1), max(cols, 1), cell)
 
     def centres(self, cells: Int[np.ndarray, " K"]) -> Float64[np.ndarray, "K 2"]:
-        """Centres (x, y) of cells, in level-0 px, not rounded."""
+        """Centres (x, y) of cells, in level-0 px, not rounded.
+
+        >>> Grid(rows=2, cols=3, cell=(256, 256)).centres(np.array([0, 4])).tolist()
+        [[128.0, 128.0], [384.0, 384.0]]
+        """
         return np.asarray((self._col_row(cells) + 0.5) * np.asarray(self.cell), np.float64)
 
     def corners(self, cells: Int[np.ndarray, " K"]) -> Int64[np.ndarray, "K 2"]:
-        """Top-left pixels (x, y) of cells, in level-0 px."""
+        """Top-left pixels (x, y) of cells, in level-0 px.
+
+        >>> Grid(rows=2, cols=3, cell=(100.6, 100.6)).corners(np.array([1, 2, 4])).tolist()
+        [[101, 0], [201, 0], [101, 101]]
+        """
         return self._corner(self._col_row(cells))
 
     def tile_corners(self, cells: Int[np.ndarray, " K"], tile: Pair) -> Int64[np.ndarray, "K 2"]:
@@ -143,6 +188,9 @@ class Grid:
         """The cells that hold the level-0 pixels (x, y): the exact inverse of `corners`.
 
         Raises WsiAtsError where a position lies outside the grid.
+
+        >>> Grid(rows=2, cols=3, cell=(100.6, 100.6)).cells_at(np.array([[100, 0], [101, 0]])).tolist()
+        [0, 1]
         """
         pixels = np.floor(xy).astype(np.int64)
         extent = self._corner(np.asarray([[self.cols, self.rows]]))[0]
@@ -160,6 +208,10 @@ class Grid:
         """The permutation that visits `cells` along a Hilbert curve: neighbours on it are so on the slide.
 
         Source: the classical xy -> d conversion (Warren, Hacker's Delight, chapter 16), vectorised.
+
+        >>> cells = np.arange(4)  # of two rows of two: left, right, below left, below right
+        >>> Grid(rows=2, cols=2, cell=(256, 256)).hilbert_order(cells).tolist()
+        [0, 2, 3, 1]
         """
         x, y = self._col_row(cells).T.copy()
         distance = np.zeros(len(x), np.int64)

@@ -39,7 +39,7 @@ class Head(nn.Module):
     def contributions(
         self, features: Float[torch.Tensor, "N dim"], shares: Float[torch.Tensor, " N"]
     ) -> Float[torch.Tensor, "N outputs"]:
-        """What each tile adds to the outputs (N, O); with the bias, they sum to those of sum_i shares_i f_i.
+        """Contributions (N, O) of each tile to the outputs; with the bias, they sum to those of sum_i shares_i f_i.
 
         `shares` (N,) are w_i a_i of plain sampling (`estimator.shares`) or p_i of refined attention.
         """
@@ -48,9 +48,10 @@ class Head(nn.Module):
 
 
 class RefiningScore(nn.Module):
-    """u(f) = w^T tanh(V f): one score a feature, as in attention MIL (M. Ilse et al., ICML 2018, equation 8).
+    """The refining score u(f) = w^T tanh(V f), one a feature.
 
-    Zero at the start, so that training begins as plain attention sampling.
+    It is zero at the start, so that training begins as plain attention sampling. Source: M. Ilse et al.,
+    "Attention-based Deep Multiple Instance Learning", ICML 2018, equation 8.
     """
 
     def __init__(self, dim: int, hidden: int = 64) -> None:

@@ -40,29 +40,33 @@ class Entry:
     slide: str
     """Path as the manifest has it, normalised: the slide's id."""
     path: Path | str
-    """The same, seen from the working folder."""
+    """Path or URL of the slide, seen from the working folder."""
     patient: str
-    """Empty where the manifest names none."""
+    """Id of the patient; empty where the manifest names none."""
     mpp: float | None
+    """Micrometres per level-0 px; None where the manifest does not say."""
     others: Mapping[str, str]
-    """The other columns, as text."""
+    """Texts of the other columns, by name."""
     row: int
-    """Its number, from 1, the header not counted."""
+    """Number of the row, from 1, the header not counted."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One slide of a manifest for training."""
+    """A row of a manifest for training: one labelled slide."""
 
     slide: str
     """Path as the manifest has it: the slide's id."""
     path: Path | str
-    """The same, seen from the working folder."""
+    """Path or URL of the slide, seen from the working folder."""
     label: str
+    """Text of the target's column; empty where `cells` holds the targets."""
     patient: str
-    """The slide's own id where the manifest names no patient."""
+    """Id of the patient; the slide's own where the manifest names none."""
     split: Split | None
+    """Split; None where the manifest has none."""
     mpp: float | None
+    """Micrometres per level-0 px; None where the manifest does not say."""
     cells: Mapping[str, str] = field(default_factory=dict)
     """Texts of the columns that hold targets, where the settings name tasks."""
 
@@ -86,6 +90,14 @@ def read_manifest(path: Path | str, target: str = LABEL, columns: Sequence[str] 
     target: the column of the classes. columns: those of the targets of tasks, instead; a slide must have at least
     one of them. In a column of numbers 1.0 and 1 are one class: programs write an integer column with an empty cell
     somewhere as 1.0. Raises `ConfigError` naming the manifest, the column or row, the rule.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "manifest.csv")
+    ...     _ = path.write_text("slide,label,patient,split\\na/1.svs,tumour,007,train\\na/2.svs,normal,,val\\n")
+    ...     rows = read_manifest(path)
+    >>> [(row.slide, row.label, row.patient, row.split) for row in rows]  # without a patient, its own
+    [('a/1.svs', 'tumour', '007', 'train'), ('a/2.svs', 'normal', 'a/2.svs', 'val')]
     """
     path = Path(path)
     table = read_table(path)

@@ -34,14 +34,16 @@ from wsi_ats.tasks.task import Task, Tasks
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What the network says of one slide, with the graph that made it."""
+    """The model's estimate for one slide, with the graph that made it."""
 
     drawn: Drawn
+    """The N drawn tiles, and the attention that they were drawn from."""
     features: Float[Tensor, "N D"]
-    """Vectors of the drawn tiles."""
+    """Unit vectors (N, D) of the drawn tiles."""
     summary: Summary
+    """The slide's summary, estimated from the drawn tiles."""
     logits: Float[Tensor, " O"]
-    """Outputs of the head, task after task: of classes, their logits."""
+    """Outputs (O,) of the head, task after task: of classes, their logits."""
 
 
 class AttentionSampler(nn.Module):
@@ -90,7 +92,7 @@ class AttentionSampler(nn.Module):
         return self.estimates(drawn, self.embed(drawn))  # f, Phi_hat, g(Phi_hat)
 
     def attend(self, slide: PreparedSlide, *, uniform: bool = False) -> SlideAttention:
-        """What tiles are drawn from; `uniform`: from all tissue alike, as if attention had no opinion."""
+        """The attention over a slide that tiles are drawn from; `uniform`: as if it had no opinion on the tissue."""
         attend = Attend(self.attention, self.region_attention, self.config, self.cache)
         return attend(slide, uniform=uniform or self.config.sampling.uniform)
 
@@ -139,12 +141,12 @@ class AttentionSampler(nn.Module):
         return self.read(slide, Reading.of(tiles, sampler, seed, repeats, tolerance))
 
     def read(self, slide: Slide | Path | str, reading: Reading) -> Prediction:
-        """Classify one slide as `reading` says; as `predict`, with its arguments in one value."""
+        """Classify one slide as `reading` says: `predict` with its arguments in one value."""
         return predict_slide(self, slide, reading)
 
     @property
     def specs(self) -> tuple[TaskSpec, ...]:
-        """What the model is asked; the main task first."""
+        """Specs of the model's tasks, the main one first."""
         return self.tasks.specs
 
     @property
@@ -154,5 +156,5 @@ class AttentionSampler(nn.Module):
 
     @property
     def srgb(self) -> bool:
-        """Whether it is for slides whose colours were turned to sRGB."""
+        """Whether the model is for slides whose colours were turned to sRGB."""
         return self.config.slide.srgb

@@ -27,10 +27,10 @@ from wsi_ats.tasks.settings import LABEL
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.toml", "model-card.md"
 COPY = "copy the whole model folder again"
 FORMAT = 3
-"""2: other names of a few settings and weights; 1: and classes of a single task, in the key `classes`. Still read."""
+"""Format that is written. Still read: 2, other names of a few settings and weights; 1, also `classes` for tasks."""
 RENAMED_SETTINGS = {("train", "proposal"): "attention_loss"}
 RENAMED_WEIGHTS = {"overview.": "region_attention."}
-"""What had another name up to format 2: a setting by its section and key, weights by the beginning of theirs."""
+"""New names by those up to format 2: of a setting by its section and key, of weights by how theirs begin."""
 
 
 def save_model(model: AttentionSampler, folder: Path, card: str) -> None:

@@ -33,36 +33,36 @@ from wsi_ats.tasks.task import Tasks
 
 @runtime_checkable
 class Model(Protocol):
-    """What prediction asks of a model (`wsi_ats.model.AttentionSampler`)."""
+    """The part of a model that prediction needs (`wsi_ats.model.AttentionSampler`)."""
 
     config: Config
 
     @property
     def tasks(self) -> Tasks:
-        """What is asked."""
+        """Tasks of the model, the main one first."""
 
     @property
     def head(self) -> Head:
-        """From a summary to the outputs of all tasks."""
+        """Head of the model: from a summary to the outputs of all tasks."""
 
     def attend(self, slide: PreparedSlide) -> SlideAttention:
-        """What tiles are drawn from."""
+        """Attention over the slide's tissue cells, which tiles are drawn from."""
 
     def embed(self, drawn: Sequence[Drawn]) -> list[Float[Tensor, "_ D"]]:
-        """Vectors of the drawn tiles."""
+        """Vectors (N, D) of the drawn tiles of each slide."""
 
     def estimate(self, drawn: Drawn, features: Float[Tensor, "N D"]) -> Summary:
-        """The slide's summary."""
+        """Summary of the slide from the vectors (N, D) of its drawn tiles."""
 
     def modules(self) -> Iterator[nn.Module]:
-        """All networks."""
+        """All networks of the model."""
 
     def eval(self) -> object:
-        """Set them to evaluation mode."""
+        """Set all networks to evaluation mode."""
 
 
 def predict_slide(model: Model, slide: Slide | Path | str, reading: Reading) -> Prediction:
-    """Open a slide where it is not open yet, prepare it and classify it, with what that cost."""
+    """The prediction of a slide, opened where it is not open yet and prepared, with what that cost."""
     watch = Stopwatch()
     with watch("total"):
         with watch("open"):
@@ -84,7 +84,7 @@ def predict_slide(model: Model, slide: Slide | Path | str, reading: Reading) -> 
 def predict_prepared(
     model: Model, slide: PreparedSlide, reading: Reading, watch: Stopwatch | None = None
 ) -> Prediction:
-    """Classify a slide that is prepared already; what was read and its time are left to the caller.
+    """The prediction of a slide that is prepared already; bytes read and seconds are left to the caller.
 
     The model is in evaluation mode meanwhile, and as it was again after it, also after an error.
     """
@@ -145,7 +145,7 @@ class _Rounds:
         self._drawn: list[Drawn] = []
         self._summaries: list[Summary] = []
         self.stderr = self._stderr()
-        """Of every value of every task; nan where there are not two rounds."""
+        """Standard error of every value of every task; nan where there are not two rounds."""
 
     def __len__(self) -> int:
         return len(self._drawn)
@@ -162,7 +162,7 @@ class _Rounds:
 
     @property
     def largest_stderr(self) -> float:
-        """Of the values that a tolerance is for."""
+        """Largest standard error of the values that a tolerance is for."""
         return self._model.tasks.largest(self.stderr)
 
     def _stderr(self) -> tuple[Float[Tensor, " _"], ...]:

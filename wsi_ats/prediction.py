@@ -1,7 +1,8 @@
-"""What the model says of one slide: plain numpy, so that it can be stored and drawn without torch."""
+"""`Prediction`, what the model says of one slide: plain numpy, so that it can be stored and drawn without torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,42 +26,60 @@ class Prediction:
     `classes`, `probabilities`, `stderr`, `label` and `contributions` are of the main task, the first.
 
     Cells are flat indices (row * cols + col) into `grid`.
+
+    >>> from wsi_ats import open_slide
+    >>> from wsi_ats.build import build_model
+    >>> from wsi_ats.config import load_config
+    >>> pixels = np.full((512, 768, 3), 240, np.uint8)
+    >>> pixels[128:384, 128:640] = 170, 90, 160  # stained tissue on glass
+    >>> scale = ("view.downsample=8", "tile.downsample=1", "tile.px=64", "attention.stride=8")
+    >>> model = build_model(load_config(overrides=scale), ["normal", "tumour"])  # knows nothing yet
+    >>> prediction = model.predict(open_slide(pixels, name="made"), tiles=8)
+    >>> prediction.probabilities.tolist(), len(prediction.tissue), prediction.tiles_read <= 8
+    ([0.5, 0.5], 32, True)
+    >>> model.predict(open_slide(pixels, name="made"), sampler="all")
+    Prediction('made': normal 0.50 ± 0.00; 32 of 32 tiles read)
     """
 
     slide: str
     """File name of the slide."""
     results: tuple[TaskResult, ...]
-    """One a task."""
+    """Answers, one a task, the main task first."""
     grid: Grid
+    """Grid of all cells of the slide."""
     slide_size: tuple[int, int]
-    """Level-0 px (width, height)."""
+    """Size (width, height) of the slide in level-0 px."""
     mpp: tuple[float, float] | None
     """Micrometres per level-0 px (x, y); None where the slide does not say."""
     tissue: Int64[np.ndarray, " K"]
-    """Tissue cells, ascending."""
+    """Flat indices of the K tissue cells in `grid`, ascending."""
     attention: Float32[np.ndarray, " K"]
     """Attention of the tissue cells; sums to 1."""
     cells: Int64[np.ndarray, " N"]
-    """Cells whose tiles were read, each once."""
+    """Flat indices of the N cells whose tiles were read, each once."""
     weights: Float64[np.ndarray, " N"]
     """Importance weight of each drawn cell: the inverse of its chance of being drawn."""
     tile_px: int
     """Side of a tile in its own px."""
     tile_downsample: tuple[float, float]
-    """Level-0 px per tile px (x, y)."""
+    """Downsample of the tiles: level-0 px per tile px (x, y)."""
     tiles_read: int
-    """Each tile counted once, however often it was drawn."""
+    """Number of tiles that were read, each counted once, however often it was drawn."""
     rounds: int
-    """Independent draws that were made."""
+    """Number of independent draws that were made."""
     bytes_read: int
     """Decoded pixel bytes read from the slide, view included."""
     seconds: Mapping[str, float]
-    """Stage -> seconds, "total" among them."""
+    """Seconds by stage, "total" among them."""
 
     def __post_init__(self) -> None:
         if not np.isin(self.cells, self.tissue).all():
             strangers = self.cells[~np.isin(self.cells, self.tissue)]
             raise WsiAtsError(f"prediction of {self.slide}: drawn cells {strangers[:5]} are not tissue cells")
+
+    def __repr__(self) -> str:
+        read = f"{self.tiles_read} of {len(self.tissue)} tiles read"
+        return f"Prediction({self.slide!r}: {_in_short(self.main)}; {read})"
 
     @property
     def main(self) -> TaskResult:
@@ -74,12 +93,13 @@ class Prediction:
 
     @property
     def probabilities(self) -> Float64[np.ndarray, " C"]:
-        """One a class; they sum to 1 (those of labels do not). Raises `WsiAtsError` where the answer is a number."""
+        """Probability of each class, label or grade; they sum to 1, but for labels. Raises `WsiAtsError` where the
+        answer is a number."""
         return self.main.probabilities
 
     @property
     def values(self) -> Float64[np.ndarray, " V"]:
-        """Every value of the answer: probabilities, then numbers, as `main.spec.values` names them."""
+        """Values (V,) of the main answer: probabilities, then numbers, as `main.spec.values` names them."""
         return self.main.values
 
     @property
@@ -90,7 +110,7 @@ class Prediction:
 
     @property
     def contributions(self) -> Float32[np.ndarray, "N O"]:
-        """What each drawn tile adds to each output of the head: of classes, to their logits."""
+        """Contribution (N, O) of each drawn tile to each output of the head: of classes, to their logits."""
         return self.main.contributions
 
     @property
@@ -104,7 +124,7 @@ class Prediction:
         return self.main.top
 
     def about(self, task: str) -> Prediction:
-        """The same prediction with `task` as its main one. Raises `WsiAtsError` where the model has no such task."""
+        """This prediction with `task` as its main one. Raises `WsiAtsError` where the model has no such task."""
         first = [result for result in self.results if result.spec.name == task]
         if not first:
             names = ", ".join(result.spec.name for result in self.results)
@@ -123,11 +143,11 @@ class Prediction:
         return self.attention * np.float32(len(self.tissue))
 
     def drawn(self) -> Int64[np.ndarray, " N"]:
-        """Positions in `tissue` of the drawn cells."""
+        """Positions (N,) in `tissue` and `attention` of the drawn cells."""
         return np.searchsorted(self.tissue, self.cells).astype(np.int64)
 
     def measured(self, bytes_read: int, seconds: Mapping[str, float]) -> Prediction:
-        """The same prediction with what its reading cost."""
+        """This prediction with what its reading cost: decoded bytes, and seconds by stage."""
         return replace(self, bytes_read=bytes_read, seconds=dict(seconds))
 
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
@@ -136,3 +156,14 @@ class Prediction:
         from wsi_ats.heatmap.picture import Heatmap
 
         return Heatmap.of(self, slide, style)
+
+
+def _in_short(result: TaskResult) -> str:
+    """The answer in a word, with the probability of what it names or, a number, by its task; errors where known."""
+    names = result.spec.names
+    if not names:
+        return result.describe()
+    if result.text not in names:  # of labels, none or several
+        return result.text or "no label"
+    value, error = (float(part[names.index(result.text)]) for part in (result.values, result.stderr))
+    return f"{result.text} {value:.2f}" + (f" ± {error:.2f}" if math.isfinite(error) else "")

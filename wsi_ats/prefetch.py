@@ -11,9 +11,14 @@ Value = TypeVar("Value")
 
 
 def prefetch(read: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[tuple[Item, Value]]:
-    """(item, read(item)) in order; the next `read` runs in a thread meanwhile. At most two values are held.
+    """Pairs (item, read(item)) in order; the next `read` runs in a thread meanwhile. At most two values are held.
 
     An error of `read` is raised where its item would come.
+
+    >>> for block, pixels in prefetch(lambda block: f"pixels of block {block}", [0, 1]):
+    ...     print(block, pixels)
+    0 pixels of block 0
+    1 pixels of block 1
     """
     with ThreadPoolExecutor(1) as pool:
         waiting: tuple[Item, Future[Value]] | None = None

@@ -1,4 +1,4 @@
-"""How a slide is read: how many tiles, drawn how, in how many rounds, and when it is enough."""
+"""`Reading`, how a slide is read: how many tiles, drawn how, in how many rounds, and when it is enough."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ROUND = TILES // ADAPTIVE_REPEATS
 GROWTH = 8
 """Rounds are looked at again when a GROWTH-th more have been drawn: each look is one more chance to stop by luck."""
 MOST_ROUNDS = 1024
-"""Where attention is on a few cells, further rounds find nothing new to read, and their number needs a bound."""
+"""Most rounds: where attention is on a few cells, further ones find nothing new to read."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a slide is to be read. Raises `ConfigError` where a slide cannot be read like that.
+    """A reading: how a slide is to be read. Raises `ConfigError` where a slide cannot be read like that.
 
     >>> Reading.of(tiles=32)
     Reading(tiles=32, sampler='systematic', repeats=4, tolerance=None, seed=0)
@@ -40,7 +40,7 @@ class Reading:
     tolerance: float | None = None
     """Standard error within which reading stops; None: `tiles` are drawn."""
     seed: int = 0
-    """The draws depend on it and on the slide's name alone."""
+    """Seed of the draws, which depend on it and on the slide's name alone."""
 
     @classmethod
     def of(
@@ -51,7 +51,10 @@ class Reading:
         repeats: int | None = None,
         tolerance: float | None = None,
     ) -> Reading:
-        """What is None is replaced by what suits a fixed or, with a tolerance, an adaptive reading."""
+        """A reading in which None stands for what suits a fixed or, with a tolerance, an adaptive one.
+
+        Raises `ConfigError` where a slide cannot be read like that.
+        """
         usual = (TILES, REPEATS) if tolerance is None else (ADAPTIVE_TILES, ADAPTIVE_REPEATS)
         tiles, repeats = (usual[0] if tiles is None else tiles), (usual[1] if repeats is None else repeats)
         return cls(tiles, sampler, repeats, tolerance, seed)
@@ -89,7 +92,7 @@ class Reading:
 
     @property
     def shortest(self) -> int:
-        """Tiles that are drawn at least."""
+        """Number of tiles that are drawn at least."""
         return self.tiles if self.tolerance is None else self.repeats * self._round
 
     @property
@@ -115,7 +118,7 @@ class Plan:
     tolerance: float | None
 
     def more(self, rounds: int, read: int, stderr: float, exceeds: Callable[[int], bool]) -> int:
-        """How many rounds to draw after so many, by which `read` tiles are known; 0 where that is all.
+        """Number of rounds to draw after so many, by which `read` tiles are known; 0 where that is all.
 
         A round is drawn only where the budget has room for all its tiles: to draw it first and leave it out where it
         is too much would favour rounds that find little new. `exceeds` says whether there are more tissue cells than

@@ -1,4 +1,4 @@
-"""From drawn cells to pixels: only the tiles that are asked for, each read once."""
+"""Tiles: from drawn cells to pixels, only of those that are asked for, each read once."""
 
 from __future__ import annotations
 

@@ -156,19 +156,26 @@ class StandIn(pl.Trainer):
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
-@given(st.lists(st.sampled_from([0.1, 0.5, 0.7, 0.9]), min_size=1, max_size=12), st.integers(1, 5), st.data())
+@given(
+    st.lists(st.sampled_from([0.1, 0.5, 0.7, 0.9]), min_size=1, max_size=12),
+    st.integers(1, 5),
+    st.integers(0, 8),
+    st.data(),
+)
 def test_the_keeper_decides_as_one_that_remembers_everything(
-    scores: list[float], patience: int, data: st.DataObject
+    scores: list[float], patience: int, warm_up: int, data: st.DataObject
 ) -> None:
     """Best epoch and end of training against counting by hand, with an interruption after any epoch."""
     cut = data.draw(st.integers(0, len(scores)))
     folder = Path("/nonexistent")
-    keeper, trainer, module = EpochCheckpoint(folder, patience, silent), StandIn(), pl.LightningModule()
-    wait, best, expected, saved, stop = 0, -1.0, [], [], None
+    keeper, trainer = EpochCheckpoint(folder, patience, silent, None, warm_up), StandIn()
+    module = pl.LightningModule()
+    scores = [score - 10 * (number < warm_up) for number, score in enumerate(scores)]
+    wait, best, expected, saved, stop = 0, -99.0, [], [], None
     for number, score in enumerate(scores, 1):
         wait, best = (0, score) if score > best else (wait + 1, best)
         expected += [(number, "best.ckpt")] * (wait == 0) + [(number, "last.ckpt")]
-        if wait >= patience:
+        if number > warm_up and min(wait, number - warm_up) >= patience:
             stop = number
             break
     with pytest.MonkeyPatch.context() as patch:
@@ -176,7 +183,7 @@ def test_the_keeper_decides_as_one_that_remembers_everything(
         for number, score in enumerate(scores, 1):
             if number - 1 == cut:
                 state = pickle.loads(pickle.dumps(keeper.state_dict()))  # noqa: S301
-                keeper = EpochCheckpoint(folder, patience, silent)
+                keeper = EpochCheckpoint(folder, patience, silent, None, warm_up)
                 keeper.load_state_dict(state)
                 keeper.on_train_start(trainer, module)
             if trainer.should_stop:

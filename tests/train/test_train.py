@@ -20,6 +20,7 @@ from tests.support.training import assert_same_weights, silent, table, weights
 from wsi_ats import load_model
 from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.manifest import Row
+from wsi_ats.sampling import generator_for
 from wsi_ats.train.data import Examples
 from wsi_ats.train.folder import OWN
 from wsi_ats.train.module import TrainingModule

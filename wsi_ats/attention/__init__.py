@@ -1,1 +1,1 @@
-"""Where to look: from the view to the attention that tiles are drawn from."""
+"""Attention: from the low-resolution view to the probabilities that tiles are drawn from."""

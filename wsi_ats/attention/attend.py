@@ -1,4 +1,4 @@
-"""A prepared slide -> the attention that its tiles are drawn from."""
+"""`Attend`: from a prepared slide to the attention that its tiles are drawn from."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from wsi_ats.sampling import smooth, uniform_attention
 
 @dataclass(frozen=True, eq=False)
 class Attend:
-    """The attention networks, and how they look at a slide."""
+    """The attention networks of a model, ready to attend to slides."""
 
     network: ConvAttention
-    """Gives the logit of a cell."""
+    """The network that gives the logit of each cell of the view."""
     region_network: ConvAttention | None
-    """With two levels, gives the logit of a region of the coarse view."""
+    """The network that gives the logit of each region of the coarse view; None with one level of attention."""
     config: Config
     cache: TileCache
-    """Keeps the pixels of regions, and what fixed layers make of a view."""
+    """The cache of the pixels of regions, and of what fixed layers make of a view."""
 
     def __call__(self, slide: PreparedSlide, *, uniform: bool = False) -> SlideAttention:
         """Attention over the slide's tissue cells; `uniform`: as if the networks had no opinion."""
@@ -46,7 +46,7 @@ class Attend:
         )
 
     def channels(self, slide: PreparedSlide) -> Float[Tensor, "K d"]:
-        """What the fixed layers of a pretrained network see in the tissue cells, from the cache or worked out."""
+        """Channels (K, D) that the fixed layers of a pretrained network see in the tissue cells, cached or made now."""
         net, device = self.network, next(self.network.parameters()).device
         assert isinstance(net, PretrainedAttention)
 
@@ -90,6 +90,6 @@ class Attend:
 
 
 def _digest(slide: PreparedSlide) -> str:
-    """Of all that decides what a network is shown of a view, beside its pixels."""
+    """Digest of all that decides what a network is shown of a view, beside its pixels."""
     stain = b"" if slide.stain_table is None else slide.stain_table.tobytes()
     return hashlib.blake2b(slide.tissue.tobytes() + stain, digest_size=16).hexdigest()

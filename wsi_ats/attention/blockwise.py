@@ -39,9 +39,9 @@ class Block:
 
     cells: Box
     inside: Int64[np.ndarray, " n"]
-    """Flat index within the block."""
+    """Flat index of each cell within the block."""
     which: Int64[np.ndarray, " n"]
-    """Position among the K cells."""
+    """Position of each cell among the K that are asked for."""
 
 
 def blocks_of(cells: Int64[np.ndarray, " K"], grid: Grid, side: int) -> Iterator[Block]:
@@ -60,8 +60,8 @@ def blocks_of(cells: Int64[np.ndarray, " K"], grid: Grid, side: int) -> Iterator
 
 
 def surroundings(net: ConvAttention, grid: Grid, cells: Box) -> tuple[Box, tuple[int, int, int, int]]:
-    """What the network sees of a block of cells, its halo included: view px inside the view, and px of glass left,
-    right, above and below it."""
+    """The view px that the network sees of a block of cells, its halo included: a box inside the view, and px of glass
+    left, right, above and below it."""
     stride, (left, right, top, bottom) = net.stride, net.halo
     x0, y0 = cells.x * stride - left, cells.y * stride - top
     x1, y1 = (cells.x + cells.width) * stride + right, (cells.y + cells.height) * stride + bottom
@@ -80,10 +80,10 @@ def cell_logits(
 ) -> Float[Tensor, " K"]:
     """Logits (K,) of `cells` (flat, row * cols + col) of a view, differentiable in the network's parameters.
 
-    block: side in view px; memory is that of one block and its halo (at least one cell). stain_table: what it sees
-    of each grey level; level / 255 if None. Blocks without a cell are neither read nor computed. The view is read
-    again in backward(): `source` must give the same pixels then.
-    Autocast is honoured in both passes. A view of one block is computed at once, with an ordinary graph.
+    block: side in view px; memory is that of one block and its halo (at least one cell). stain_table: what the network
+    sees of each grey level; level / 255 if None. Blocks without a cell are neither read nor computed. The view is read
+    again in backward(): `source` must give the same pixels then. Autocast is honoured in both passes. A view of one
+    block is computed at once, with an ordinary graph.
     """
     blockwise = BlockwisePass(net, source, grid, cells, max(1, block // net.stride), stain_table)
     learning = {f"net.{name}": p for name, p in net.named_parameters() if p.requires_grad}
@@ -107,9 +107,9 @@ def cell_channels(
     block: int,
     stain_table: StainTable | None = None,
 ) -> Float[Tensor, "K d"]:
-    """What the fixed body of a pretrained network makes of each cell; the rest as for `cell_logits`.
+    """Channels (K, D) that the fixed body of a pretrained network makes of each cell; arguments as of `cell_logits`.
 
-    `net.judge` of them gives the logits, again and again while the head learns.
+    `net.logits_from_channels` of them gives the logits, again and again while the head learns.
     """
     blockwise = BlockwisePass(net, source, grid, cells, max(1, block // net.stride), stain_table)
     out = blockwise.like.new_empty(len(cells), net.channels)
@@ -121,14 +121,14 @@ def cell_channels(
 
 @dataclass(frozen=True, eq=False)
 class BlockwisePass:
-    """One way through the blocks of a view."""
+    """A pass through the blocks of a view."""
 
     net: ConvAttention
     source: Source
     grid: Grid
     cells: Int64[np.ndarray, " K"]
     side: int
-    """Of a block, in cells."""
+    """Side of a block, in cells."""
     stain_table: StainTable | None = None
 
     def logits(self) -> Float[Tensor, " K"]:
@@ -173,7 +173,7 @@ class BlockwisePass:
 
     @property
     def like(self) -> Tensor:
-        """Of the network's device and dtype."""
+        """A parameter of the network, for its device and dtype."""
         return next(self.net.parameters())
 
 
@@ -229,5 +229,5 @@ def _autocast(device: str) -> Callable[[], torch.autocast]:
 
 
 def _order(part: Block) -> Tensor:
-    """From the order of a block's cells to that in which they were asked for."""
+    """The permutation from the order of a block's cells to that in which they were asked for."""
     return torch.from_numpy(np.argsort(part.which))

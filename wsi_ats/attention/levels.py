@@ -1,4 +1,4 @@
-"""What tiles are drawn from: the attention over a slide's cells, on one level or on two.
+"""`SlideAttention`: the attention over a slide's cells that tiles are drawn from, on one level or on two.
 
 On two levels (F. Kong, R. Henao, CVPR 2022) the attention of a cell is that of its region times that of the cell among
 the cells of its region. The first comes from the coarse view, the second from the fine view of the regions that are
@@ -40,15 +40,16 @@ class Drawn:
     """The tiles drawn from a slide's attention. Later draws from the same attention leave it as it is."""
 
     slide: PreparedSlide
-    """Its `tissue` are the cells that `log_p` is about and that `draws` index into."""
+    """The prepared slide, whose `tissue` are the cells that `log_p` is about and that `draws` index into."""
     log_p: Float[Tensor, " K"]
-    """Log-attention, with its graph; with two levels over the cells that are known."""
+    """Log-attention of the K tissue cells, with its graph; with two levels, of the cells that are known."""
     draws: Draws
+    """The N drawn cells, as positions in `slide.tissue`, and their weights."""
     log_opened: Float64[Tensor, " K"] | None = None
-    """With two levels, log-weights of the regions of the cells (`sampling.opened`)."""
+    """Log-weight of the region of each cell (`sampling.opened`), with two levels of attention; None with one."""
 
     def of(self, draws: Draws) -> Drawn:
-        """Other draws from the same attention, as far as it is known here."""
+        """Other draws from this attention, as far as it is known here."""
         return replace(self, draws=draws)
 
     @property
@@ -61,7 +62,7 @@ class Drawn:
 class SlideAttention:
     """Attention over the tissue cells of a slide, with its graph.
 
-    slide: its `tissue` are the K cells. log_p (K,): their log-probabilities.
+    slide: the prepared slide, whose `tissue` are the K cells. log_p (K,): their log-probabilities.
     """
 
     def __init__(self, slide: PreparedSlide, log_p: Float[Tensor, " K"]) -> None:
@@ -69,12 +70,12 @@ class SlideAttention:
         self.log_p = log_p
 
     def draw(self, n: int, sampler: str, generator: torch.Generator) -> Drawn:
-        """Draw n cells, or all where there are no more."""
+        """Draw n cells, or all where there are no more. Raises `ConfigError` as `sampling.draw` does."""
         order = torch.from_numpy(self.slide.order).to(self.log_p.device)
         return Drawn(self.slide, self.log_p, draw(self.log_p, n, sampler, generator=generator, order=order))
 
     def all(self) -> Drawn:
-        """Every cell, with weight 1."""
+        """The draw of every cell, with weight 1."""
         return Drawn(self.slide, self.log_p, every_cell(self.log_p))
 
     def exceeds(self, n: int) -> bool:
@@ -93,10 +94,10 @@ class SlideAttention:
 class TwoLevelAttention(SlideAttention):
     """Attention over regions and, as far as they were opened, over the cells inside them.
 
-    coarse: the slide, whose cells are regions. log_a (R,): of its tissue regions. net: gives the logits of cells;
-    None: uniform inside a region. tiles_per_region: cells drawn a region that is opened. cache: keeps the regions'
-    pixels, for the gradient too. `slide` and `log_p` are of the cells that are known, those of opened regions: cells
-    are added at their end, so that what was drawn before stays right.
+    coarse: the slide, whose cells are regions. log_a (R,): log-attention of its tissue regions. net: gives the logits
+    of cells; None: uniform inside a region. tiles_per_region: cells drawn a region that is opened. cache: keeps the
+    regions' pixels, for the gradient too. `slide` and `log_p` are of the cells that are known, those of opened
+    regions: cells are added at their end, so that what was drawn before stays right.
     """
 
     def __init__(
@@ -146,7 +147,10 @@ class TwoLevelAttention(SlideAttention):
         return self._regions_for(n) >= len(self._log_a) and super().exhausted_by(n)
 
     def by_cell(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
-        """The attention of a region that was not opened is spread evenly over what the coarse view shows of tissue."""
+        """All tissue cells, ascending, and their attention, which sums to 1.
+
+        That of a region that was not opened is spread evenly over what the coarse view shows of tissue.
+        """
         cells, values = super().by_cell()
         coarse = self._log_a.detach().exp().float().cpu().numpy()
         closed = [i for i in range(len(coarse)) if i not in self._known]
@@ -188,7 +192,7 @@ class TwoLevelAttention(SlideAttention):
             ]
 
     def _pixels(self, read: Read, region: int) -> np.ndarray:
-        """Those of the region itself, from what the network sees of it: it is read once."""
+        """Pixels of the region itself, cut from what the network sees of it: it is read once."""
         cells, stride = self._regions.cells(region), self._regions.frame.stride
         own = Box(*(stride * n for n in cells))
         box = own if self._net is None else surroundings(self._net, self._regions.frame.grid, cells)[0]

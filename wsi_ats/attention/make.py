@@ -1,4 +1,4 @@
-"""From settings to the attention networks of the catalogue (`wsi_ats.catalogue.ATTENTION_NETWORKS`)."""
+"""Makers of the attention networks of the catalogue (`wsi_ats.catalogue.ATTENTION_NETWORKS`) from settings."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class ConvAttention(nn.Module):
     """
 
     halo: Halo
-    """View px around a cell that its logit depends on."""
+    """Number of view px around a cell that its logit depends on."""
 
     def __init__(self, body: nn.Sequential, head: nn.Module, stride: int, background: float = 1.0) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ConvAttention(nn.Module):
         self._extra = (self._skip_x * stride - seen.pad[1], 0, self._skip_y * stride - seen.pad[0], 0)
 
     def at(self, stride: int) -> ConvAttention:
-        """The same layers, with the same weights, for cells of another size."""
+        """This network, with the same layers and weights, for cells of `stride` view px."""
         return self if stride == self.stride else ConvAttention(self.body, self.head, stride, self.background)
 
     def forward(self, view: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b rows cols"]:
@@ -112,7 +112,7 @@ class PaperAttention(ConvAttention):
 class WideAttention(ConvAttention):
     """The default: two 3x3 convolutions of `width` channels with leaky ReLU, averaged over the cell, then 1x1.
 
-    Leaky, because the first, noisy steps can push every plain ReLU below zero, and attention then stays even forever.
+    Leaky, because the first, noisy steps can push every plain ReLU below zero, and attention then stays flat forever.
     """
 
     def __init__(self, stride: int, width: int = 16, background: float = 1.0) -> None:
@@ -122,7 +122,7 @@ class WideAttention(ConvAttention):
 
 
 class DeepAttention(ConvAttention):
-    """3x3 convolutions of `width` / 2, `width`, `width` channels, averaged over the cell, and two 1x1; all leaky.
+    """Three 3x3 convolutions of `width` / 2, `width`, `width` channels, averaged over the cell, and two 1x1; all leaky.
 
     The first takes every second px where the stride is even, so that it costs a third of the wide one. Shown where the
     tumour is on slides of real tissue, it found more of it on other slides than the wide one did.
@@ -169,11 +169,11 @@ class PretrainedAttention(ConvAttention):
         self.head[0].load_state_dict({"weight": scale.view(-1, 1, 1, 1), "bias": -mean * scale})
 
     def channels_of(self, block: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d rows cols"]:
-        """What the body makes of each cell of a block that carries its halo: `valid` without the head."""
+        """Channels that the body makes of each cell of a block that carries its halo: `valid` without the head."""
         return self._inside(self._pooled(block), block)
 
     def logits_from_channels(self, seen: Float[torch.Tensor, "K d"]) -> Float[torch.Tensor, " K"]:
-        """Logits of cells, from what the body saw in them."""
+        """Logits (K,) of cells, from the channels (K, D) that the body saw in them."""
         logits: torch.Tensor = self.head(seen.unsqueeze(-1).unsqueeze(-1))
         return logits.flatten()
 
@@ -181,7 +181,7 @@ class PretrainedAttention(ConvAttention):
 def log_attention(
     logits: Float[torch.Tensor, "rows cols"], cells: Int[torch.Tensor, " K"]
 ) -> Float[torch.Tensor, " K"]:
-    """log a (K,): log-softmax of the logits over tissue cells alone; `cells` are flat, row * cols + col."""
+    """Log-attention (K,): log-softmax of the logits over tissue cells alone; `cells` are flat, row * cols + col."""
     return torch.log_softmax(logits.reshape(-1)[cells], 0)
 
 

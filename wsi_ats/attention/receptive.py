@@ -1,4 +1,4 @@
-"""What a network of convolutions sees: receptive-field arithmetic over its modules.
+"""Receptive fields, what a network of convolutions sees: arithmetic over its modules.
 
 Output i of a chain of layers sees the inputs i * step - pad ... i * step - pad + size - 1 along each axis. A
 layer of kernel k, dilation d, stride s and padding p takes (size, step, pad) to

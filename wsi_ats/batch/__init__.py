@@ -1,1 +1,1 @@
-"""Many slides: which they are, one task each, results on disk that survive a kill, tables at the end."""
+"""Batches of slides: which they are, one job each, results on disk that survive a kill, tables at the end."""

@@ -40,20 +40,20 @@ class Holder:
 
     host: str
     boot: str
-    """Which boot of that host; empty where the system does not tell."""
+    """Boot of the host; empty where the system does not tell."""
     pids: str
-    """Which name space of process ids (containers have their own); empty where the system does not tell."""
+    """Name space of process ids (containers have their own); empty where the system does not tell."""
     pid: int
     started: float
-    """When the process started, s since the epoch: a later process of the same pid is another one."""
+    """Time at which the process started, s since the epoch: a later process of the same pid is another one."""
     run: str
-    """Identifies the batch that the work belongs to, across its workers."""
+    """Name of the batch that the work belongs to, across its workers."""
     time: float
     token: str
 
     @classmethod
     def me(cls, run: str = "") -> Holder:
-        """This process, for a new claim."""
+        """This process as a holder, for a new claim."""
         pid = os.getpid()
         boot, pids = _boot()
         started = psutil.Process(pid).create_time()

@@ -1,4 +1,4 @@
-"""Where a batch runs: worker processes of this machine, or an existing Dask cluster."""
+"""Clusters that a batch runs on: worker processes of this machine, or an existing Dask cluster."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CONNECT_SECONDS = 20
 
 
 class LeaveInterrupts(WorkerPlugin):  # type: ignore[misc]
-    """Makes a worker process ignore Ctrl-C: a terminal sends it to the whole group of processes, and the one
-    in front decides what to stop."""
+    """A plugin that makes a worker process ignore Ctrl-C: a terminal sends it to the whole group of processes, and the
+    one in front decides what to stop."""
 
     name = "wsi-ats-leave-interrupts"
 
     def setup(self, worker: Worker) -> None:
-        """Called by Dask in the new process."""
+        """Set the worker process up; called by Dask in it."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -32,7 +32,7 @@ class LeaveInterrupts(WorkerPlugin):  # type: ignore[misc]
 def client_for(
     slides: int, *, workers: int | None, scheduler: str | None, device: str
 ) -> AbstractContextManager[Client | None]:
-    """The cluster that a user asks for: that of `scheduler`, or `workers` processes of this machine.
+    """A client of the cluster that a user asks for: that of `scheduler`, or `workers` processes of this machine.
 
     None: a worker a core, for one slide no cluster at all. 0: no cluster. Raises `ConfigError` where both are
     given.
@@ -52,7 +52,7 @@ def client_for(
 
 
 def cores() -> int:
-    """Cores that this process may use: in a job of a cluster, fewer than the machine has."""
+    """Number of cores that this process may use: in a job of a cluster, fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

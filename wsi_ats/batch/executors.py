@@ -1,4 +1,4 @@
-"""Where jobs are done: in this process one after the other, or by the workers of a Dask cluster."""
+"""Executors of jobs: in this process one after the other, or by the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Finished = tuple[Job, Outcome | BaseException]
 
 @runtime_checkable
 class Executor(Protocol):
-    """Takes jobs and gives them back finished, in any order."""
+    """An executor: takes jobs and gives them back finished, in any order."""
 
     def capacity(self) -> int:
-        """How many jobs may be under way."""
+        """Number of jobs that may be under way."""
 
     def submit(self, job: Job) -> None:
         """Start a job."""
@@ -36,14 +36,14 @@ class Executor(Protocol):
 
 
 class Serial:
-    """Does each job in this process when its outcome is asked for."""
+    """An executor that does each job in this process when its outcome is asked for."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._jobs: deque[Job] = deque()
 
     def capacity(self) -> int:
-        """One at a time."""
+        """Number of jobs that may be under way: one."""
         return 1
 
     def submit(self, job: Job) -> None:
@@ -51,7 +51,7 @@ class Serial:
         self._jobs.append(job)
 
     def next(self, timeout: float) -> Finished | None:
-        """Do the oldest job; what it raises is raised."""
+        """The oldest job, done now, and its outcome; what it raises is raised."""
         if not self._jobs:
             time.sleep(timeout)
             return None
@@ -64,13 +64,13 @@ class Serial:
 
 
 class OnCluster:
-    """Sends jobs to the workers of a Dask client and forgets their futures as they finish.
+    """An executor that sends jobs to the workers of a Dask client and forgets their futures as they finish.
 
     A few more jobs than threads are under way, so that workers do not wait for the driver and ten thousand
     slides do not burden the scheduler."""
 
     AHEAD = 2
-    """Jobs a worker thread."""
+    """Number of jobs under way a worker thread."""
     LOOK_EVERY = 5.0
     """Seconds between two looks at how many workers there are: they come and go."""
 
@@ -81,7 +81,7 @@ class OnCluster:
         self._threads, self._looked = 1, float("-inf")
 
     def capacity(self) -> int:
-        """A small multiple of the cluster's threads."""
+        """Number of jobs that may be under way: a small multiple of the cluster's threads."""
         if time.monotonic() - self._looked > self.LOOK_EVERY:
             self._threads = max(1, sum(self._client.nthreads().values()))
             self._looked = time.monotonic()

@@ -1,5 +1,4 @@
-"""What the user points at (files, folders, globs, manifests) -> the slides of a batch, each once, in a fixed
-order."""
+"""Inputs of a batch: from files, folders, globs and manifests to its slides, each once, in a fixed order."""
 
 from __future__ import annotations
 
@@ -23,14 +22,14 @@ _SERIES_UID = b"\x20\x00\x0e\x00UI"
 
 @dataclass(frozen=True)
 class SlideItem:
-    """One slide of a batch."""
+    """A slide of a batch, as the user named it."""
 
     id: str
     """The path as the user gave it, with forward slashes: the slide's name in every table. For a slide found
     in a folder, the folder as given joined with the path inside it; for one of a manifest, the path as
     written there."""
     path: Path | str
-    """Absolute, so that a worker with another working directory finds it; a string where it is a URL."""
+    """Absolute path, so that a worker with another working directory finds it; a string where it is a URL."""
     mpp: float | None = None
     """Micrometres per pixel as the manifest has it."""
     patient: str = ""

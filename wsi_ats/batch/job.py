@@ -1,5 +1,5 @@
-"""One slide's task: small and picklable (paths, hashes, settings; never pixels), done by whatever process
-gets it."""
+"""Jobs: one a slide, small and picklable (paths, hashes, settings; never pixels), done by whatever process gets
+it."""
 
 from __future__ import annotations
 
@@ -33,38 +33,38 @@ from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.answer import TaskSpec
 
 SHARED = "on a cluster, model, slides and output folder must lie on a file system that every worker sees"
-"""What to do where a worker misses a file that the driver sees."""
+"""Remedy where a worker misses a file that the driver sees."""
 MODELS_KEPT = 2
-"""Models that a process keeps loaded."""
+"""Number of models that a process keeps loaded."""
 PICTURE_PX = 1024
-"""Longest side of the picture of a slide without tissue."""
+"""Longest side in px of the picture of a slide without tissue."""
 
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What a batch needs of a model."""
+    """The part of a model that a batch needs."""
 
     hash: str
 
     @property
     def specs(self) -> tuple[TaskSpec, ...]:
-        """What it is asked."""
+        """Specs of the model's tasks, the main one first."""
 
     @property
     def srgb(self) -> bool:
-        """Whether it is for slides whose colours were turned to sRGB."""
+        """Whether the model is for slides whose colours were turned to sRGB."""
 
     def read(self, slide: Slide, reading: Reading) -> Prediction:
-        """Answer them about an open slide, read as `reading` says."""
+        """The prediction of an open slide, read as `reading` says."""
 
 
 Load = Callable[[Path, str], Predictor]
-"""Makes a model of its folder, on a device. Pickled by name: a function of an importable module."""
+"""A function that makes a model of its folder, on a device. Pickled by name: it is of an importable module."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of `run_batch`: which claims are its own, and what counts as made by it or after its start."""
+    """A call of `run_batch`: which claims are its own, and what counts as made by it or after its start."""
 
     id: str
     started: float
@@ -73,7 +73,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs to predict one slide."""
+    """A job: all that a worker needs to predict one slide."""
 
     item: SlideItem
     out: Path
@@ -87,27 +87,27 @@ class Job:
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per pixel given for this slide."""
+        """Micrometres per level-0 px given for the job's slide; None: as the slide says."""
         return self.item.mpp if self.item.mpp is not None else self.settings.mpp
 
     @property
     def store(self) -> SlideStore:
-        """The slide's folder."""
+        """Store of the slide's folder."""
         return SlideStore(self.out, self.item.id)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job; goes back to the driver."""
+    """The outcome of a job, which goes back to the driver."""
 
     slide: str
     status: Literal["done", "known", "failed", "busy"]
-    """known: done by an earlier run or another process; busy: another process is at it."""
+    """Status; known: done by an earlier run or another process; busy: another process is at it."""
     tiles: int = 0
     bytes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     bad_tiles: int = 0
-    """Damaged tiles that were read as background."""
+    """Number of damaged tiles that were read as background."""
     failure: Failure | None = None
 
 
@@ -132,7 +132,7 @@ def predict_slide(job: Job) -> Outcome:
 
 
 def settled(job: Job) -> Outcome | None:
-    """What is known of the slide without predicting it; None where it has to be predicted.
+    """The outcome that is known without predicting the slide; None where it has to be predicted.
 
     A result counts where it is of this configuration and of the slide as it is now (size and time of change);
     with `overwrite` only if made since this run began. A failure counts only if made since this run began, by
@@ -164,7 +164,7 @@ def fail(job: Job, stage: str, error: BaseException, remedy: str = "") -> Outcom
 
 
 def provenance(job: Job, found: Mapping[str, Any] | None) -> Record:
-    """Which slide, configuration and software a result or failure is of; `found`: more about the slide."""
+    """Provenance of a result or failure: its slide, configuration and software; `found`: more about the slide."""
     return {
         "slide": job.item.id,
         "path": str(job.item.path),
@@ -241,7 +241,7 @@ def _attempt(job: Job) -> Outcome:
 
 
 def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, Record]:
-    """Predict and write all but result.json, for which there are the file's stamp and its damaged tiles."""
+    """Predict and write all but result.json; also returns the file's fingerprint and its damaged tiles for it."""
     settings = job.settings
     with watch("open"):
         stamp = _stamp(job)

@@ -1,4 +1,4 @@
-"""How far a batch is: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a batch as people see it: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.progress import Progress as Bar
 from wsi_ats.batch.run import Progress
 
 LINE_EVERY = 15.0
-"""Seconds between two plain lines."""
+"""Seconds between two plain lines of progress."""
 
 
 class ProgressReport:
-    """Shows the progress of a batch: `run_batch(..., on_progress=report)`. A context manager.
+    """A report that shows the progress of a batch: `run_batch(..., on_progress=report)`. A context manager.
 
     Writes to standard error by default: standard output is left to results.
     """
@@ -35,7 +35,7 @@ class ProgressReport:
         return self
 
     def __call__(self, progress: Progress) -> None:
-        """Show how far it is."""
+        """Show how far the batch is."""
         finished = progress.done + progress.failed
         if self._bar is not None:
             self._bar.update(
@@ -53,7 +53,7 @@ class ProgressReport:
 
 
 def describe(progress: Progress) -> str:
-    """One line: slides, failures, slides/s, tiles/s, time left. Rates are of the slides that this run
+    """Progress in one line: slides, failures, slides/s, tiles/s, time left. Rates are of the slides that this run
     predicts."""
     finished = progress.done + progress.failed
     made = finished - progress.known

@@ -39,39 +39,39 @@ from wsi_ats.errors import ConfigError, Failure, WsiAtsError
 POLL = 0.5
 """Seconds between two looks at a slide that another process is at."""
 DEATHS = 3
-"""Times that a slide may be lost with a worker that had not begun it before it is given up."""
+"""Number of times that a slide may be lost with a worker that had not begun it before it is given up."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a batch is."""
+    """Progress of a batch: how far it is."""
 
     total: int
     done: int = 0
-    """Slides with a result, those of earlier runs included."""
+    """Number of slides with a result, those of earlier runs included."""
     known: int = 0
-    """Of those, made by an earlier run or another process."""
+    """Number of slides whose result an earlier run or another process made."""
     failed: int = 0
     tiles: int = 0
-    """Tiles read by this run."""
+    """Number of tiles read by this run."""
     bytes: int = 0
     bad_tiles: int = 0
-    """Damaged tiles that were read as background, in all slides with a result."""
+    """Number of damaged tiles that were read as background, in all slides with a result."""
     seconds: float = 0.0
-    """Since the batch began."""
+    """Seconds since the batch began."""
     slide: str = ""
-    """The slide that came to its end last."""
+    """Id of the slide that came to its end last."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a batch ended."""
+    """Summary of how a batch ended."""
 
     out: Path
     progress: Progress
     failures: tuple[Failure, ...]
     stages: Mapping[str, float] = field(default_factory=dict)
-    """Stage -> mean seconds a slide, over the slides that this run predicted."""
+    """Mean seconds a slide by stage, over the slides that this run predicted."""
 
     @property
     def ok(self) -> bool:

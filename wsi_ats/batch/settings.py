@@ -1,4 +1,4 @@
-"""How slides are predicted in a batch."""
+"""Settings of how slides are predicted in a batch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from wsi_ats.errors import ConfigError
 from wsi_ats.reading import Reading
 
 RESULT_FORMAT = 3
-"""Raised when the files of a slide change so that older ones must be made again."""
+"""Number of the files' format, raised when they change so that older ones must be made again."""
 
 
 @dataclass(frozen=True)
 class PredictSettings(Reading):
-    """Everything beside the model and the slide that a slide's files depend on: how it is read, and what is written."""
+    """Settings of prediction: all beside model and slide that a slide's files depend on: how it is read, what is
+    written."""
 
     heatmap: bool = True
-    """Write heatmap.png."""
+    """Whether heatmap.png is written."""
     mpp: float | None = None
     """Micrometres per pixel of slides for which the manifest gives none; None: as the slide says."""
     tolerate_bad_tiles: int = 0
-    """Damaged tiles a slide that are read as background; at the next one the slide fails."""
+    """Number of damaged tiles a slide that are read as background; at the next one the slide fails."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

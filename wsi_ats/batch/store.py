@@ -69,7 +69,7 @@ class SlideStore:
         make_atomic(self.folder / "attention.h5", lambda path: write_attention(path, prediction))
 
     def write_picture(self, name: str, content: bytes) -> None:
-        """Write a picture."""
+        """Write a picture called `name` into the slide's folder."""
         write_atomic(self.folder / name, content)
 
     def write_result(self, prediction: Prediction, provenance: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ class SlideStore:
 
 
 def describe(prediction: Prediction) -> Record:
-    """A prediction as plain JSON values, without its per-cell arrays (they are in attention.h5)."""
+    """Plain JSON values of a prediction, without its per-cell arrays (they are in attention.h5)."""
     grid = prediction.grid
     return {
         "name": prediction.slide,
@@ -159,8 +159,7 @@ def _answers(records: Sequence[Record], contributions: Float32[np.ndarray, "N O"
 
 
 def read_record(path: Path) -> Record | None:
-    """A JSON object; None where there is no such file, or one that is no JSON object (it is then made
-    again)."""
+    """The JSON object in a file; None where there is no such file or object: it is then made again."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -32,7 +32,7 @@ MEASURED = ("tiles_read", "rounds", "bytes_read", "bad_tiles", "seconds", "statu
 
 @dataclass(frozen=True)
 class Row:
-    """One slide, with what its folder says of it."""
+    """A row of the tables: one slide, with what its folder says of it."""
 
     item: SlideItem
     status: str

@@ -1,4 +1,4 @@
-"""Is this installation fit for work? Each check says what it found and what to do where that is not enough."""
+"""Checks of an installation: each says what it found and what to do where that is not enough."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -35,7 +35,7 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """All checks, the quick ones first."""
+    """Results of all checks, the quick ones first."""
     yield Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in PACKAGES:
         yield _package(package)

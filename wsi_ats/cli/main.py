@@ -93,7 +93,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML fi
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point of `wsi-ats`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def command(function: Command) -> Command:
-    """Register a command."""
+    """A function registered as a command of `wsi-ats`."""
     app.command()(with_status(function, resumable=function.__name__ in ("train", "predict", "convert")))
     return function
 

@@ -1,4 +1,4 @@
-"""What commands say on a terminal, and the status they end with."""
+"""Output of commands on a terminal, and the status they end with."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # these take a while to import
     from wsi_ats.slides import Slide
 
 console = Console(highlight=False, soft_wrap=True)
-"""Results: standard output."""
+"""Console for results: standard output."""
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
-"""Progress and complaints: standard error."""
+"""Console for progress and complaints: standard error."""
 
 
 def say(line: str) -> None:
-    """Print a line as it is."""
+    """Print a line as it is, to standard output."""
     console.print(line, markup=False)
 
 
@@ -36,7 +36,7 @@ def complain(line: str) -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: to be taken as Ctrl-C is."""
+    """The process got SIGTERM, which is taken as Ctrl-C is."""
 
 
 def with_status(function: Callable[..., None], resumable: bool) -> Callable[..., None]:
@@ -77,14 +77,14 @@ def _terminable() -> Iterator[None]:
 
 
 def describe(prediction: Prediction) -> str:
-    """One line: what each task's answer is, with standard errors where they are known, and what was read."""
+    """A prediction in one line: each task's answer, with standard errors where they are known, and what was read."""
     said = "; ".join(answer.describe() for answer in prediction.results)
     read = f"{prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
     return f"{prediction.slide}: {said}; {read}"
 
 
 def show_summary(summary: Summary) -> None:
-    """How a batch ended: where the time went, how many slides, what failed and what to do about it."""
+    """Print how a batch ended: where the time went, how many slides, what failed and what to do about it."""
     progress = summary.progress
     if summary.stages:
         stages = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in summary.stages.items())
@@ -102,11 +102,11 @@ def show_summary(summary: Summary) -> None:
 
 
 COARSE = 4096
-"""Sides of a level, in px, that is read in a second or two: larger coarsest levels are told of."""
+"""Side in px of a level that is read in a second or two: larger coarsest levels are told of."""
 
 
 def slide_facts(slide: Slide) -> dict[str, Any]:
-    """What a slide is, as plain values."""
+    """Facts of a slide as plain values."""
     from wsi_ats.slides.scale import magnification_of, mpp_conflicts
 
     return {
@@ -156,7 +156,7 @@ def _picture_size(slide: Slide, name: str) -> list[int] | str:
 
 
 def show_facts(facts: Mapping[str, Any]) -> None:
-    """The facts of a slide, for people."""
+    """Print the facts of a slide, for people."""
     say(f"slide: {facts['slide']}")
     say(f"backend: {facts['backend']} ({facts['backend reason'] or 'the only one for it'})")
     say(f"vendor: {facts['vendor']}")

@@ -1,1 +1,1 @@
-"""Slides written as OME-Zarr."""
+"""Conversion: slides written as OME-Zarr."""

@@ -1,4 +1,4 @@
-"""What goes along with an image: label, macro and thumbnail of the slide, its ICC profile, masks as labels."""
+"""Extras of an image: label, macro and thumbnail of the slide, its ICC profile, masks as labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wsi_ats.slides.base import Slide
 LABEL_CHUNK = 1024
 """Side of a chunk of labels, which are mostly of one value, in px."""
 MASK_ROWS = 1024
-"""Rows of a mask that are read at a time, at most."""
+"""Most rows of a mask that are read at a time."""
 Colour = tuple[int, int, int, int]
 
 
@@ -30,10 +30,10 @@ class Mask(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width in px of the mask."""
+        """Height and width of the mask in px."""
 
     def read(self, box: Box) -> Bool[np.ndarray, "h w"]:
-        """A box that lies in the mask."""
+        """Values (h, w) of the mask in a box that lies in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class Label:
 
     mask: Mask
     downsample: Pair
-    """Level-0 px per pixel of the mask (x, y); what lies beyond the mask is False."""
+    """Downsample of the mask: level-0 px per pixel (x, y). What lies beyond the mask is False."""
     colour: Colour = (0, 160, 80, 96)
-    """RGBA for viewers."""
+    """Colour of the mask for viewers, RGBA."""
 
 
 Labels = Mapping[str, Callable[[Slide], Label]]
-"""By name: what makes a label of a slide, called once its levels are written."""
+"""Functions by the label's name that make it of a slide, called once the slide's levels are written."""
 
 
 def write_associated(slide: Slide, plan: Plan) -> dict[str, Any]:
-    """Write the images that the slide carries and its ICC profile below `associated/`; what to note of them.
+    """Write the images that the slide carries and its ICC profile below `associated/`; returns notes of them.
 
     Raises OSError, SlideError.
     """

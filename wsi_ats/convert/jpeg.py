@@ -30,7 +30,7 @@ class JpegTiles:
     """The JPEG tiles of a slide, by level."""
 
     def __init__(self, slide: Slide) -> None:
-        """Raises ConfigError, with the reason, where the slide has no tiles that can be copied."""
+        """Take a slide. Raises ConfigError, with the reason, where it has no tiles that can be copied."""
         address = slide.address
         if not isinstance(address, TiffAddress) or address.index is None:
             raise ConfigError(
@@ -63,7 +63,7 @@ class JpegTiles:
         return [(_codec(image.coding), (image.tile_height, image.tile_width)) for image in self._images]
 
     def tiles(self, level: int, tiles: Sequence[int]) -> list[bytes | None]:
-        """The bytes of tiles; None for those that the TIFF does not store. Raises SlideError."""
+        """Bytes of tiles; None for those that the TIFF does not store. Raises SlideError."""
         image = self._images[level]
         stored = [tile for tile in tiles if image.counts[tile]]
         parts = [ByteRange("", int(image.offsets[tile]), int(image.counts[tile])) for tile in stored]
@@ -90,7 +90,7 @@ class JpegTiles:
         return self.tiles(level, [box.y // box.height * cols + box.x // box.width for box in boxes])
 
     def count(self, level: int) -> int:
-        """How many tiles a level has."""
+        """Number of tiles of a level."""
         return len(self._images[level].counts)
 
     def close(self) -> None:

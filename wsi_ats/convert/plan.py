@@ -1,4 +1,4 @@
-"""What a conversion will write: levels, arrays, metadata, and whether it goes on with what is there."""
+"""The plan of a conversion: levels, arrays, metadata, and whether it goes on with what is there."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Verify = Literal["sample", "all", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a slide is converted."""
+    """Settings of how a slide is converted."""
 
     codec: Literal["zstd", "blosc", "lz4", "jpeg"] = "zstd"
-    """zstd, blosc (zstd in it), lz4: lossless. jpeg: the slide's own JPEG tiles, bit for bit."""
+    """Codec of chunks. zstd, blosc (zstd in it), lz4: lossless. jpeg: the slide's own JPEG tiles, bit for bit."""
     ngff: Version = "0.5"
-    """0.5: Zarr v3, sharded. 0.4: Zarr v2, a file a chunk, for older viewers."""
+    """Version of NGFF. 0.5: Zarr v3, sharded. 0.4: Zarr v2, a file a chunk, for older viewers."""
     verify: Verify = "sample"
-    """What is read back and compared with the slide in the end: 16 blocks a level, all, or nothing."""
+    """Part that is read back and compared with the slide in the end: 16 blocks a level, all, or nothing."""
 
     def __post_init__(self) -> None:
         choices = {
@@ -58,13 +58,13 @@ class Settings:
 
     @property
     def zarr_format(self) -> int:
-        """Of Zarr itself."""
+        """Version of the Zarr format itself, 2 or 3."""
         return 3 if self.ngff == "0.5" else 2
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a conversion writes, but for the pixels."""
+    """A plan of all that a conversion writes, but for the pixels."""
 
     slide: str
     root: Path
@@ -73,21 +73,21 @@ class Plan:
     mpp: tuple[float, float] | None
     """Micrometres per level-0 px (x, y)."""
     arrays: tuple[ArrayPlan, ...]
-    """By level."""
+    """Arrays of the levels, finest first."""
     copied: int
-    """So many levels are copies of the slide's own tiles; the others are made of the level before."""
+    """Number of levels that are copies of the slide's own tiles; the others are made of the level before."""
     attributes: Json
-    """Of the image's group, once it is complete."""
+    """Attributes of the image's group, once it is complete."""
     notes: Json
-    """What it was made from and how: the same again goes on."""
+    """Notes of what the image is made from and how: a conversion with equal notes goes on."""
 
     @property
     def pixels(self) -> int:
-        """Of all levels together."""
+        """Number of pixels of all levels together."""
         return sum(array.height * array.width for array in self.arrays)
 
     def group(self) -> Group:
-        """The image as it will be, for reading it before it is complete."""
+        """The group of the image as it will be, for reading it before it is complete."""
         return Group("", self.settings.zarr_format, self.attributes)
 
 
@@ -102,7 +102,7 @@ def halved(width: int, height: int, until: int = CHUNK) -> list[tuple[int, int]]
 def plan(
     slide: Slide, root: Path, settings: Settings, tiles: Sequence[tuple[Codec, tuple[int, int]]] = ()
 ) -> Plan:
-    """What to write for a slide.
+    """The plan of what to write for a slide.
 
     tiles: codec and tile size (height, width) of the levels that are copied as they are, finest first; none: all
         levels are made from level 0, each of means of 2 x 2 px of the one before.
@@ -163,9 +163,9 @@ def _notes(slide: Slide, settings: Settings, arrays: Sequence[ArrayPlan]) -> Jso
 
 
 def source_stamp(slide: Slide) -> list[str]:
-    """What changes when the source of a slide changes: size and time of the file, or a digest of arrays in memory.
+    """Fingerprint of the source of a slide, as texts: size and time of the file, or a digest of arrays in memory.
 
-    As texts: readers in other languages have no whole numbers that large.
+    Texts, since readers in other languages have no whole numbers that large.
     """
     address = slide.address
     if isinstance(address, MemoryAddress):
@@ -186,7 +186,7 @@ def source_stamp(slide: Slide) -> list[str]:
 
 
 def prepare(plan: Plan, overwrite: bool, labels: Iterable[str] = ()) -> bool:
-    """Make OUT ready: False where it is complete, with these labels, and made of the same slide in the same way.
+    """Make the folder of `plan` ready; False where it is complete, with `labels`, and of this slide and plan.
 
     Raises ConfigError where something else is there, or what was begun has other settings.
     """
@@ -213,7 +213,7 @@ def prepare(plan: Plan, overwrite: bool, labels: Iterable[str] = ()) -> bool:
 
 
 def labels_in(root: Path) -> list[str]:
-    """Names of the labels that a conversion in OUT has already."""
+    """Names of the labels that a conversion in the folder `root` has already."""
     attributes = _attributes(root / "labels")
     return list(attributes.get("ome", attributes).get("labels", ()))
 

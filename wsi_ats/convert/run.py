@@ -1,4 +1,4 @@
-"""Any slide -> OME-Zarr: streamed block by block, so that memory does not grow with the slide.
+"""Conversion of any slide to OME-Zarr: streamed block by block, so that memory does not grow with the slide.
 
 Level 0 is read from the slide; each further level is made of the one before as it was written, by means of 2 x 2 px,
 down to a thumbnail. A block is a file that is there whole or not at all, so a conversion that was stopped goes on
@@ -36,22 +36,22 @@ STRIP = 512
 """Rows of a block that are made at a time from the level before: 24 MiB of it."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how many of how many pixels are."""
+"""A function that is called with what is being done, the pixels done, and those in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What came out."""
+    """The result of a conversion."""
 
     path: Path
     levels: tuple[tuple[int, int], ...]
-    """(width, height) in px."""
+    """Size (width, height) of each level in px."""
     copied: int
-    """So many levels hold the slide's own JPEG tiles."""
+    """Number of levels that hold the slide's own JPEG tiles."""
     written: int
-    """Bytes written this time."""
+    """Number of bytes written this time."""
     bad_tiles: tuple[tuple[int, int, int], ...] = ()
-    """(level, column, row) of tiles of the slide that were tolerated and are background now."""
+    """Tiles (level, column, row) of the slide that could not be read, were tolerated and are background now."""
 
 
 def convert(

@@ -17,7 +17,7 @@ NAME = "tissue"
 def tissue_label(slide: Slide, settings: TissueSettings | None = None, mpp: float | None = None) -> Label:
     """The tissue mask of a slide, found on a view of `mpp` um/px; settings and mpp: those of `Config` by default.
 
-    It does not ask for tissue in cells, as `find_tissue` does: a slide without any has an empty label.
+    Tissue in cells is not asked for, as by `find_tissue`: a slide without any has an empty label.
     Raises MissingMppError where the slide does not say its scale, SlideError where it cannot be read.
     """
     settings = settings or TissueSettings()
@@ -33,7 +33,7 @@ def tissue_label(slide: Slide, settings: TissueSettings | None = None, mpp: floa
 
 
 def tissue_view(slide: Slide, mpp: float | None = None) -> LazyView:
-    """The frame of the view that tissue is found on. Raises MissingMppError."""
+    """The frame of the view that tissue is found on, `mpp` um/px. Raises MissingMppError."""
     if slide.mpp_xy is None:
         raise MissingMppError(
             f"slide {slide.name!r} does not say its micrometres per pixel, and tissue is found at a physical scale",

@@ -1,4 +1,4 @@
-"""Reads back what was written and compares it with the slide."""
+"""Verification: what was written is read back and compared with the slide."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from wsi_ats.slides.base import Slide
 from wsi_ats.slides.omezarr.slide import ZarrSlide
 
 SIDE = 1024
-"""Side of what is compared at a time, in px."""
+"""Side in px of a box that is compared at a time."""
 SAMPLE = 16
-"""So many of them a level, and so many times as many copied tiles, are compared by default."""
+"""Number of boxes a level, and of times as many copied tiles, that are compared by default."""
 
 Say = Callable[[str, int, int], None]
 T = TypeVar("T")

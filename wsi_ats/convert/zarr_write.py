@@ -33,10 +33,10 @@ _codecs: Any = imagecodecs  # its stubs do not know the arguments of all codecs
 
 
 class Codec(NamedTuple):
-    """How chunks are encoded."""
+    """Codec: how chunks are encoded."""
 
     metadata: Any
-    """For Zarr v3 the list of codecs, for v2 the compressor."""
+    """Metadata of the codec: for Zarr v3 the list of codecs, for v2 the compressor."""
     encode: Callable[[UInt8[np.ndarray, " ..."]], bytes]
 
 
@@ -81,20 +81,20 @@ class ArrayPlan:
     """An array to be written: RGB of (3, height, width), or labels of (height, width)."""
 
     key: str
-    """Its folder in the store."""
+    """Folder of the array in the store."""
     height: int
     width: int
     rgb: bool
     chunk: tuple[int, int]
-    """(height, width) of a chunk in px."""
+    """Size (height, width) of a chunk in px."""
     block: tuple[int, int]
-    """(height, width) of a block in px, multiples of the chunk's."""
+    """Size (height, width) of a block in px, multiples of the chunk's."""
     zarr_format: int
     codec: Codec
     fill: int
 
     def metadata(self) -> Json:
-        """Of the array: its zarr.json or .zarray."""
+        """Metadata of the array: its zarr.json or .zarray."""
         if self.zarr_format == 2:
             return {
                 "zarr_format": 2,
@@ -131,7 +131,7 @@ class ArrayPlan:
         }
 
     def blocks(self) -> Iterator[Box]:
-        """All blocks, row by row, clipped to the array."""
+        """Blocks of the array, row by row, clipped to it."""
         for top in range(0, self.height, self.block[0]):
             for left in range(0, self.width, self.block[1]):
                 yield Box(
@@ -158,11 +158,11 @@ class ArrayPlan:
         ]
 
     def is_written(self, root: Path, block: Box) -> bool:
-        """Are the files of a block there?"""
+        """Whether the files of a block are there."""
         return all(file.is_file() and file.stat().st_size for file in self.files(root, block))
 
     def encode(self, pixels: UInt8[np.ndarray, " ..."], block: Box, chunk: Box) -> Chunk:
-        """One chunk of a block; pixels: of the whole block, (h, w, 3) or (h, w)."""
+        """A chunk of a block, encoded; pixels: those of the whole block, (h, w, 3) or (h, w) uint8."""
         part = pixels[chunk.y - block.y :, chunk.x - block.x :][: chunk.height, : chunk.width]
         if part.shape[:2] != (chunk.height, chunk.width):
             whole = np.full((chunk.height, chunk.width, *part.shape[2:]), self.fill, np.uint8)

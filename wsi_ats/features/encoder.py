@@ -22,21 +22,21 @@ _CHUNK = {"cpu": 16}
 _MOST = 128
 """Tiles per pass of a frozen network: on a processor few, whose activations stay in its caches."""
 _TOLERANCE = 0.05
-"""Tiles at 0.48 um/px do for an encoder trained at 0.5."""
+"""Share by which the mpp of tiles may differ: those at 0.48 um/px do for an encoder trained at 0.5."""
 
 
 @dataclass(frozen=True)
 class Expects:
-    """What an encoder takes: everything beside the pixels themselves."""
+    """Expectations of an encoder: everything that it takes beside the pixels themselves."""
 
     input_px: int | None
-    """Side of a tile; None: any."""
+    """Side of a tile in px; None: any."""
     mpp: tuple[float, ...] | None
-    """Micrometres per pixel that it was trained at; None: any."""
+    """Micrometres per pixel that the encoder was trained at; None: any."""
     mean: Triple
-    """Of RGB in [0, 1]; taken off."""
+    """Mean of RGB in [0, 1], which is taken off."""
     std: Triple
-    """Divided by, after."""
+    """Standard deviation of RGB in [0, 1], which is divided by after that."""
 
 
 class Encoder(nn.Module):
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
 
     @property
     def stored(self) -> bool:
-        """The network's weights are part of the state; else they stay where they came from."""
+        """Whether the network's weights are part of the state; else they stay where they came from."""
         return self.embedded and self.name != "exported"
 
     def forward(self, tiles: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N dim"]:
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
             return torch.cat([self._vectors(part) for part in parts])
 
     def train(self, mode: bool = True) -> Encoder:
-        """Only the label changes: the network stays in evaluation mode."""
+        """Set the mode of this module alone: the network stays in evaluation mode."""
         self.training = mode
         return self
 

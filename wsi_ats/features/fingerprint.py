@@ -1,4 +1,4 @@
-"""What a frozen network is, in a few letters: part of the name under which its features are kept."""
+"""Fingerprint of a frozen network: part of the name under which its features are kept."""
 
 from __future__ import annotations
 

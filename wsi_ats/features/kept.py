@@ -1,4 +1,4 @@
-"""What a model folder keeps of its encoder, and how the encoder is found again.
+"""Encoders of model folders: what a folder keeps of one, and how it is found again.
 
 Networks of our own are kept whole. Of a large one that is frozen, the folder keeps the place of its weights and
 their digest; with `features.embed` its weights, and beside them, in `encoder/`, the files that describe it.
@@ -24,7 +24,7 @@ TRUST = "WSI_ATS_TRUST"
 
 
 def keep_encoder(features: nn.Module, settings: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """Write what the model folder needs of the encoder; what to record beside the settings, None for nothing.
+    """Write what the model folder needs of the encoder; returns what to record beside the settings, None for nothing.
 
     settings: plain values of [features], changed in place: where the weights once lay means nothing elsewhere, and
     trust in a program is not handed on.
@@ -53,7 +53,7 @@ def find_encoder(
     *,
     trust: bool,
 ) -> bool:
-    """Complete `settings`, plain values of [features], in place; whether the encoder reads weights of its own.
+    """Complete `settings`, plain values of [features], in place; returns whether the encoder reads its own weights.
 
     elsewhere: file or folder of an encoder that is referred to, where it has moved. Raises `ModelError` for a
     program that is not trusted.

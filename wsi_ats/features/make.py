@@ -1,4 +1,4 @@
-"""From settings to the feature networks of the catalogue (`wsi_ats.catalogue.FEATURE_NETWORKS`)."""
+"""Makers of the feature networks of the catalogue (`wsi_ats.catalogue.FEATURE_NETWORKS`) from settings."""
 
 from __future__ import annotations
 

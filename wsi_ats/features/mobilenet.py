@@ -62,7 +62,7 @@ class MobileNetV1(nn.Module):
 
     @property
     def pairs(self) -> list[nn.ModuleList]:
-        """The blocks, conv_dw_i with conv_pw_i, in order."""
+        """The network's blocks, conv_dw_i with conv_pw_i, in order."""
         layers = list(self.children())[1:]
         return [nn.ModuleList(pair) for pair in zip(layers[::2], layers[1::2], strict=True)]
 

@@ -1,4 +1,4 @@
-"""Which weights of a pretrained network are trained: none, those of its last blocks, or all."""
+"""Opening of weights: which of a pretrained network are trained: none, those of its last blocks, or all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from wsi_ats.features.settings import FeatureSettings
 
 
 def open_weights(network: nn.Module, settings: FeatureSettings, blocks: Sequence[nn.Module] = ()) -> None:
-    """Let the weights learn that the settings open, and no others. `blocks`: the network's, else looked for.
+    """Let the weights learn that the settings open, and no others.
 
-    What comes after the last block, such as a final normalisation, opens with it. Raises `ConfigError`.
+    blocks: those of the network; none: found by `find_blocks`. What comes after the last block, such as a final
+    normalisation, opens with it. Raises `ConfigError`.
     """
     for parameter in network.parameters():  # one by one: TorchScript knows no network.requires_grad_
         parameter.requires_grad_(not settings.is_frozen and not settings.open_blocks)

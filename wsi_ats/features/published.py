@@ -23,22 +23,22 @@ _SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
 
 @dataclass(frozen=True)
 class Published:
-    """An encoder as its model card has it."""
+    """A published encoder, as its model card describes it."""
 
     library: Literal["huggingface", "timm"]
     repository: str
-    """Name on the Hugging Face hub."""
+    """Name of the encoder on the Hugging Face hub."""
     pooling: Pooling
     mpp: tuple[float, ...] | None
-    """Micrometres per pixel of the tiles it was trained on; None: no tissue, so none is better than another."""
+    """Micrometres per pixel of the tiles that the encoder was trained on; None: no tissue, so that any will do."""
     input_px: int | None = None
-    """Side of its tiles; None: as the files beside the weights say, and so for mean and std."""
+    """Side of the encoder's tiles in px; None: as the files beside the weights say, and so for mean and std."""
     mean: Triple | None = None
     std: Triple | None = None
     architecture: str = ""
-    """timm's name of the network where the card gives it whole; else config.json has it."""
+    """Name that timm has for the network, where the card gives it whole; else config.json has it."""
     arguments: Mapping[str, object] = field(default_factory=dict)
-    """What the card passes to timm.create_model. Classes by their name."""
+    """Arguments that the card passes to timm.create_model; classes by their name."""
 
 
 def _timm(repository: str, pooling: Pooling, mpp: tuple[float, ...], mean: Triple, std: Triple, architecture: str,

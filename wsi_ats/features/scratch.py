@@ -38,7 +38,7 @@ class PaperFeatures(nn.Module):
         return F.normalize(self.maps(tiles).amax((2, 3)), dim=1)
 
     def maps(self, tiles: Float[torch.Tensor, "N c h w"]) -> Float[torch.Tensor, "N dim y x"]:
-        """What the maximum is taken of."""
+        """Maps (N, 32, h', w') of the last layer, of which the maximum is taken."""
         maps: torch.Tensor = self.layers((tiles - 0.5) / 0.25)
         return maps
 
@@ -71,7 +71,7 @@ class SmallResNet(nn.Module):
 
 
 def residual_trunk(width: int, groups: int = 4) -> nn.Sequential:
-    """(N, 3, h, w) pixels, scaled -> (N, 8 * width, h / 16, w / 16), not negative.
+    """Convolutions: scaled pixels (N, 3, h, w) -> maps (N, 8 * width, h / 16, w / 16), not negative.
 
     A 3x3 stem and three blocks, each halving the tile and doubling the channels. A coarser stem (7x7, stride 4)
     of the same cost saw hardly anything of nuclei after eight passes over real tiles, where this one was done.
@@ -105,7 +105,7 @@ class ResidualBlock(nn.Module):
         self.short = nn.Conv2d(channels, out, 1, bias=False) if reshape else nn.Identity()
 
     def forward(self, x: Float[torch.Tensor, "N c h w"]) -> Float[torch.Tensor, "N out r s"]:
-        """The block's output (N, out, h / stride, w / stride)."""
+        """Output (N, out, h / stride, w / stride) of the block."""
         y = self.first(F.relu(self.norm1(x)))
         y = self.second(F.relu(self.norm2(y)))
         # The stride is taken before the 1x1 convolution, not by it: with fewer than 16 channels and large tiles, the

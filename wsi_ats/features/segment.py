@@ -24,9 +24,9 @@ import numpy as np
 LINE = re.compile(rb'wsi-ats rows 1 ([<>|][biufc][0-9]+) \[([0-9, ]*)\] (".*")\n')
 """First line of a segment: dtype, shape, `made_by` as JSON."""
 HEAD = struct.Struct("<Qq")
-"""Of a record: its CRC and its item; 16 bytes, so that the row after it is aligned."""
+"""Head of a record: its CRC and its item; 16 bytes, so that the row after it is aligned."""
 FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
-"""A link is not followed, and opening a pipe does not wait for its other end."""
+"""Flags of opening: a link is not followed, and opening a pipe does not wait for its other end."""
 
 
 class Segment(NamedTuple):
@@ -35,7 +35,7 @@ class Segment(NamedTuple):
     path: Path
     line: bytes
     items: np.ndarray = np.empty(0, np.int64)
-    """(N,) int64, in the order of the records; whether those are whole is seen when they are read."""
+    """Items (N,) int64, in the order of the records; whether those are whole is seen when they are read."""
 
     @classmethod
     def of(cls, path: Path, made_by: bytes) -> Segment | None:
@@ -50,13 +50,13 @@ class Segment(NamedTuple):
 
     @property
     def kind(self) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:
-        """dtype and shape of a row, bytes of a record."""
+        """Kind of the rows: their dtype and shape, and the bytes of a record."""
         name, numbers = json.loads(LINE.sub(rb'["\1", [\2]]', self.line))
         dtype, shape = np.dtype(name), tuple(numbers)
         return dtype, shape, HEAD.size + math.prod(shape) * dtype.itemsize
 
     def up_to(self, size: int) -> Segment:
-        """With all whole records of a file of so many bytes."""
+        """The segment with all whole records of a file of `size` bytes."""
         record = self.kind[2]
         known, count = len(self.items), max(0, size - len(self.line)) // record
         if count <= known:

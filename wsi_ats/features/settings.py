@@ -83,7 +83,7 @@ class FeatureSettings(Section):
 
     @property
     def is_frozen(self) -> bool:
-        """No weight of the network is trained."""
+        """Whether no weight of the network is trained."""
         if self.frozen is not None:
             return self.frozen
         return not self._entry.from_scratch and not self.open_blocks
@@ -97,7 +97,7 @@ class FeatureSettings(Section):
 
     @property
     def is_embedded(self) -> bool:
-        """The model folder holds the network's weights."""
+        """Whether the model folder holds the network's weights."""
         if self.embed is not None:
             return self.embed
         return not self._entry.large or not self.is_frozen

@@ -1,4 +1,4 @@
-"""Where an encoder's weights lie, what is in their files, and a digest to know them again."""
+"""Sources of an encoder's weights: where they lie, what is in their files, a digest to know them again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.settings import FeatureSettings
 
 HUB = "hub:"
-"""Before a name of the Hugging Face hub: the user wants it from there, and it may be downloaded."""
+"""Prefix of a name of the Hugging Face hub: the user wants it from there, and it may be downloaded."""
 DESCRIPTION, SAFE, PICKLED = (
     ("config.json", "preprocessor_config.json"),
     "model*.safetensors",
@@ -29,18 +29,18 @@ DESCRIPTION, SAFE, PICKLED = (
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights came from, so that they can be found and known again."""
+    """Origin of weights, so that they can be found and known again."""
 
     address: str | None
     """Absolute path, or hub:owner/name@commit; None: the local hub cache, under the published name."""
     sha256: str
-    """Of the weights file; of the list of names and digests where there are several; "" where none was read."""
+    """Digest of the weights file, or of the list of names and digests of several; "" where none was read."""
     files: tuple[Path, ...]
-    """What describes the network, to be copied where the weights are."""
+    """Files that describe the network, to be copied where the weights are."""
 
 
 def locate_folder(settings: FeatureSettings, repository: str | None, patterns: Sequence[str]) -> Path:
-    """The folder with the encoder's files: the one that is given, or of the hub's cache.
+    """The folder with the encoder's files: the one in the settings, or that of the hub's cache.
 
     Goes to the network only for a name that the user wrote with hub: before it. Raises `ConfigError`.
     """

@@ -17,11 +17,11 @@ from torch.nn.functional import batch_norm, normalize
 LEAST_VARIANCE = 1e-8
 """Channels that vary less than this are not blown up."""
 MOMENTUM = 0.1
-"""Weight of the newest batch in the running figures."""
+"""Weight of the newest batch in the running mean and variance."""
 
 
 class Standardise(nn.Module):
-    """f -> unit vector along (f - mean) / std, channel by channel.
+    """Standardisation of features (N, D): f -> unit vector along (f - mean) / std, channel by channel.
 
     `mean` and `var` (D,) are set from a sample of tiles before training starts (data-dependent initialisation,
     P. Krähenbühl et al., ICLR 2016). While a network that learns is trained they are those of the batch of tiles,
@@ -41,7 +41,7 @@ class Standardise(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Float[torch.Tensor, "N dim"]) -> None:
-        """Take the figures from N >= 2 features, of tiles drawn evenly from the tissue of several slides."""
+        """Take mean and variance from N >= 2 features, of tiles drawn uniformly from the tissue of several slides."""
         self.mean.copy_(features.mean(0))
         self.var.copy_(features.var(0))
 

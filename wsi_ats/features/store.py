@@ -35,12 +35,12 @@ from wsi_ats.errors import ConfigError
 from wsi_ats.features.segment import Segment, line_of, record_of
 
 OWN = re.compile("[0-9a-f]{2}/[0-9a-f]{32}")
-"""Folders of the store; nothing else below its folder is counted or deleted."""
+"""Names of the store's own folders; nothing else below its folder is counted or deleted."""
 LOOK_AGAIN, TOUCH_AGAIN = 5.0, 300.0
 """Seconds after which a folder is listed again, where rows are missing, and marked as used again, where some are
 there."""
 SHELVES = 1024
-"""How many `made_by` are remembered with their items; to find those again, all of a segment is gone through."""
+"""Number of `made_by` that are remembered with their items; to find those again, a whole segment is gone through."""
 FULL, LEFT, UNSEEN = 15 / 16, 7 / 8, 1 / 64
 """Shares of `max_bytes`: beyond the first, rows are deleted down to the second. A process looks again each time it has
 written the third, so that four that write at the same time stay within the bound together."""
@@ -74,7 +74,7 @@ class FeatureStore:
             self._stop_writing(error)
 
     def get(self, made_by: str, items: Sequence[int]) -> dict[int, np.ndarray]:
-        """Those rows that are there, bit for bit as they were put, each an array of the caller's own.
+        """Rows of those of `items` that are there, bit for bit as they were put, each an array of the caller's own.
 
         Rows of other processes are found at the first miss that comes five seconds or more after the last look.
         """
@@ -92,7 +92,7 @@ class FeatureStore:
         return found
 
     def put(self, made_by: str, rows: Mapping[int, np.ndarray]) -> None:
-        """Keep rows, as many as fit. Those that are there are written a second time: `get` comes first.
+        """Keep `rows`, as many as fit. Rows that are there are written a second time: `get` comes first.
 
         Raises ValueError where they are no numbers of one dtype and shape, that of the rows there.
         """
@@ -112,7 +112,7 @@ class FeatureStore:
 
     @property
     def bytes_on_disk(self) -> int:
-        """Of all processes, now: counted anew, which takes a while where there are thousands of slides."""
+        """Bytes of all processes' files, counted anew, which takes a while where there are thousands of slides."""
         return sum(size for _, size, _ in self._on_disk())
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class FeatureStore:
         return self._shelves[made_by]
 
     def _segments(self, made_by: str, again: bool) -> list[Segment]:
-        """Those known; `again`: after another look, or none where the last one was just now."""
+        """The segments known; `again`: after another look, or none where the last one was just now."""
         with self._mine():
             if self.max_bytes <= 0:
                 return []

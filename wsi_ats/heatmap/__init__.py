@@ -1,1 +1,1 @@
-"""Predictions as pictures."""
+"""Heatmaps: predictions as pictures."""

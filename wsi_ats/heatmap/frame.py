@@ -1,4 +1,4 @@
-"""What stands around and on a heatmap: layout, title, colour bar, scale bar, outlines."""
+"""Frame of a heatmap, what stands around and on it: layout, title, colour bar, scale bar, outlines."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _TICKS = (1, 2, 3, 5, 10, 20, 30, 50)
 
 @dataclass(frozen=True)
 class Layout:
-    """Places in a figure, all of them whole px; rectangles are (left, bottom, width, height) in figure
+    """Layout of a figure: places, all of them whole px; rectangles are (left, bottom, width, height) in figure
     shares."""
 
     inches: tuple[float, float]
     slide: tuple[float, float, float, float]
     bar: tuple[float, float, float, float]
     text_columns: int
-    """Characters that fit beside each other in the title."""
+    """Number of characters that fit beside each other in the title."""
     bar_columns: int
-    """Characters that fit along the colour bar."""
+    """Number of characters that fit along the colour bar."""
 
     @classmethod
     def around(cls, slide_width: int, slide_height: int, longest: int) -> Layout:
-        """Margins around a slide whose longest side takes `longest` px; narrow slides get a wider figure."""
+        """A layout with margins around a slide whose longest side takes `longest` px; wider for narrow slides."""
         step = max(slide_width, slide_height) / longest
         w, h = max(1, round(slide_width / step)), max(1, round(slide_height / step))
         width, height = max(w + _LEFT + _RIGHT, _MIN_WIDTH), max(h + _TOP + _BOTTOM, _MIN_HEIGHT)
@@ -66,7 +66,7 @@ class Layout:
 
 
 def title(ax: Axes, prediction: Prediction, columns: int) -> None:
-    """The answer to the main task in bold; below it the slide and how much of it was read."""
+    """Write the answer to the main task in bold, below it the slide and how much of it was read."""
     first = headline(prediction.main, columns)
     read = f"{len(prediction.cells):,} of {len(prediction.tissue):,} tissue tiles read"
     second = f"{elide(prediction.slide, columns - len(read) - 6)}   ·   {read}"
@@ -112,7 +112,7 @@ def probability(sure: float, error: float) -> str:
 
 
 def colour_bar(bar: Colorbar, colours: ScalarMappable, label: str, columns: int) -> None:
-    """Ticks that can be read ("10×", not 10^1) and what they count."""
+    """Give the colour bar ticks that can be read ("10×", not 10^1) and say what they count."""
     top = colours.get_clim()[1] or 1.0
     if isinstance(colours.norm, LogNorm):
         steps = [tick * 10**power for power in (0, 2, 4, 6) for tick in _TICKS]
@@ -126,7 +126,7 @@ def colour_bar(bar: Colorbar, colours: ScalarMappable, label: str, columns: int)
 
 
 def scale_bar(ax: Axes, prediction: Prediction) -> None:
-    """A bar of a round length under the lower left corner; in px where the slide does not say its mpp."""
+    """Draw a bar of a round length under the lower left corner; in px where the slide does not say its mpp."""
     length, label = bar_length(prediction.slide_size[0], prediction.mpp)
     figure = ax.figure
     down = ScaledTranslation(0, -20 / DPI, figure.dpi_scale_trans)
@@ -163,7 +163,7 @@ def inner_edge(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 def tile_outlines(
     ax: Axes, corners: Int64[np.ndarray, "N 2"], size: tuple[float, float], least: float
 ) -> None:
-    """Squares around the drawn tiles, black on white so that they show on any ground; never below `least`
+    """Draw squares around the drawn tiles, black on white so that they show on any ground; never below `least`
     px."""
     centre = corners + np.asarray(size) / 2
     half = np.maximum(size, least) / 2

@@ -40,33 +40,33 @@ LABELS: dict[Scale, str] = {
     "linear": "attention relative to its mean over the tissue",
     "percentile": "percentile of attention among the slide's tissue cells",
 }
-"""What the colour bar says."""
+"""Labels of the colour bar by scale."""
 
 FADE = 0.25
 """Share of the colours, from the lowest, over which they fade in."""
 OUTLINE = (110, 110, 110)
-"""Grey of the line around the tissue."""
+"""Colour of the line around the tissue: a grey."""
 MIN_RANGE = 10.0
-"""The colours of multiples always span at least 1x to 10x, so that a flat attention looks flat."""
+"""Least span of the colours of multiples, 1x to 10x, so that a flat attention looks flat."""
 
 
 @dataclass(frozen=True)
 class HeatmapStyle:
-    """How a heatmap looks."""
+    """Style of a heatmap: how it looks."""
 
     size: int = 1200
     """Longest side of the slide in the picture, px."""
     scale: Scale = "log"
-    """log and linear: multiples of the mean; percentile: rank among the tissue cells, as CLAM draws it (the
-    upper half of the tissue is then always warm, whatever the attention)."""
+    """Scale of the colours. log and linear: multiples of the mean; percentile: rank among the tissue cells, as CLAM
+    draws it (the upper half of the tissue is then always warm, whatever the attention)."""
     cmap: str = "turbo"
-    """Any colour map of matplotlib."""
+    """Name of any colour map of matplotlib."""
     alpha: float = 0.55
     """Opacity of the colours over the tissue, 0 to 1."""
     blur: float = 0.0
     """Standard deviation, in cells, of a Gaussian blur over the tissue; 0 shows the cells as they are."""
     drawn: bool = True
-    """Outline the tiles that were read."""
+    """Whether the tiles that were read are outlined."""
 
     def __post_init__(self) -> None:
         rules = (
@@ -88,14 +88,14 @@ class Heatmap:
     prediction: Prediction
     thumbnail: UInt8[np.ndarray, "h w 3"]
     downsample: tuple[float, float]
-    """Level-0 px per thumbnail px (x, y)."""
+    """Downsample of the thumbnail: level-0 px per px (x, y)."""
     style: HeatmapStyle = HeatmapStyle()
 
     @classmethod
     def of(
         cls, prediction: Prediction, slide: Slide | None = None, style: HeatmapStyle | None = None
     ) -> Heatmap:
-        """Read a thumbnail of `slide` from its nearest finer level, in blocks; white where `slide` is None.
+        """The heatmap over a thumbnail of `slide`, read from its nearest finer level, in blocks; over white if None.
 
         Raises `ConfigError` where `slide` is not of the size that the prediction is of.
         """
@@ -114,8 +114,7 @@ class Heatmap:
         return cls(prediction, np.full((shape.rows, shape.cols, 3), 255, np.uint8), (step, step), style)
 
     def values(self) -> Float64[np.ndarray, " K"]:
-        """What is coloured: multiples of the mean attention, or percentiles (0 to 100), of the tissue
-        cells."""
+        """Values (K,) of the tissue cells that are coloured: multiples of the mean attention, or percentiles."""
         values = self.prediction.relative_attention.astype(np.float64)
         if self.style.blur > 0:
             values = _blurred(values, self.prediction, self.style.blur)

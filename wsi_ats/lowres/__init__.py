@@ -1,1 +1,1 @@
-"""The slide at low resolution: its view, its tissue, the grid that attention is about."""
+"""Slides at low resolution: view, tissue, and the grid that attention is about."""

@@ -1,4 +1,4 @@
-"""A slide prepared for the model: its low-resolution view, its tissue and its attention grid.
+"""`prepare`, a slide made ready for the model: its low-resolution view, its tissue and its attention grid.
 
 With two levels of attention (`attention.levels`) that view is the coarse one and its cells are regions; the fine view
 is then read for the regions that are drawn (`lowres/regions.py`).
@@ -26,51 +26,51 @@ from wsi_ats.slides.base import Slide, SlideAddress
 
 @dataclass(frozen=True)
 class PreparedSlide:
-    """A view with its tissue cells, and the way back to the slide's full-resolution pixels.
+    """A slide prepared for the model: a view with its tissue cells, and the way back to full-resolution pixels.
 
-    It holds no file open unless it was made with `slide`, so thousands can be kept while training.
+    It holds no file open unless it was made with `keep_open`, so thousands can be kept while training.
     """
 
     address: SlideAddress
     name: str
     slide_size: tuple[int, int]
-    """Level-0 px (width, height)."""
+    """Size (width, height) of the slide in level-0 px."""
     mpp: tuple[float, float] | None
     """Micrometres per level-0 px (x, y); None where the slide does not say."""
     view: View | LazyView
-    """A large view is not kept in memory: it is read again whenever it is needed."""
+    """The low-resolution view; a large one is not kept in memory: it is read again whenever it is needed."""
     tissue: Int64[np.ndarray, " K"]
-    """Flat grid indices of the tissue cells, ascending; draws index into this."""
+    """Flat grid indices of the K tissue cells, ascending; draws index into this."""
     order: Int64[np.ndarray, " K"]
     """Permutation of 0..K-1 along a Hilbert curve: neighbours in it are neighbours on the slide."""
     tile_downsample: tuple[float, float]
-    """Level-0 px per tile px (x, y)."""
+    """Downsample of the tiles: level-0 px per tile px (x, y)."""
     stain_table: StainTable | None = None
-    """What the attention network sees of each grey level; None: level / 255."""
+    """Stain table, what the attention network sees of each grey level; None: level / 255."""
     slide: Slide | None = None
     """The open slide, where it was prepared with `keep_open`."""
     regions: RegionGrid | None = None
-    """With two levels, what lies inside the cells, which are then regions."""
+    """Grid inside the cells, which are then regions, with two levels of attention; None with one."""
     content: str = ""
-    """Names what is in the slide (`slides/content.py`), wherever it lies: for what is kept of it on disk. Empty where
-    nothing is to be kept."""
+    """Digest of what is in the slide (`slides/content.py`), wherever it lies: for what is kept of it on disk. Empty
+    where nothing is to be kept."""
     bad_tiles: set[tuple[int, int, int]] = field(default_factory=set, compare=False)
-    """(level, column, row) of the tiles met so far that could not be read and were tolerated."""
+    """Tiles (level, column, row) met so far that could not be read and were tolerated."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds."""
+        """Bytes of arrays that the prepared slide holds."""
         regions = self.regions.nbytes if self.regions is not None else 0
         return self.view.nbytes + self.tissue.nbytes + self.order.nbytes + regions
 
     def key(self, item: Hashable, *made_by: Hashable, stored: bool = False) -> Key:
-        """Of array number `item` of those that `made_by` makes of this slide; `stored`: a store may keep it."""
+        """Cache key of array `item` of those that `made_by` makes of this slide; `stored`: a store may keep it."""
         stored_as = f"{self.content} {self.address.options} {made_by}" if stored and self.content else ""
         return Key((self.address, *made_by), item, stored_as)
 
     @contextmanager
     def view_reader(self) -> Iterator[Read]:
-        """Gives the pixels of boxes of the view, from memory or from the slide, open for the length of the block."""
+        """A context that reads boxes of the view, from memory or from the slide, open for the length of the block."""
         if isinstance(self.view, View):
             yield self.view.crop
             return
@@ -103,11 +103,20 @@ class PreparedSlide:
 
 
 def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> PreparedSlide:
-    """Read the view of `slide`, find its tissue, lay the attention grid.
+    """The slide prepared for the model: its view is read, its tissue found, the attention grid laid.
 
     Raises `ConfigError` where the slide was opened for other colours than the settings have, `MissingMppError` where
     a setting is in mpp and the slide has none, `NoTissueError` on an empty mask and `SlideError` where pixels cannot
     be read. With `keep_open` tiles are read from this very handle.
+
+    >>> from wsi_ats import open_slide
+    >>> from wsi_ats.config import load_config
+    >>> pixels = np.full((512, 768, 3), 240, np.uint8)
+    >>> pixels[128:384, 128:640] = 170, 90, 160  # stained tissue on glass
+    >>> config = load_config(overrides=["view.downsample=8", "tile.downsample=1", "attention.stride=16"])
+    >>> prepared = prepare(open_slide(pixels), config)
+    >>> prepared.view.grid, prepared.tissue.tolist()
+    (Grid(rows=4, cols=6, cell=(128.0, 128.0)), [7, 8, 9, 10, 13, 14, 15, 16])
     """
     _check_colours(slide, config)
     tile = resolve_downsample(slide, mpp=config.tile.mpp, downsample=config.tile.downsample, setting="tile")

@@ -24,36 +24,39 @@ from wsi_ats.lowres.view import LazyView, View
 
 @dataclass(frozen=True, slots=True)
 class TissueRule:
-    """What counts as tissue, for any part of a slide at any scale."""
+    """A rule of what counts as tissue, for any part of a slide at any scale."""
 
     stain: StainRule
     min_object: int
-    """View px; so are those below."""
+    """View px below which an object is dropped."""
     min_hole: int
+    """View px below which a hole is filled."""
     min_fraction: float
+    """Share of a cell that tissue must cover."""
 
     def mask(self, pixels: UInt8[np.ndarray, "h w 3"], zoom: float = 1.0) -> Bool[np.ndarray, "h w"]:
-        """Stained px, small objects and holes gone; pixels are `zoom` view px wide."""
+        """Mask (h, w) of the stained px, small objects and holes gone; pixels are `zoom` view px wide."""
         smallest = (round(area / zoom**2) for area in (self.min_object, self.min_hole))
         return cleaned(self.stain.mask(pixels), *smallest)
 
 
 @dataclass(frozen=True, slots=True)
 class RegionGrid:
-    """What lies inside the cells of a coarse view: side x side cells each of a finer one."""
+    """The grid of regions: cells of a coarse view, each of side x side cells of a finer one."""
 
     frame: LazyView
-    """The fine view."""
+    """The fine view, without its pixels."""
     side: int
+    """Cells a side of a region."""
     cols: int
-    """Regions in a row."""
+    """Number of regions in a row."""
     tissue: TissueRule
     area: Float64[np.ndarray, " K"]
     """Share of tissue in each tissue region, as the coarse view shows it."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds."""
+        """Bytes of arrays that the grid of regions holds."""
         return self.area.nbytes + self.tissue.stain.stained.nbytes
 
     def cells(self, region: int) -> Box:

@@ -1,4 +1,4 @@
-"""Stain and scanner taken out of a view: what the attention network sees is the same scale on every slide.
+"""Stain normalisation: stain and scanner are taken out of a view, so that attention sees one scale on all slides.
 
 Mean and standard deviation of the optical density of each colour, over the stained pixels, are brought to the same
 figures on every slide (as E. Reinhard et al., "Color transfer between images", 2001, do in another colour space).
@@ -14,15 +14,15 @@ from jaxtyping import Float32, Int64
 CENTRE, SPREAD = 0.5, 0.25
 """Mean and standard deviation that stained pixels are given; attention networks take them off again."""
 LEAST_SPREAD = 0.02
-"""Optical density; a slide whose tissue varies less is not blown up."""
+"""Least spread in optical density: a slide whose tissue varies less is not blown up."""
 
 
 StainTable = Float32[np.ndarray, "3 256"]
-"""What the attention network sees of each grey level of red, green and blue."""
+"""Values (3, 256) that the attention network sees of each grey level of red, green and blue."""
 
 
 def make_stain_table(counts: Int64[np.ndarray, "3 256"]) -> StainTable:
-    """What to put in the place of each grey level of red, green and blue; dark stays darker than light.
+    """A table of what stands for each grey level of red, green and blue; dark stays darker than light.
 
     counts: stained pixels of the view by grey level. Glass comes out near 1, most of the tissue within [0, 1].
     """

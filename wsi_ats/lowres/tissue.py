@@ -1,4 +1,4 @@
-"""Where the tissue is: a mask on the low-resolution view, and the cells of the grid that it fills.
+"""Tissue: a mask on the low-resolution view, and the cells of the grid that it fills.
 
 Everything that decides is counted in whole numbers, so that a view that comes in blocks gets the mask of the view
 at once. The first walk over the blocks finds the threshold, the second the mask, which is kept as bits (5 MB for a
@@ -29,8 +29,8 @@ THRESHOLD_RANGE: dict[Method, tuple[float, float]] = {
     "saturation": (0.05, 0.1),
     "optical-density": (0.025, 0.04),
 }
-"""Otsu always finds two classes. Within these bounds it separates tissue from glass; on a blank slide it would
-separate noise from noise (below), on one that is mostly tissue dark from pale tissue (above)."""
+"""Bounds of Otsu's threshold, which always finds two classes. Within them it separates tissue from glass; on a blank
+slide it would separate noise from noise (below), on one that is mostly tissue dark from pale tissue (above)."""
 
 DARK = 25
 """Luma below which a pixel holds too little light to judge a stain by: black padding, scanner artefacts."""
@@ -64,6 +64,11 @@ def tissue_mask(
     A threshold (Otsu, within THRESHOLD_RANGE) on saturation, (max - min) / max of RGB, or on optical density,
     log10(light through glass / light through the pixel), mean of RGB. Objects smaller than min_object view px
     go, then holes smaller than min_hole. A view that lets no light through (fluorescence, black) has no tissue.
+
+    >>> pixels = np.full((40, 60, 3), 240, np.uint8)  # glass
+    >>> pixels[10:30, 20:50] = pixels[2, 2] = 170, 90, 160  # stained tissue, and a speck
+    >>> int(tissue_mask(pixels).sum()), int(tissue_mask(pixels, min_object=4).sum())
+    (601, 600)
     """
     return cleaned(stain_rule([pixels], method).mask(pixels), min_object, min_hole)
 
@@ -71,7 +76,13 @@ def tissue_mask(
 def tissue_cells(
     mask: Bool[np.ndarray, "h w"], stride: int, min_fraction: float | int = 0.25
 ) -> Int64[np.ndarray, " K"]:
-    """Flat indices, ascending, of the stride x stride cells with at least `min_fraction` of tissue."""
+    """Flat indices, ascending, of the cells of stride x stride view px with at least `min_fraction` of tissue.
+
+    >>> mask = np.zeros((8, 12), bool)
+    >>> mask[:4, 3:9] = True  # one px of the first column of cells, all of the second, one of the third
+    >>> tissue_cells(mask, stride=4).tolist(), tissue_cells(mask, stride=4, min_fraction=0.5).tolist()
+    ([0, 1, 2], [1])
+    """
     rows, cols = mask.shape[0] // stride, mask.shape[1] // stride
     fraction = mask.reshape(rows, stride, cols, stride).mean(axis=(1, 3))
     return np.flatnonzero((fraction >= min_fraction) & (fraction > 0)).astype(np.int64)
@@ -79,12 +90,12 @@ def tissue_cells(
 
 @dataclass(frozen=True, slots=True)
 class Tissue:
-    """What a view shows of the tissue."""
+    """The tissue that a view shows."""
 
     cells: Int64[np.ndarray, " K"]
-    """Grid cells that hold tissue, ascending."""
+    """Flat indices of the K grid cells that hold tissue, ascending."""
     colours: Int64[np.ndarray, "3 256"]
-    """Stained pixels by grey level, for red, green and blue."""
+    """Number of stained pixels by grey level, for red, green and blue."""
 
 
 def find_tissue(
@@ -120,11 +131,11 @@ def find_tissue(
 
 @dataclass(frozen=True, slots=True)
 class StainRule:
-    """Which pixels are stained; the same for every block of a view."""
+    """A rule of which pixels are stained, one for all blocks of a view."""
 
     method: Method
     stained: Bool[np.ndarray, " codes"]
-    """For every code of a colour."""
+    """Whether each code of a colour is that of a stained pixel."""
 
     def mask(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
         """True where a pixel is stained and light enough to judge."""
@@ -244,7 +255,7 @@ class TissueMask:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width in view px."""
+        """Height and width of the mask in view px."""
         return self._stained.shape
 
     def read(self, box: Box) -> Bool[np.ndarray, "h w"]:

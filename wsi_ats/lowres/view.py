@@ -23,8 +23,9 @@ BLOCK = 2048
 """Side, in px of the level that is read, of the blocks that a view is put together from."""
 
 STEPS = 1024
-"""Where a view is resampled, its pixels are a whole number of 1 / STEPS level px wide. The resampling filter takes
-its positions as 32-bit floats; so they are exact, and a pixel is the same in whatever box it is read."""
+"""Steps per level px: where a view is resampled, its pixels are a whole number of 1 / STEPS level px wide. The
+resampling filter takes its positions as 32-bit floats; so they are exact, and a pixel is the same in whatever box it
+is read."""
 
 Read = Callable[[Box], UInt8[np.ndarray, "h w 3"]]
 """Pixels of a box, in view px, that lies inside a view."""
@@ -45,17 +46,17 @@ class LazyView:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width in view px."""
+        """Height and width of the view in px."""
         return self.grid.rows * self.stride, self.grid.cols * self.stride
 
     @property
     def frame(self) -> LazyView:
-        """Itself."""
+        """The view without pixels: this one."""
         return self
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels in memory."""
+        """Bytes of the view's pixels in memory."""
         return 0
 
     def read(self, slide: Slide, box: Box) -> UInt8[np.ndarray, "h w 3"]:
@@ -85,7 +86,7 @@ class LazyView:
         return all(abs(mine / its - 1) <= min(MATCH, 0.5 / n) for mine, its, n in scales)
 
     def load(self, slide: Slide) -> View:
-        """The same view with its pixels in memory."""
+        """The view with its pixels in memory. Raises SlideError where the slide cannot be read."""
         height, width = self.shape
         return View(self.read(slide, Box(0, 0, width, height)), self.grid, self.stride, self.downsample)
 
@@ -101,17 +102,17 @@ class View:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width in view px."""
+        """Height and width of the view in px."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
     def frame(self) -> LazyView:
-        """The same view without its pixels."""
+        """The view without its pixels."""
         return LazyView(self.grid, self.stride, self.downsample)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels in memory."""
+        """Bytes of the view's pixels in memory."""
         return self.pixels.nbytes
 
     def crop(self, box: Box) -> UInt8[np.ndarray, "h w 3"]:
@@ -165,6 +166,12 @@ def frame_view(slide: Slide, downsample: Pair, stride: int) -> LazyView:
 
     Where a level matches within 1 %, the view takes that level's pixels and its exact downsample. Otherwise it is
     resampled from the nearest finer level, at a scale that is `downsample` within 1 / (2 * STEPS) level px.
+
+    >>> from wsi_ats import open_slide
+    >>> slide = open_slide(np.full((700, 1000, 3), 240, np.uint8))
+    >>> frame = frame_view(slide, downsample=(8, 8), stride=16)
+    >>> frame.shape, frame.grid  # whole cells: a little more than the slide's 87.5 x 125 view px
+    ((96, 128), Grid(rows=6, cols=8, cell=(128.0, 128.0)))
     """
     level = matching_level(slide.pyramid, downsample)
     if level is not None:
@@ -178,7 +185,13 @@ def frame_view(slide: Slide, downsample: Pair, stride: int) -> LazyView:
 
 
 def read_view(slide: Slide, downsample: Pair, stride: int) -> View:
-    """Read the view of a slide as an array: `frame_view` with its pixels."""
+    """The view of a slide as an array: `frame_view` with its pixels. Raises SlideError where they cannot be read.
+
+    >>> from wsi_ats import open_slide
+    >>> view = read_view(open_slide(np.full((700, 1000, 3), 240, np.uint8)), downsample=(8, 8), stride=16)
+    >>> view.pixels.shape, view.pixels[1, 1].tolist(), view.pixels[-1, -1].tolist()  # slide, and beyond it
+    ((96, 128, 3), [240, 240, 240], [255, 255, 255])
+    """
     return frame_view(slide, downsample, stride).load(slide)
 
 

@@ -1,4 +1,4 @@
-"""One slide's log-probabilities, or those of a batch of slides, -> `Draws`; the table of samplers."""
+"""Drawing: from log-probabilities of a slide, or of a batch of slides, to `Draws`; the table of samplers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsi_ats.sampling.draws import Draws
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """One way to draw: the rule and what may be expected of it.
+    """A sampler, one way to draw: the rule and what may be expected of it.
 
     `rule(log_p, n, u, order)` sees a batch (B, K) of float64 log-probabilities that sum to 1, -inf where a slide
     has no cell, with more than n cells of mass each, and answers `Draws` (B, n). It takes all its randomness from
@@ -34,7 +34,7 @@ class Sampler:
     summary: str
 
     def numbers(self, k: int, n: int) -> int:
-        """How many uniform numbers a draw of `n` of `k` cells takes."""
+        """Number of uniform numbers that a draw of `n` of `k` cells takes."""
         return {"none": 0, "slide": 1, "draw": n, "cell": k}[self.randomness]
 
 
@@ -46,7 +46,7 @@ def draw(
     generator: torch.Generator,
     order: Int[torch.Tensor, " K"] | None = None,
 ) -> Draws:
-    """Draw `n` of K cells; where no more than `n` have any mass, all of those, with weight 1.
+    """Draws of `n` of K cells; where no more than `n` have any mass, of all those, with weight 1.
 
     `log_p` (K,) are log-probabilities (a log-softmax); no gradient flows through a draw. `order` (K,) is a
     permutation of 0 .. K-1 along which neighbours in the slide are neighbours (`Grid.hilbert_order`); only
@@ -54,6 +54,13 @@ def draw(
 
     Raises `ConfigError` for an unknown sampler, for n < 1, for an order that is no permutation, and for
     `log_p` that is empty, holds NaN or +inf, or does not sum to 1.
+
+    >>> log_p = torch.tensor([0.8, 0.04, 0.04, 0.04, 0.04, 0.04]).log()
+    >>> draws = draw(log_p, 3, generator=torch.Generator().manual_seed(0))
+    >>> draws.cells.tolist()[0], draws.weights.tolist()  # the heavy cell always, each other stands for 2.5
+    (0, [1.0, 2.5..., 2.5...])
+    >>> round(float(draws.weights @ log_p.double().exp()[draws.cells]), 4)
+    1.0
     """
     return draw_many([log_p], n, sampler, generators=[generator], orders=None if order is None else [order])[
         0
@@ -68,10 +75,18 @@ def draw_many(
     generators: Sequence[torch.Generator],
     orders: Sequence[torch.Tensor] | None = None,
 ) -> list[Draws]:
-    """`draw` for a batch of slides with different K, all at once, on the device of the first.
+    """Draws (`draw`) of a batch of slides with different K, all at once, on the device of the first.
 
     `log_ps`: (K_b,) each. `generators`: one a slide, and a slide's draw depends on no other than its own: it gets
     the cells that it would get alone. `orders`: (K_b,) each. Raises as `draw` does.
+
+    >>> from wsi_ats.sampling import generator_for
+    >>> log_ps = [torch.full((k,), 1 / k).log() for k in (2, 9)]
+    >>> both = draw_many(log_ps, 3, generators=[generator_for(0, name) for name in ("a.svs", "b.svs")])
+    >>> [len(draws) for draws in both]  # the first slide has no more than 2 cells
+    [2, 3]
+    >>> torch.equal(both[1].cells, draw(log_ps[1], 3, generator=generator_for(0, "b.svs")).cells)
+    True
     """
     chosen = find_sampler(sampler)
     if n < 1:
@@ -99,7 +114,7 @@ def draw_many(
 
 
 def find_sampler(name: str) -> Sampler:
-    """The sampler of that name; `ConfigError` with the known names where there is none."""
+    """The sampler called `name`; raises `ConfigError` with the known names where there is none."""
     if name not in SAMPLERS:
         raise ConfigError(f"unknown sampler {name!r}", f"choose one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]

@@ -1,4 +1,4 @@
-"""What a sampler answers, several answers as one, and attention that no cell is lost from."""
+"""`Draws`, what a sampler answers; several of them pooled to one; attention that no cell is lost from."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class Draws:
     `log_weights` (N,) float64: logarithms, since the weight of a cell that attention all but ignores
     overflows. Inside the samplers both may have leading batch dimensions; there a log-weight of -inf marks an
     empty place, which counts for nothing.
+
+    >>> batch = Draws(torch.tensor([[3, 3], [1, 4]]), torch.tensor([[2.0, 0.0], [1.0, 4.0]]).log())
+    >>> [(draws.cells.tolist(), draws.weights.tolist()) for draws in batch.split()]
+    [([3], [2.0]), ([1, 4], [1.0, 4.0])]
     """
 
     cells: Int[torch.Tensor, "*b N"]
@@ -35,12 +39,12 @@ class Draws:
         return len(self.cells)
 
     def to(self, device: torch.device | str) -> Draws:
-        """The same draws on another device (in float32 where the device has no float64)."""
+        """The draws on another device (in float32 where the device has no float64)."""
         real = torch.float32 if torch.device(device).type == "mps" else self.log_weights.dtype
         return Draws(self.cells.to(device), self.log_weights.to(device, real))
 
     def split(self) -> list[Draws]:
-        """The draws of a batch (B, N), one each, without their empty places."""
+        """Draws of each slide of a batch (B, N), without their empty places."""
         taken = self.log_weights > -math.inf
         return [
             Draws(c[t], w[t]) for c, w, t in zip(self.cells, self.log_weights, taken.unbind(), strict=True)
@@ -48,16 +52,21 @@ class Draws:
 
 
 def normalised(log_p: Float64[torch.Tensor, "*b K"], draws: Draws) -> Draws:
-    """The draws with weights divided by sum_S w_j a_j: less noise, for a bias of O(1/N)."""
+    """Draws with weights divided by sum_S w_j a_j: less noise, for a bias of O(1/N)."""
     total = (draws.log_weights + log_p.gather(-1, draws.cells)).logsumexp(-1, keepdim=True)
     return Draws(draws.cells, draws.log_weights - total)
 
 
 def pool(draws: Sequence[Draws]) -> Draws:
-    """R exchangeable draws as one: the union of their cells, weights summed and divided by R.
+    """Draws that pool R exchangeable ones: the union of their cells, weights summed and divided by R.
 
     The plain estimate from the pooled draws is the mean of the R estimates; each tile is read once. Cells
-    ascend.
+    ascend. Raises `ConfigError` where there are no draws.
+
+    >>> weights = torch.tensor([3.0, 3.0], dtype=torch.float64).log()
+    >>> both = pool([Draws(torch.tensor([0, 2]), weights), Draws(torch.tensor([2, 5]), weights)])
+    >>> both.cells.tolist(), [round(w, 6) for w in both.weights.tolist()]
+    ([0, 2, 5], [1.5, 3.0, 1.5])
     """
     if not draws:
         raise ConfigError("cannot pool 0 draws", "draw at least once")
@@ -70,7 +79,7 @@ def pool(draws: Sequence[Draws]) -> Draws:
 
 
 def every_cell(log_p: Float[torch.Tensor, " K"]) -> Draws:
-    """All K cells, each with weight 1: the draw of the sampler `all`."""
+    """Draws of all K cells, each with weight 1: what the sampler `all` answers."""
     return Draws(torch.arange(len(log_p), device=log_p.device), torch.zeros_like(log_p, dtype=torch.float64))
 
 
@@ -82,7 +91,11 @@ def uniform_attention(k: int) -> Float[torch.Tensor, " K"]:
 def smooth(log_p: Float[torch.Tensor, "*b K"], strength: float) -> Float[torch.Tensor, "*b K"]:
     """Mix attention with the uniform distribution: a <- (1 - s) a + s / K, in log space; keeps the graph.
 
-    Without it a cell whose probability reaches 0 is never read again and never gets a gradient (ICML 2019).
+    Without it a cell whose probability reaches 0 is never read again and never gets a gradient (ICML 2019). Raises
+    `ConfigError` for a strength outside [0, 1).
+
+    >>> [round(a, 4) for a in smooth(torch.tensor([1.0, 0.0]).log(), 0.02).exp().tolist()]
+    [0.99, 0.01]
     """
     if not 0.0 <= strength < 1.0:
         raise ConfigError(f"smoothing strength {strength} is outside [0, 1)", "1e-4 is a good start")

@@ -1,4 +1,4 @@
-"""Independent draws of one slide, pooled for the answer: how far that answer may be off.
+"""The jackknife: independent draws of one slide, pooled for the answer: how far that answer may be off.
 
 Each round r has its own summary Phi_r and mass m_r: sum_S w_i a_i^prior exp(u_i) of refined attention, 1 of plain. The
 summary of the pooled draws is the mean of the Phi_r weighted by m_r, so that the answer without one of the rounds

@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int
 def mass_outside(
     log_p: Float64[torch.Tensor, "*b K"], ordered: Int[torch.Tensor, "*b n"]
 ) -> Float64[torch.Tensor, "*b n_and_1"]:
-    """log of the mass outside the first 0, 1, ..., n cells of `ordered`.
+    """Log of the mass outside the first 0, 1, ..., n cells of `ordered`, (n + 1,).
 
     Summed up from the light end: subtracting from 1 instead loses everything once attention has collapsed.
     """
@@ -20,5 +20,5 @@ def mass_outside(
 
 
 def log_one_minus_exp_neg(x: Float64[torch.Tensor, "*s"]) -> Float64[torch.Tensor, "*s"]:
-    """log(1 - exp(-exp(x))), which is x itself for small x and 0 for large."""
+    """The function log(1 - exp(-exp(x))), which is x itself for small x and 0 for large."""
     return torch.where(x < -37.0, x, (-torch.expm1(-x.exp())).log())

@@ -1,4 +1,4 @@
-"""Two draws in a row: regions of the slide, then cells inside those that were drawn.
+"""Nested sampling, two draws in a row: regions of the slide, then cells inside those that were drawn.
 
 Source: F. Kong, R. Henao, "Efficient Classification of Very Large Images with Tiny Objects", CVPR 2022: cell j of
 region i has attention a_ij = a_i a_{j|i}, and the weights of the two draws are multiplied. They draw so many cells in
@@ -34,7 +34,7 @@ def draw_nested(
     generator: torch.Generator,
     order: Int[torch.Tensor, " K"] | None = None,
 ) -> Draws:
-    """Draw `n` of the cells in the drawn `regions`; where no more have any mass, all of those.
+    """Draws of `n` of the cells in the drawn `regions`; where no more have any mass, all of those.
 
     log_p (K,): log a_i + log a_{j|i} of cells, those of all drawn regions among them. owners (K,): the region of each
     cell, as `regions.cells` counts them. The draws index into log_p. Raises `ConfigError` as `draw` does.
@@ -45,7 +45,7 @@ def draw_nested(
 
 
 def opened(owners: Int[torch.Tensor, " K"], regions: Draws) -> Float64[torch.Tensor, " K"]:
-    """log w_i (K,) of each cell's region; -inf for cells of regions that were not drawn."""
+    """Log-weight log w_i (K,) of each cell's region; -inf for cells of regions that were not drawn."""
     last = int(torch.cat([owners, regions.cells]).max())
     log_w = regions.log_weights.new_full((last + 1,), -math.inf)
     log_w[regions.cells] = regions.log_weights
@@ -55,10 +55,10 @@ def opened(owners: Int[torch.Tensor, " K"], regions: Draws) -> Float64[torch.Ten
 def within_regions(
     log_p: Float[torch.Tensor, " K"], log_opened: Float64[torch.Tensor, " K"]
 ) -> Float64[torch.Tensor, " K"]:
-    """log q (K,): what cells are drawn from once their regions are."""
+    """Log-probabilities log q (K,) that cells are drawn from once their regions are."""
     return torch.log_softmax(log_p.detach() + log_opened, 0)
 
 
 def through(inner: Draws, log_opened: Float64[torch.Tensor, " K"]) -> Draws:
-    """The cells with the weights of both draws multiplied."""
+    """Draws of the inner cells with the weights of both draws multiplied."""
     return Draws(inner.cells, inner.log_weights + log_opened[inner.cells])

@@ -11,7 +11,7 @@ from wsi_ats.sampling.draws import Draws
 def priority_keys(
     log_p: Float64[torch.Tensor, "*b K"], u: Float64[torch.Tensor, "*b K"]
 ) -> Float64[torch.Tensor, "*b K"]:
-    """log(a / (1 - u)) of `u` in [0, 1)."""
+    """Keys log(a / (1 - u)) (K,) of uniform numbers `u` in [0, 1)."""
     return log_p - torch.log1p(-u)
 
 
@@ -20,7 +20,7 @@ def priority_at(
     cells: Int[torch.Tensor, "*b N"],
     log_tau: Float64[torch.Tensor, "*b"],
 ) -> Draws:
-    """Weights max(a_i, tau) / a_i, tau the (N+1)-th largest a / u.
+    """Draws with weights max(a_i, tau) / a_i, tau the (N+1)-th largest a / u.
 
     Given the u of all other cells, a cell of the sample is in it with chance min(1, a_i / tau), which is why the
     weights are unbiased. sum_S w a is 1 on average only. N. Duffield, C. Lund, M. Thorup, "Priority sampling for

@@ -11,7 +11,7 @@ from wsi_ats.sampling.draws import Draws
 
 
 def multinomial_at(log_p: Float64[torch.Tensor, "*b K"], picks: Int[torch.Tensor, "*b N"]) -> Draws:
-    """Weights count_i / (N a_i) of N independent draws; a cell drawn twice is read once. Cells ascend.
+    """Draws with weights count_i / (N a_i) of N independent picks; a cell drawn twice is read once. Cells ascend.
 
     The second and later places of a cell are empty: log-weight -inf (Hansen and Hurwitz, 1943).
     """

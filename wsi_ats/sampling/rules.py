@@ -20,7 +20,7 @@ from wsi_ats.sampling.unordered import murthy
 
 
 def systematic(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    """Pi-ps, fixed size (`systematic_at`)."""
+    """Systematic sampling: pi-ps, of fixed size (`systematic_at`)."""
     return systematic_at(log_p, n, u[:, 0], order)
 
 
@@ -41,18 +41,18 @@ def threshold(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor)
 
 
 def threshold_normalised(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    """`threshold` with weights that add up."""
+    """Gumbel top-n with Kool's weights, normalised so that their shares sum to 1."""
     return normalised(log_p, threshold(log_p, n, u, order))
 
 
 def priority(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    """The largest a / u (`priority_at`)."""
+    """Priority sampling: the largest a / u (`priority_at`)."""
     keys, cells = priority_keys(log_p, u).topk(n + 1)
     return priority_at(log_p, cells[:, :n], keys[:, n])
 
 
 def multinomial(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    """Independent draws (`multinomial_at`)."""
+    """Independent draws with replacement (`multinomial_at`)."""
     return multinomial_at(log_p, picks_at(log_p, u[:, :n]))
 
 
@@ -63,6 +63,6 @@ def top(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Dr
 
 
 def every(log_p: torch.Tensor, n: int, u: torch.Tensor, order: torch.Tensor) -> Draws:
-    """All cells with mass, weight 1."""
+    """All cells that have mass, each with weight 1."""
     cells = torch.arange(log_p.shape[-1], device=log_p.device).expand(log_p.shape)
     return Draws(cells, torch.zeros_like(log_p).masked_fill(log_p == -math.inf, -math.inf))

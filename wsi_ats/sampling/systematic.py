@@ -12,7 +12,7 @@ from wsi_ats.sampling.mass import mass_outside
 
 
 def log_inclusion(log_p: Float64[torch.Tensor, "*b K"], n: int) -> Float64[torch.Tensor, "*b K"]:
-    """log pi (K,) of a fixed-size pi-ps design: pi_i = min(1, c a_i), sum pi = n; at least n cells with mass.
+    """Log-chances log pi (K,) of a fixed-size pi-ps design: pi_i = min(1, c a_i), sum pi = n, for n cells or more.
 
     Exact, by sorting: with the m heaviest cells certain, c = (n - m) / (mass of the others); m is right as
     soon as the heaviest of the others gets c a <= 1. That condition is monotone in m and needs only the n
@@ -37,6 +37,12 @@ def systematic_at(
     Weights 1 / pi_i (`log_inclusion`); always exactly n distinct cells, ascending. Madow (1949). Cells with
     pi = 1 are taken at once and left out of the line: each holds exactly one of the points wherever it lies,
     so that the others are drawn just as if it were there.
+
+    >>> log_p = torch.tensor([0.5, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=torch.float64).log()
+    >>> [round(pi, 6) for pi in log_inclusion(log_p, 3).exp().tolist()]
+    [1.0, 0.4, 0.4, 0.4, 0.4, 0.4]
+    >>> [systematic_at(log_p, 3, u).cells.tolist() for u in (0.1, 0.5, 0.9)]
+    [[0, 1, 3], [0, 2, 4], [0, 3, 5]]
     """
     log_pi = log_inclusion(log_p, n)
     along = log_pi if order is None else log_pi.gather(-1, order)

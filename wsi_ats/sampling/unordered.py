@@ -1,4 +1,4 @@
-"""The draw of `gumbel` with its order averaged out."""
+"""Murthy's estimator: the draw of the sampler `gumbel` with its order averaged out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AT_ONCE = 1 << 24
 
 
 def murthy(log_p: Float64[torch.Tensor, "*b K"], cells: Int[torch.Tensor, "*b N"]) -> Draws:
-    """Weights P^{D - i}(S - i) / P(S) of an unordered sample S drawn one by one, in proportion to a, from D.
+    """Draws with weights P^{D - i}(S - i) / P(S) of an unordered sample S drawn one by one, in proportion to a, from D.
 
     M. N. Murthy (1957); W. Kool, H. van Hoof, M. Welling, "Estimating Gradients for Discrete Random Variables by
     Sampling without Replacement", ICLR 2020. They are those of Des Raj averaged over all orders in which S can

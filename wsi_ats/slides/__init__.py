@@ -25,7 +25,7 @@ def open_slide(
     srgb: bool = False,
     tolerate_bad_tiles: int = 0,
 ) -> Slide:
-    """Open a slide.
+    """Open a slide: a context manager that reads pixels of any region and level.
 
     source: a path, a URL (of a tiled TIFF or an OME-Zarr), an (h, w, 3) uint8 array, or a sequence of such arrays
         that are the levels of a pyramid.
@@ -35,7 +35,14 @@ def open_slide(
     name: shown in messages and results; the file's name by default.
     srgb: turn colours to sRGB by the slide's ICC profile, where it has one.
     tolerate_bad_tiles: how many damaged tiles may be read as background; `slide.bad_tiles` lists them.
-    Raises SlideError, with the path, the cause and a remedy, where the slide cannot be opened.
+    Raises SlideError, with the path, the cause and a remedy, where the slide cannot be opened, ConfigError for an
+    argument that makes no sense.
+
+    >>> slide = open_slide(np.full((300, 400, 3), 240, np.uint8), mpp=0.5, name="made")
+    >>> slide
+    <Slide 'made': 400 x 300 px, 1 levels, 0.5 um/px, memory>
+    >>> slide.read((-2, 0), (4, 1))[0, :, 0].tolist()  # what lies beyond the slide is background
+    [255, 255, 240, 240]
     """
     if isinstance(tolerate_bad_tiles, bool) or tolerate_bad_tiles < 0:
         raise ConfigError(f"tolerate_bad_tiles={tolerate_bad_tiles} is not a number of tiles, 0 or more")

@@ -25,7 +25,7 @@ def associated_image(handle: openslide.OpenSlide, name: str) -> Image.Image:
 
 
 class AssociatedImages(Mapping[str, UInt8[np.ndarray, "h w 3"]]):
-    """Images by name, (h, w, 3) uint8, each read when it is asked for. Raises SlideError where that fails."""
+    """Associated images by name, (h, w, 3) uint8, each read when asked for. Raises SlideError where that fails."""
 
     def __init__(self, names: tuple[str, ...], read: Callable[[str], UInt8[np.ndarray, "h w 3"]]) -> None:
         self._names, self._read = names, read

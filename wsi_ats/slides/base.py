@@ -1,4 +1,4 @@
-"""What every slide offers, whatever it is stored in.
+"""`Slide`: what every slide offers, whatever it is stored in.
 
 A backend opens its format and hands out pixels that lie inside a level (`_pixels`, or `_fill` where many boxes
 at once are cheaper than each by itself). All else is here, once: the coordinates, the background around the
@@ -36,22 +36,22 @@ TILE = (256, 256)
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
-    """How the user wants a slide opened; part of its address."""
+    """Options with which the user wants a slide opened; part of its address."""
 
     mpp: tuple[float, float] | None = None
     """Micrometres per level-0 px (x, y) that win over what the slide says; None: as the slide says."""
     srgb: bool = False
     """Turn colours to sRGB by the slide's ICC profile, where it has one."""
     tolerate_bad_tiles: int = 0
-    """Tiles that may be unreadable: they are background and are counted. The next one is an error."""
+    """Number of tiles that may be unreadable: they are background and are counted. The next one is an error."""
 
 
 DEFAULTS = OpenOptions()
-"""Nothing asked for: the slide as it describes itself."""
+"""Options of a slide of which nothing is asked: as it describes itself."""
 
 
 class SlideAddress(ABC):
-    """All that is needed to open a slide again, in another process or on another machine.
+    """Address of a slide: all that is needed to open it again, in another process or on another machine.
 
     Picklable and hashable.
     """
@@ -59,7 +59,7 @@ class SlideAddress(ABC):
     name: str
     """The slide's name in messages and results."""
     options: OpenOptions = DEFAULTS
-    """How it is opened."""
+    """Options with which the slide is opened."""
 
     @abstractmethod
     def open(self) -> Slide:
@@ -68,7 +68,7 @@ class SlideAddress(ABC):
 
 @dataclass(frozen=True, slots=True)
 class SlideFacts:
-    """What a backend finds out when it opens a slide."""
+    """Facts that a backend finds out when it opens a slide."""
 
     pyramid: Pyramid
     mpp_xy: tuple[float, float] | None
@@ -90,9 +90,9 @@ class Slide(ABC):
     backend: ClassVar[str]
     """Name of the backend."""
     backend_reason: str = ""
-    """Why this backend reads the slide: the rule, never what happens to be installed."""
+    """Reason why this backend reads the slide: the rule, never what happens to be installed."""
     threads: int = 1
-    """How many threads `read_many` uses."""
+    """Number of threads that `read_many` uses."""
     bounds: tuple[int, int, int, int] | None = None
     """Rectangle (x, y, width, height) in level-0 px that holds all there is, where the slide says; for people:
     positions are those of the whole slide."""
@@ -114,12 +114,12 @@ class Slide(ABC):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of level 0 in px."""
+        """Size (width, height) of level 0 in px."""
         return self.pyramid.size.width, self.pyramid.size.height
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels, finest first."""
+        """Levels of the pyramid, finest first."""
         return self.pyramid.levels
 
     @property
@@ -129,12 +129,12 @@ class Slide(ABC):
 
     @property
     def associated_images(self) -> AssociatedImages:
-        """Label, macro, thumbnail, ... by name, (h, w, 3) uint8; read when asked for."""
+        """Images beside the pyramid by name (label, macro, thumbnail, ...), (h, w, 3) uint8; read when asked for."""
         return AssociatedImages(self._associated_names, self._associated)
 
     @property
     def bad_tiles(self) -> tuple[tuple[int, int, int], ...]:
-        """(level, column, row) of the tiles met so far that could not be read and were tolerated."""
+        """Tiles (level, column, row) met so far that could not be read and were tolerated."""
         return ()
 
     @property
@@ -150,7 +150,16 @@ class Slide(ABC):
         location: (x, y) of the corner in level-0 px, also outside the slide. The region starts at the level's
             pixel nearest to it, so that pixels are copied, never resampled.
         size: (width, height) in px of the level.
-        Raises SlideError, with the coordinates, where the slide cannot be read.
+        Raises SlideError, with the coordinates, where the slide cannot be read, ConfigError where it has no such
+        level.
+
+        >>> from wsi_ats import open_slide
+        >>> red = np.tile(np.arange(8, dtype=np.uint8)[None, :, None], (4, 1, 3))  # as many as x
+        >>> slide = open_slide([red, red[::2, ::2]])
+        >>> slide.read((2, 0), (3, 1)).tolist()[0]
+        [[2, 2, 2], [3, 3, 3], [4, 4, 4]]
+        >>> slide.read((2, 0), (3, 1), level=1)[0, :, 0].tolist()  # from level-0 x = 2, every second px
+        [2, 4, 6]
         """
         region = Region(int(location[0]), int(location[1]), _size(size), self._level(level).index)
         out = np.empty((region.size.height, region.size.width, 3), np.uint8)
@@ -166,7 +175,13 @@ class Slide(ABC):
     ) -> UInt8[np.ndarray, "N h w 3"]:
         """Pixels of N regions of one size, (N, h, w, 3) uint8, in the order of `xy` (level-0 px).
 
-        out: an array to fill instead of a new one; it is returned.
+        out: an array to fill instead of a new one; it is returned. Raises as `read` does.
+
+        >>> from wsi_ats import open_slide
+        >>> slide = open_slide(np.tile(np.arange(8, dtype=np.uint8)[None, :, None], (4, 1, 3)))
+        >>> tiles = slide.read_many(np.array([[0, 0], [5, 2]]), (3, 2))
+        >>> tiles.shape, tiles[:, 0, :, 0].tolist()
+        ((2, 2, 3, 3), [[0, 1, 2], [5, 6, 7]])
         """
         index, shape = self._level(level).index, _size(size)
         expected = (len(xy), shape.height, shape.width, 3)
@@ -183,6 +198,11 @@ class Slide(ABC):
 
         location: (x, y) in level-0 px; size: (width, height) in px of the output.
         Raises MissingMppError where the slide does not know its mpp, ConfigError where `mpp` is finer.
+
+        >>> from wsi_ats import open_slide
+        >>> slide = open_slide(np.tile(np.arange(0, 80, 10, np.uint8)[None, :, None], (8, 1, 3)), mpp=0.25)
+        >>> slide.read_at_mpp((2, 4), (2, 1), mpp=0.5)[0, :, 0].tolist()  # of 20 and 30, of 40 and 50
+        [25, 45]
         """
         if self.mpp_xy is None:
             raise MissingMppError(f"slide {self.name!r} has no mpp", "open it with open_slide(..., mpp=...)")
@@ -201,13 +221,20 @@ class Slide(ABC):
 
         chunk: length of a chunk's sides in px of the level, rounded up to whole tiles; about 8 MB by default.
         It works with every scheduler; workers open the slide by its address. See `wsi_ats.slides.lazy`.
+
+        >>> from wsi_ats import open_slide
+        >>> level = open_slide(np.full((600, 500, 3), 240, np.uint8)).dask(chunk=256)
+        >>> level.chunks
+        ((256, 256, 88), (256, 244), (3,))
+        >>> float(level[:300].mean().compute(scheduler="synchronous"))
+        240.0
         """
         from wsi_ats.slides.lazy import lazy_level
 
         return lazy_level(self, int(level), chunk)
 
     def tile_size(self, level: Whole = 0) -> tuple[int, int]:
-        """(width, height) in px of what is decoded at a time: the sizes at whose multiples it is best to cut."""
+        """Size (width, height) in px of what is decoded at a time: the sizes at whose multiples it is best to cut."""
         return TILE
 
     @abstractmethod

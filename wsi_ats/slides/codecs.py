@@ -1,4 +1,4 @@
-"""One tile of a TIFF: from its bytes to RGB pixels, outside the interpreter's lock.
+"""Decoding of a tile of a TIFF: from its bytes to RGB pixels, outside the interpreter's lock.
 
 imagecodecs decodes. What it lets pass is refused here: it fills up with grey what is missing at the end of a JPEG,
 and it would trust the size that the tile's own header claims.
@@ -35,7 +35,7 @@ CODECS = {
 }
 """TIFF compressions that are decoded here."""
 LOSSY = (JPEG, APERIO_YCBCR, APERIO_RGB, JPEG2000)
-"""Those that have a predictor of their own, or none, and decoders that may round differently."""
+"""Compressions with a predictor of their own, or none, and decoders that may round differently."""
 
 JPEG_RGB, JPEG_YCBCR = 2, 3
 """libjpeg's numbers of colour spaces."""
@@ -45,21 +45,21 @@ FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """Markers of JPEG that are followed by the size of the image."""
 LONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 CODESTREAM = b"\xff\x4f\xff\x51"
-"""How the image of a JPEG 2000 stream begins, after boxes or none."""
+"""First bytes of the image of a JPEG 2000 stream, after boxes or none."""
 
 
 class Coding(NamedTuple):
-    """How the tiles of an image are encoded."""
+    """Coding: how the tiles of an image are encoded."""
 
     compression: int
     ycbcr: bool = False
-    """JPEG: colours are YCbCr, else RGB."""
+    """Whether colours of JPEG are YCbCr, else RGB."""
     jfif: bool = False
-    """JPEG: the TIFF says RGB, but the tiles have JFIF headers, so YCbCr."""
+    """Whether the TIFF says RGB, but its JPEG tiles have JFIF headers, so YCbCr."""
     predictor: bool = False
-    """Values are differences to the pixel on their left."""
+    """Whether values are differences to the pixel on their left."""
     tables: bytes = b""
-    """JPEG: tables that all tiles share."""
+    """Tables of JPEG that all tiles share."""
 
 
 def decode(

@@ -21,7 +21,7 @@ Conversion = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
 
 
 def to_srgb(profile: bytes, name: str) -> Conversion:
-    """What turns pixels of a slide with this ICC profile to sRGB, (h, w, 3) uint8 each; threads may share it.
+    """A conversion of pixels of a slide with this ICC profile to sRGB, (h, w, 3) uint8 each; threads may share it.
 
     name: the slide's. Raises SlideError where the profile is damaged or not one of RGB colours.
     """

@@ -1,4 +1,4 @@
-"""Which slide is it, wherever it lies and however its path is written? Told from little of a file of many gigabytes."""
+"""Digest of what a slide holds, wherever it lies and however its path is written, from little of a large file."""
 
 from __future__ import annotations
 

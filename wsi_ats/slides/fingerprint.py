@@ -1,4 +1,4 @@
-"""Has a slide changed? Its size and time of change, wherever it lies."""
+"""Fingerprint of a slide, by which a change shows: its size and time of change, wherever it lies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOTS = ("zarr.json", ".zattrs", ".zgroup")
 
 
 def fingerprint_of(slide: Path | str) -> tuple[int, int]:
-    """(bytes, time of change in ns) of a file; of the root's metadata for a folder; behind a URL the second number
+    """Pair (bytes, time of change in ns) of a file; of the root's metadata for a folder; behind a URL the second number
     stands for the server's ETag.
 
     Raises OSError where there is no such slide.

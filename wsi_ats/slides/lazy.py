@@ -25,46 +25,46 @@ from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.geometry import Level
 
 CHUNK_BYTES = 8 << 20
-"""Of a chunk, unless asked for otherwise: some 30 tiles, 50 ms of work, which makes Dask's 0.2 ms a task small."""
+"""Bytes of a chunk by default: some 30 tiles, 50 ms of work, which makes Dask's 0.2 ms a task small."""
 OPEN_SLIDES = 16
 """Slides that a process keeps open for its chunks."""
 
 
 @runtime_checkable
 class Address(Protocol):
-    """The part of a SlideAddress that is needed here."""
+    """The part of a `SlideAddress` that Dask arrays need."""
 
     name: str
 
     def open(self) -> Readable:
-        """Open the slide."""
+        """Open the slide of this address."""
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """The part of a Slide that is needed here."""
+    """The part of a `Slide` that Dask arrays need."""
 
     name: str
     threads: int
 
     @property
     def address(self) -> Any:
-        """What opens the slide again."""
+        """Address that opens the slide again."""
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels, finest first."""
+        """Levels of the slide, finest first."""
 
     def tile_size(self, level: int = 0) -> tuple[int, int]:
-        """(width, height) in px of what is decoded at a time."""
+        """Size (width, height) in px of what is decoded at a time."""
 
     def read(
         self, location: tuple[int, int], size: tuple[int, int], level: int = 0
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Pixels of a region."""
+        """Pixels of a region, (h, w, 3) uint8."""
 
     def close(self) -> None:
-        """Release files."""
+        """Release the files of the slide."""
 
 
 def lazy_level(slide: Readable, level: int = 0, chunk: int | None = None) -> da.Array:

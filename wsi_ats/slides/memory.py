@@ -22,7 +22,7 @@ class MemoryAddress(SlideAddress):
     """Micrometres per level-0 pixel (x, y), where known."""
 
     def open(self) -> MemorySlide:
-        """The slide; its pixels are the arrays themselves, not copies."""
+        """The slide of these arrays; its pixels are the arrays themselves, not copies."""
         return MemorySlide(self)
 
 
@@ -46,7 +46,7 @@ class MemorySlide(Slide):
         super().__init__(address, SlideFacts(pyramid, address.mpp, source, properties={}))
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Release nothing: the arrays are the caller's."""
 
     def _pixels(self, level: Level, x: int, y: int, size: Size) -> UInt8[np.ndarray, "h w 3"]:
         return np.asarray(self._levels[level.index][y : y + size.height, x : x + size.width])

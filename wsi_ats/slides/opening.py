@@ -1,4 +1,4 @@
-"""Which backend reads a file: a rule that follows from the file alone.
+"""Choice of the backend that reads a file: a rule that follows from the file alone.
 
 OME-Zarr is read as such. The tiles of a tiled TIFF are read directly if they are as its family has them and a few
 of them equal OpenSlide's (`tiff`). All else is read by OpenSlide, and `backend_reason` says why.
@@ -24,7 +24,7 @@ REASONS = {
     "ventana": "Ventana's tiles overlap",
     "leica": "Leica SCN has several areas",
 }
-"""By OpenSlide's vendor: what is wrong with formats that look like a damaged or an ordinary TIFF at first."""
+"""Reasons by OpenSlide's vendor: what is wrong with formats that look like a damaged or an ordinary TIFF at first."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Reader:
 
     open: Callable[[str, str, OpenOptions], Slide]
     recognises: Callable[[str], bool] | None = None
-    """None: a file that no other reader recognises; the tiled TIFF and OpenSlide share these (`_file`)."""
+    """Whether a path is the reader's; None: a file that no other recognises, as the tiled TIFF and OpenSlide share."""
     takes_urls: bool = True
 
 
 def open_path(path: str, name: str | None, options: OpenOptions, backend: str | None) -> Slide:
-    """Open a file, a folder or a URL; see `open_slide`."""
+    """Open the slide in a file, a folder or behind a URL; arguments and errors as of `open_slide`."""
     path = _located(path)
     name = name or path.rstrip("/").rpartition("/")[2]
     if backend is None:
@@ -107,4 +107,4 @@ READERS: Mapping[str, Reader] = {
         lambda path, name, options: OpenSlideAddress(path, name, options).open(), takes_urls=False
     ),
 }
-"""By the name of the backend. An entry more is a reader more (docs/backends.md)."""
+"""Readers by the name of the backend. An entry more is a reader more (docs/backends.md)."""

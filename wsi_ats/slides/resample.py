@@ -17,7 +17,7 @@ CHUNK_BYTES = 64 * 2**20
 
 @runtime_checkable
 class Reader(Protocol):
-    """The part of a Slide that resampling needs."""
+    """The part of a `Slide` that resampling needs."""
 
     pyramid: Pyramid
 
@@ -28,7 +28,7 @@ class Reader(Protocol):
         level: int = 0,
         out: UInt8[np.ndarray, "N h w 3"] | None = None,
     ) -> UInt8[np.ndarray, "N h w 3"]:
-        """Regions of one size at level-0 positions `xy`."""
+        """Pixels of regions of one size at level-0 positions `xy`."""
 
 
 def matching_level(pyramid: Pyramid, downsample: Pair) -> Level | None:

@@ -1,4 +1,4 @@
-"""How large a pixel is: micrometres per level-0 pixel (mpp), from whatever scanners and converters write.
+"""Scale of a slide: micrometres per level-0 pixel (mpp), from whatever scanners and converters write.
 
 The sources, in the order in which they are believed; the first plausible one is taken:
 
@@ -20,9 +20,9 @@ from xml.etree import ElementTree
 Properties = Mapping[str, str]
 
 PLAUSIBLE_MPP = (0.05, 20.0)
-"""Values outside are print resolutions (72 to 1200 dpi) or placeholders, not a microscope's."""
+"""Bounds of an mpp that is believed: others are print resolutions (72 to 1200 dpi) or placeholders."""
 DISAGREE = 0.05
-"""Two sources that differ by more than 5 % are told to the user."""
+"""Share by which two sources may differ before the user is told."""
 
 TIFF_UNITS = {"inch": 25400.0, "centimeter": 10000.0}
 """Micrometres per unit of the resolution tags."""
@@ -37,7 +37,7 @@ APERIO = re.compile(r"\|\s*(MPP|AppMag)\s*=\s*([^|]*)")
 
 
 class Reading(NamedTuple):
-    """What one source says of the scale."""
+    """The scale that one source states."""
 
     mpp: tuple[float, float]
     """Micrometres per level-0 px (x, y)."""
@@ -59,7 +59,7 @@ def mpp_of(properties: Properties) -> tuple[tuple[float, float] | None, str]:
 
 
 def mpp_conflicts(properties: Properties, mpp: tuple[float, float] | None = None) -> list[str]:
-    """What else the slide says of its scale: sources that differ from `mpp` by more than 5 % in x or y.
+    """Clauses on what else the slide says of its scale: sources that differ from `mpp` by over 5 % in x or y.
 
     mpp: what was taken; None: as `mpp_of` has it. Where that is nothing, the implausible values that were passed
     over. Each a clause such as "tiff.XResolution says 0.25 x 0.25 um/px".

@@ -32,7 +32,7 @@ LINE = 64
 
 
 class Tiling(NamedTuple):
-    """How a level is cut: size of a tile in px, tiles a row and rows of them; index = row * cols + col."""
+    """Tiling of a level: size of a tile in px, tiles a row and rows of them; index = row * cols + col."""
 
     width: int
     height: int
@@ -41,14 +41,14 @@ class Tiling(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One tile: its number in the level, and what to copy where."""
+    """A tile to decode: its number in the level, and what to copy where."""
 
     tile: int
     copies: list[Copy]
 
 
 class Copy(NamedTuple):
-    """`box` of the tile, in px of the tile, goes to `target`, an array of its shape."""
+    """A copy to make: `box` of the tile, in px of the tile, goes to `target`, an array of its shape."""
 
     box: Box
     target: UInt8[np.ndarray, "_ _ 3"]
@@ -73,11 +73,11 @@ class TiledSlide(Slide):
 
     @property
     def bad_tiles(self) -> tuple[tuple[int, int, int], ...]:
-        """(level, column, row) of the tiles met so far that could not be decoded and were tolerated."""
+        """Tiles (level, column, row) met so far that could not be decoded and were tolerated."""
         return tuple(sorted(self._bad))
 
     def tile_size(self, level: Whole = 0) -> tuple[int, int]:
-        """(width, height) of a tile of the level in px."""
+        """Size (width, height) of a tile of the level in px."""
         tiling = self._tiling(self._level(level))
         return tiling.width, tiling.height
 
@@ -233,7 +233,7 @@ class Buffers:
         self._free: dict[int, list[np.ndarray]] = {}
 
     def take(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, " ..."]:
-        """An array of that shape with anything in it."""
+        """An array of the given shape with anything in it."""
         size = math.prod(shape)
         try:
             memory = self._free[size].pop()

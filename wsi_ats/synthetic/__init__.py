@@ -1,1 +1,1 @@
-"""Slides that are made, with what is in them known."""
+"""Synthetic slides, of which is known what is in them."""

@@ -18,23 +18,23 @@ CLASSES = ("normal", "tumour")
 
 @dataclass(frozen=True)
 class Cohort:
-    """How many slides of what size."""
+    """A cohort: how many slides of what size."""
 
     train: int = 72
     val: int = 24
     test: int = 32
     px: int = 5120
-    """Level-0 px a side; the default is 2.6 mm at 0.5 um/px."""
+    """Side of a slide in level-0 px; the default is 2.6 mm at 0.5 um/px."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """Slides a split."""
+        """Number of slides of each split."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One slide to make."""
+    """A plan of one slide to make."""
 
     path: Path
     split: str
@@ -43,8 +43,8 @@ class Plan:
 
 
 def plan_slides(folder: Path, cohort: Cohort, seed: int) -> Iterator[Plan]:
-    """Half of every split with a lesion of 1 to 5 % of the tissue. The others have one look-alike more, so that the
-    number of blue patches tells nothing."""
+    """Plans of all slides: half of every split have a lesion of 1 to 5 % of the tissue, the others one look-alike
+    more, so that the number of blue patches tells nothing."""
     rng = np.random.default_rng(seed)
     number = 0
     for split, count in cohort.counts.items():

@@ -99,7 +99,7 @@ def _decode(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 @dataclass(frozen=True, slots=True)
 class Mosaic:
-    """What to compose.
+    """Settings of a slide to compose of tiles.
 
     `size`: side of the square slide in px, or (width, height), multiples of the tile's side; `tumour`:
     whether patches are tumour or benign look-alikes; `fraction`: share of the tissue they cover; `patches`:
@@ -118,7 +118,7 @@ class Mosaic:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(width, height) in level-0 px."""
+        """Size (width, height) of the slide in level-0 px."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 

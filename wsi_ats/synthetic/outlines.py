@@ -42,7 +42,7 @@ def irregular(
 def rasterise(
     outline: Outline, shape: tuple[int, int], step: tuple[float, float] | tuple[int, int]
 ) -> Bool[np.ndarray, "rows cols"]:
-    """True where the centre of a cell of `step` (x, y) lies inside; cell (0, 0) starts at the origin.
+    """Mask (rows, cols), True where the centre of a cell of `step` (x, y) lies inside; cell (0, 0) is at the origin.
 
     Even-odd rule, by scan lines: every edge flips all cells to the right of where it crosses the line through
     a row's centres.

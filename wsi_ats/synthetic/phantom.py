@@ -32,7 +32,7 @@ EDGE = 128  # level of the tissue map at the tissue's border
 
 @dataclass(frozen=True, slots=True)
 class Phantom:
-    """What to make.
+    """Settings of a synthetic slide to make.
 
     `size`: side of the square slide in px, or (width, height); `lesion`: whether there is one;
     `lesion_fraction`: area of the lesions over the area of the tissue; `regions`: how many lesions share that
@@ -65,7 +65,7 @@ class Phantom:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(width, height) in level-0 px."""
+        """Size (width, height) of the slide in level-0 px."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 

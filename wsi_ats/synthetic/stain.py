@@ -17,7 +17,7 @@ UNITS_AT_255 = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Stain:
-    """How one slide was stained and scanned.
+    """The stain of one slide: how it was stained and scanned.
 
     `vectors` (2, 3): optical density of R, G, B for one unit of haematoxylin and of eosin; `strengths`:
     factors on the amounts of the two; `white`: R, G, B of the empty glass, in [0, 255].
@@ -49,7 +49,7 @@ class Stain:
         return np.asarray(np.rint(np.array(self.white)).astype(np.uint8))
 
     def table(self) -> UInt8[np.ndarray, "65536 3"]:
-        """RGB for every pair of 8-bit amounts; the row is 256 * haematoxylin + eosin.
+        """Table of RGB for every pair of 8-bit amounts; the row is 256 * haematoxylin + eosin.
 
         Beer-Lambert: I = white * exp(-ln(10) * density), the density being the amounts times the vectors.
         """

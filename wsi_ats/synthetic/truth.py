@@ -1,4 +1,4 @@
-"""What was planted in a slide: outlines of lesions and decoys, as GeoJSON and on any grid of cells."""
+"""Truth of a synthetic slide: outlines of the lesions and decoys in it, as GeoJSON and on any grid of cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLOURS = {"lesion": (200, 30, 30), "decoy": (30, 120, 200)}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlideTruth:
-    """What a synthetic slide holds. Outlines are (points, 2) float64 (x, y) in level-0 px, closed implicitly.
+    """The truth of a synthetic slide. Outlines are (points, 2) float64 (x, y) in level-0 px, closed implicitly.
 
     `size` is (width, height) in level-0 px, `mpp` micrometres per level-0 px, `tissue_fraction` the share of
     the slide's area that is tissue. Lesions do not overlap each other.
@@ -42,7 +42,7 @@ class SlideTruth:
         return sum(area(outline) for outline in self.lesions) / tissue if tissue else 0.0
 
     def save(self, path: Path | str) -> None:
-        """Write as GeoJSON: annotations for QuPath, and the slide's own figures in the member `slide`."""
+        """Write the truth as GeoJSON: annotations for QuPath, and the slide's own figures in the member `slide`."""
         features = [
             _feature(kind, number, outline)
             for kind, outlines in (("lesion", self.lesions), ("decoy", self.decoys))
@@ -56,7 +56,7 @@ class SlideTruth:
 
     @staticmethod
     def load(path: Path | str) -> SlideTruth:
-        """Read what `save` wrote. Raises SlideError where a member is missing or of the wrong kind."""
+        """Read the truth that `save` wrote. Raises SlideError where a member is missing or of the wrong kind."""
         path = Path(path)
         try:
             data = json.loads(path.read_text())
@@ -96,7 +96,7 @@ def _feature(kind: str, number: int, outline: Outline) -> dict[str, Any]:
 def mask(
     outlines: tuple[Outline, ...], shape: tuple[int, int], step: tuple[float, float] | tuple[int, int]
 ) -> Bool[np.ndarray, "rows cols"]:
-    """True where the centre of a cell of `step` (x, y) level-0 px lies in any of the outlines."""
+    """Mask (rows, cols), True where the centre of a cell of `step` (x, y) level-0 px lies in any of the outlines."""
     inside = np.zeros(shape, bool)
     for outline in outlines:
         inside |= rasterise(outline, shape, step)

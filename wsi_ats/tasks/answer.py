@@ -1,4 +1,4 @@
-"""What one head of a model is asked and what it answers: plain numpy, as it is stored, listed and drawn."""
+"""`TaskSpec` and `TaskResult`: what a task asks and what a model answers, in plain numpy."""
 
 from __future__ import annotations
 
@@ -15,33 +15,40 @@ from wsi_ats.errors import WsiAtsError
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What one head of a model is asked."""
+    """A task spec: what one head of a model is asked.
+
+    >>> spec = TaskSpec("label", "classes", ("normal", "tumour"))
+    >>> spec.columns()
+    ['prediction', 'prob_normal', 'prob_tumour', 'stderr_normal', 'stderr_tumour']
+    >>> spec.text(np.array([0.2, 0.8])), TaskSpec("age", "regression").text(np.array([61.25]))
+    ('tumour', '61.25')
+    """
 
     name: str
     """Name of the task."""
     kind: str
-    """Of task: a name in `catalogue.TASK_KINDS`."""
+    """Kind of the task: a name in `catalogue.TASK_KINDS`."""
     names: tuple[str, ...] = ()
     """Classes, labels or grades (lowest first), one probability each; empty where the answer is a number."""
 
     @property
     def entry(self) -> TaskEntry:
-        """What the catalogue says of tasks of this kind."""
+        """The catalogue's entry of the task's kind."""
         return TASK_KINDS[self.kind]
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What each output of the head speaks for: a class, a label, or the one number or grade asked for."""
+        """Names of the O outputs of the head: its classes or labels, or the task's for the one number or grade."""
         return self.names if self.entry.says in ("the most probable", "all that are likely") else (self.name,)
 
     @property
     def values(self) -> tuple[str, ...]:
-        """Names of the values of an answer, as columns are called."""
+        """Names of the V values of an answer, as the columns of predictions.csv are called."""
         return (*(f"prob_{name}" for name in self.names), *self.entry.numbers)
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """Names of their standard errors."""
+        """Names of the standard errors of the V values, as the columns of predictions.csv are called."""
         return tuple(f"stderr_{name}" for name in (*self.names, *self.entry.numbers))
 
     def columns(self, prefix: str = "") -> list[str]:
@@ -62,12 +69,16 @@ class TaskSpec:
 
 
 def median_grade(probabilities: Float64[np.ndarray, "n K"]) -> Int64[np.ndarray, " n"]:
-    """The lowest grade that is reached or not exceeded with a probability of one half."""
+    """Index (n,) of the lowest grade that is not exceeded with a probability of at least one half.
+
+    >>> median_grade(np.array([[0.3, 0.4, 0.3], [0.1, 0.2, 0.7]])).tolist()
+    [1, 2]
+    """
     return np.asarray(np.argmax(np.cumsum(probabilities, 1) >= 0.5, axis=1), np.int64)
 
 
 def columns_of(specs: Sequence[TaskSpec]) -> list[str]:
-    """Columns of predictions.csv of all tasks; those after the first bear the names of their tasks."""
+    """Columns of predictions.csv of all tasks; those of tasks after the first start with the task's name."""
     others = [column for q in specs[1:] for column in q.columns(f"{q.name}_")]
     return [*specs[0].columns(), *others]
 
@@ -79,14 +90,22 @@ def values_named(specs: Sequence[TaskSpec]) -> list[str]:
 
 
 def outputs_of(specs: Sequence[TaskSpec]) -> list[str]:
-    """Names of the outputs of all questions, as `columns_of` tells tasks apart."""
+    """Names of the outputs of all tasks, as `columns_of` tells tasks apart."""
     others = [f"{q.name}_{output}" for q in specs[1:] for output in q.outputs]
     return [*specs[0].outputs, *others]
 
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """What one head says of a slide."""
+    """A task result: what one head says of a slide.
+
+    >>> spec = TaskSpec("label", "classes", ("normal", "tumour"))
+    >>> result = TaskResult(spec, np.array([0.07, 0.93]), np.array([0.01, 0.01]), np.zeros((26, 2), np.float32))
+    >>> result.text, result.probabilities.tolist()
+    ('tumour', [0.07, 0.93])
+    >>> result.describe()
+    'normal 0.070 ± 0.010, tumour 0.930 ± 0.010'
+    """
 
     spec: TaskSpec
     values: Float64[np.ndarray, " V"]
@@ -95,17 +114,17 @@ class TaskResult:
     """Standard error of each value from the drawing of tiles alone; 0 where every tile was read, nan where
     unknown."""
     contributions: Float32[np.ndarray, "N O"]
-    """What each drawn tile adds to each output of the head: a logit, the grade's score, the log risk, or the value
-    in its own unit."""
+    """Contribution of each drawn tile to each output of the head: to a logit, the grade's score, the log risk, or the
+    value in its own unit."""
 
     @property
     def text(self) -> str:
-        """The answer in a word; see `TaskSpec.text`."""
+        """The answer in a word (`TaskSpec.text`)."""
         return self.spec.text(self.values)
 
     @property
     def probabilities(self) -> Float64[np.ndarray, " C"]:
-        """Of each class, label or grade. Raises `WsiAtsError` where the answer is a number."""
+        """Probability of each class, label or grade. Raises `WsiAtsError` where the answer is a number."""
         if not self.spec.names:
             raise WsiAtsError(
                 f"task {self.spec.name!r} is of kind {self.spec.kind}: its answer is a number, it has no "

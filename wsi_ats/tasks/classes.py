@@ -1,4 +1,4 @@
-"""Exactly one of several classes a slide."""
+"""`Classes`: exactly one of several classes a slide."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from wsi_ats.tasks.weights import class_weights
 
 
 class Classes(Task):
-    """One logit a class, softmax, cross-entropy. Target: the index of the class."""
+    """Task with one logit a class, softmax, cross-entropy. Target: the index of the class."""
 
     metric = "auc"
     weights: Tensor
-    """(C,)."""
+    """Weight (C,) of each class in the loss."""
 
     def __init__(self, spec: TaskSpec, settings: TaskSettings | None = None) -> None:
         super().__init__(spec, settings)
         self.register_buffer("weights", torch.ones(len(spec.names)), persistent=False)
 
     def losses(self, outputs: Float[Tensor, "B O"], targets: Float[Tensor, "B 1"]) -> Float[Tensor, " B"]:
-        """Cross-entropy."""
+        """Cross-entropy of each slide, times the weight of its class."""
         known, label = ~targets[:, 0].isnan(), targets[:, 0].nan_to_num().long()
         return known * self.weights[label] * cross_entropy(outputs, label, reduction="none")
 
     def values(self, outputs: Float[Tensor, "*b O"]) -> Float[Tensor, "*b V"]:
-        """Probabilities; they sum to 1."""
+        """Probability of each class; they sum to 1."""
         return outputs.softmax(-1)
 
     def read(self, cells: Sequence[str]) -> list[float]:
@@ -50,17 +50,17 @@ class Classes(Task):
         self.weights.copy_(torch.from_numpy(class_weights(asked, names, labels, self.spec.name)))
 
     def lacks(self, targets: Float64[np.ndarray, "n 1"]) -> str:
-        """A class without a slide."""
+        """Words for a class without a slide; empty where there is no such class."""
         absent = [name for i, name in enumerate(self.spec.names) if not (targets == i).any()]
         return f"slide of class {absent[0]!r}" if absent else ""
 
     def counts(self, targets: Float64[np.ndarray, "n 1"]) -> dict[str, str]:
-        """Slides of each class."""
+        """Number of slides of each class."""
         counts = Counter(targets[:, 0].tolist())
         return {name: str(counts[i]) for i, name in enumerate(self.spec.names)}
 
     def strata(self, targets: Float64[np.ndarray, "n 1"]) -> list[str | None]:
-        """The classes."""
+        """Class of each slide."""
         names = self.spec.names
         return [None if np.isnan(t) else f"class {names[int(t)]!r}" for t in targets[:, 0]]
 
@@ -78,6 +78,6 @@ class Classes(Task):
     def others(
         self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]
     ) -> dict[str, float]:
-        """Balanced accuracy."""
+        """Balanced accuracy, by name."""
         known = ~np.isnan(targets[:, 0])
         return {"balanced_accuracy": balanced_accuracy(values[known], targets[known, 0].astype(np.int64))}

@@ -1,4 +1,4 @@
-"""Any number of labels a slide."""
+"""`Labels`: any number of labels a slide."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from wsi_ats.tasks.weights import class_weights, weights_named
 
 
 class Labels(Task):
-    """One logit a label, each with a sigmoid and a binary cross-entropy of its own. Target: 0 or 1 a label, nan where
-    it is not known."""
+    """Task with one logit a label, each with a sigmoid and a binary cross-entropy of its own. Target: 0 or 1 a label,
+    nan where it is not known."""
 
     metric = "auc"
     weights: Tensor
-    """(2, L): of absence and of presence."""
+    """Weights (2, L) of absence and of presence in the loss."""
 
     def __init__(self, spec: TaskSpec, settings: TaskSettings | None = None) -> None:
         super().__init__(spec, settings)
@@ -42,7 +42,7 @@ class Labels(Task):
         return outputs.sigmoid()
 
     def read(self, cells: Sequence[str]) -> list[float]:
-        """0 or 1 a label; nan where its cell is empty."""
+        """Target of 0 or 1 a label; nan where its cell is empty."""
         return [yes_or_no(text, column) for text, column in zip(cells, self.columns, strict=True)]
 
     def fit(self, targets: Float64[np.ndarray, "n L"]) -> None:
@@ -55,7 +55,7 @@ class Labels(Task):
             self.weights[:, position] = torch.from_numpy(class_weights(pair, ("0", "1"), present, task))
 
     def lacks(self, targets: Float64[np.ndarray, "n L"]) -> str:
-        """A label that is on none or on all of the slides."""
+        """Words for a label that is on none or on all of the slides; empty where there is no such label."""
         for name, column in zip(self.spec.names, targets.T, strict=True):
             for side, how in ((1, "with"), (0, "without")):
                 if not (column == side).any():
@@ -63,12 +63,12 @@ class Labels(Task):
         return ""
 
     def counts(self, targets: Float64[np.ndarray, "n L"]) -> dict[str, str]:
-        """Slides with each label."""
+        """Number of slides with each label."""
         names = self.spec.names
         return {name: str(int((column == 1).sum())) for name, column in zip(names, targets.T, strict=True)}
 
     def strata(self, targets: Float64[np.ndarray, "n L"]) -> list[str | None]:
-        """Of the labels that a slide has, the rarest one: each of them should be on both sides of a split."""
+        """Rarest of the labels that each slide has: each label should be on both sides of a split."""
         frequency = np.nansum(targets, 0)
         having = np.where(targets == 1, frequency, np.inf)
         rarest = having.argmin(1)

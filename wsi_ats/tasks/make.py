@@ -38,7 +38,7 @@ def make_tasks(asked: Mapping[str, TaskSettings], cells: Mapping[str, Sequence[s
 
 
 def as_tasks(tasks: Sequence[Task] | Sequence[str]) -> list[Task]:
-    """The tasks as they are; bare names are the classes of a single task."""
+    """The tasks as they are; bare names become the classes of a single task."""
     names = tuple(name for name in tasks if isinstance(name, str))
     if tasks and not names:
         return [task for task in tasks if isinstance(task, Task)]
@@ -46,7 +46,7 @@ def as_tasks(tasks: Sequence[Task] | Sequence[str]) -> list[Task]:
 
 
 def to_card(task: Task) -> dict[str, Any]:
-    """What a model's settings keep of a task, as plain values."""
+    """Plain values that a model's settings keep of a task."""
     spec = task.spec
     return {"name": spec.name, "kind": spec.kind, "names": list(spec.names), **task.learned}
 

@@ -1,4 +1,4 @@
-"""A grade: one of several classes that have an order."""
+"""`Ordinal`: a grade, one of several classes that have an order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsi_ats.tasks.settings import TaskSettings
 
 
 class Ordinal(Classes):
-    """One score and K - 1 ascending cuts on it: P(grade > k) = sigmoid(score - cut_k). Target: the grade's index.
+    """Task with one score and K - 1 ascending cuts: P(grade > k) = sigmoid(score - cut_k). Target: the grade's index.
 
     All grades share one direction in the space of summaries, so that a rare grade is learned from all slides, and
     what a tile adds to the score is what it adds to the grade.
@@ -32,8 +32,8 @@ class Ordinal(Classes):
         """Softplus makes the distances between cuts of them."""
 
     def log_probabilities(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b K"]:
-        """Of the grades. With a > b, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), whose
-        logarithm is safe also where both are nearly 0 or 1."""
+        """Log-probability of each grade. With a > b, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b -
+        a)), whose logarithm is safe also where both are nearly 0 or 1."""
         gaps = softplus(self.steps.to(outputs.dtype))
         lowest = self.lowest.to(outputs.dtype)
         cuts = torch.cat([lowest, lowest + gaps.cumsum(0)])
@@ -42,20 +42,20 @@ class Ordinal(Classes):
         return pad(above, (1, 0)) + pad(below, (0, 1)) + between
 
     def losses(self, outputs: Float[Tensor, "B 1"], targets: Float[Tensor, "B 1"]) -> Float[Tensor, " B"]:
-        """-log of the probability of the grade."""
+        """Minus the log-probability of each slide's grade, times its weight."""
         known, grade = ~targets[:, 0].isnan(), targets[:, 0].nan_to_num().long()
         chosen = self.log_probabilities(outputs).gather(1, grade[:, None])[:, 0]
         return known * self.weights[grade] * -chosen
 
     def values(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b V"]:
-        """Probabilities of the grades, and the expected grade."""
+        """Probability of each grade, and the expected grade."""
         probabilities = self.log_probabilities(outputs).exp()
         ranks = torch.tensor(self.ranks, dtype=outputs.dtype, device=outputs.device)
         return torch.cat([probabilities, (probabilities * ranks).sum(-1, keepdim=True)], -1)
 
     @property
     def ranks(self) -> list[float]:
-        """What the expected grade counts in: the grades' own numbers, else 1 for the lowest, 2, and so on."""
+        """Numbers that the expected grade counts in: the grades' own, else 1 for the lowest, 2, and so on."""
         try:
             return [float(name) for name in self.spec.names]
         except ValueError:
@@ -80,7 +80,7 @@ class Ordinal(Classes):
     def others(
         self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]
     ) -> dict[str, float]:
-        """Share of slides with the right median grade."""
+        """Share of slides with the right median grade, by name."""
         known = ~np.isnan(targets[:, 0])
         return {"accuracy": float((self._graded(values) == targets[:, 0])[known].mean())}
 

@@ -1,4 +1,4 @@
-"""A number a slide."""
+"""`Regression`: a number a slide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsi_ats.tasks.texts import number
 
 
 class Regression(Task):
-    """One output, squared error. Target: the number, in whatever unit.
+    """Task with one output and squared error. Target: the number, in whatever unit.
 
     The head learns the number standardised by the mean and deviation of the training slides, so that learning rates
     mean the same in every unit; users read it in its own.
@@ -37,12 +37,12 @@ class Regression(Task):
 
     @property
     def unit(self) -> float:
-        """One standard deviation of the training slides."""
+        """Standard deviation of the training slides' numbers."""
         return self.deviation
 
     @property
     def learned(self) -> dict[str, float]:
-        """Mean and deviation, which a model's settings keep."""
+        """Mean and standard deviation of the training slides' numbers, which a model's settings keep."""
         return {"mean": self.mean, "deviation": self.deviation}
 
     def losses(self, outputs: Float[Tensor, "B 1"], targets: Float[Tensor, "B 1"]) -> Float[Tensor, " B"]:
@@ -52,11 +52,11 @@ class Regression(Task):
         return known * (outputs[:, 0] - truth.to(outputs.dtype)) ** 2
 
     def values(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b 1"]:
-        """The number in its own unit."""
+        """The predicted number in its own unit."""
         return self.mean + self.deviation * outputs
 
     def read(self, cells: Sequence[str]) -> list[float]:
-        """The number; nan where the cell is empty."""
+        """The number that the cell holds; nan where it is empty."""
         return [number(cells[0], self.columns[0])]
 
     def fit(self, targets: Float64[np.ndarray, "n 1"]) -> None:
@@ -64,19 +64,19 @@ class Regression(Task):
         self.mean, self.deviation = float(np.nanmean(targets)), float(np.nanstd(targets))
 
     def lacks(self, targets: Float64[np.ndarray, "n 1"]) -> str:
-        """Slides must differ for there to be anything to learn or to explain."""
+        """Words for slides that do not differ, so that there is nothing to learn or to explain."""
         different = len(np.unique(targets[~np.isnan(targets)]))
         return "" if different > 1 else f"two slides that differ in {self.columns[0]!r}"
 
     def counts(self, targets: Float64[np.ndarray, "n 1"]) -> dict[str, str]:
-        """Mean and range."""
+        """Mean and range of the known numbers."""
         known = targets[~np.isnan(targets)]
         if not len(known):
             return {"mean": "-", "range": "-"}
         return {"mean": f"{known.mean():.4g}", "range": f"{known.min():.4g} to {known.max():.4g}"}
 
     def strata(self, targets: Float64[np.ndarray, "n 1"]) -> list[str | None]:
-        """Which side of the median."""
+        """Side of the median that each slide is on."""
         name, median = self.spec.name, np.nanmedian(targets)
         return [
             None if np.isnan(t) else f"{name} {'above' if t > median else 'up to'} {median:.4g}"
@@ -95,5 +95,5 @@ class Regression(Task):
     def others(
         self, values: Float64[np.ndarray, "n 1"], targets: Float64[np.ndarray, "n 1"]
     ) -> dict[str, float]:
-        """Mean absolute error, in the unit of the number."""
+        """Mean absolute error, in the unit of the number, by name."""
         return {"mean_absolute_error": float(np.nanmean(np.abs(values - targets)))}

@@ -1,4 +1,4 @@
-"""How soon an event comes, where many slides' times end without it."""
+"""`Survival`: how soon an event comes, where many slides' times end without it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from wsi_ats.tasks.texts import number, yes_or_no
 
 
 class Survival(Task):
-    """One output, the log of the risk (hazard) relative to an unknown common one; Cox's partial likelihood. Target:
-    time and event, 1 where the time ends with the event and 0 where observation ended before it.
+    """Task with one output, the log of the risk (hazard) relative to an unknown common one; Cox's partial likelihood.
+    Target: time and event, 1 where the time ends with the event and 0 where observation ended before it.
 
     The risk sets are those of the batch: slides at risk are then a random sample of all that are, as in a nested
     case-control study, whose likelihood has its maximum at the same risks.
@@ -31,8 +31,8 @@ class Survival(Task):
     metric = "c_index"
 
     def losses(self, outputs: Float[Tensor, "B 1"], targets: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
-        """-log of the share that a slide with the event has in the risk of all whose time is not over before; 0 for
-        slides without the event."""
+        """Minus the log of the share that a slide with the event has in the risk of all whose time is not over before;
+        0 for slides without the event."""
         log_risk, (time, event) = outputs[:, 0], targets.unbind(1)
         # nan compares as false: slides without a target are in nobody's risk set but their own.
         itself = torch.eye(len(time), dtype=torch.bool, device=time.device)
@@ -60,29 +60,29 @@ class Survival(Task):
         return [time, event]
 
     def fit(self, targets: Float64[np.ndarray, "n 2"]) -> None:
-        """Nothing: the common risk cancels."""
+        """Take nothing from the training slides: the common risk cancels."""
 
     def lacks(self, targets: Float64[np.ndarray, "n 2"]) -> str:
-        """Without two slides that can be compared there is no order of risks."""
+        """Words for slides of which no two can be compared: there is no order of risks then."""
         comparable = math.isfinite(self.metric_value(np.zeros((len(targets), 1)), targets))
         return "" if comparable else "pair of slides of which the earlier time ends with the event"
 
     def counts(self, targets: Float64[np.ndarray, "n 2"]) -> dict[str, str]:
-        """Slides with the event, and others."""
+        """Number of slides with the event, and of others."""
         events = targets[:, 1]
         return {"events": str(int((events == 1).sum())), "censored": str(int((events == 0).sum()))}
 
     def strata(self, targets: Float64[np.ndarray, "n 2"]) -> list[str | None]:
-        """Whether the event came: it should be on both sides of a split."""
+        """Group of each slide by whether the event came, which should be on both sides of a split."""
         return [f"event {self.columns[1]!r}" if event == 1 else None for event in targets[:, 1]]
 
     def metric_value(self, values: Float64[np.ndarray, "n 1"], targets: Float64[np.ndarray, "n 2"]) -> float:
-        """Harrell's C."""
+        """Harrell's C-index (`c_index`)."""
         known = ~np.isnan(targets[:, 0])
         time, event = targets[known].T
         return c_index(values[known, 0], time, event == 1)
 
     def loss(self, values: Float64[np.ndarray, "n 1"], targets: Float64[np.ndarray, "n 2"]) -> float:
-        """Cox's, with all slides in one risk set, mean over the events."""
+        """Cox's loss with all slides in one risk set, mean over the events."""
         losses = self.losses(torch.from_numpy(values), torch.from_numpy(targets))
         return float(losses.sum() / np.nansum(targets[:, 1]))

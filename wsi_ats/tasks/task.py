@@ -1,5 +1,5 @@
-"""What every kind of task has in common: from cells of the manifest to targets, from outputs of the head to answers
-and to what these are worth."""
+"""`Task`, what every kind of task has in common: from cells of the manifest to targets, from outputs of the head to
+results and to what these are worth."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from wsi_ats.tasks.settings import TaskSettings
 
 
 class Task(nn.Module, ABC):
-    """One head's question: how its outputs are learned and what is read from them.
+    """One task of a model: how the outputs of its head are learned and what is read from them.
 
-    O outputs a slide, T numbers that make its target (nan where it is not known), V values of an answer.
+    Shapes: O outputs a slide, T numbers that make its target (nan where it is not known), V values of a result.
     """
 
     metric: ClassVar[str]
-    """Name of the figure of merit."""
+    """Name of the metric by which the task is judged."""
 
     def __init__(self, spec: TaskSpec, settings: TaskSettings | None = None) -> None:
         super().__init__()
@@ -38,17 +38,17 @@ class Task(nn.Module, ABC):
 
     @property
     def outputs(self) -> int:
-        """O."""
+        """Number O of outputs of the head a slide."""
         return len(self.spec.outputs)
 
     @property
     def unit(self) -> float:
-        """What an output of 1 means in the unit that users read."""
+        """Value of an output of 1 in the unit that users read."""
         return 1.0
 
     @property
     def learned(self) -> dict[str, float]:
-        """Numbers, beside the weights, that a trained task needs."""
+        """Numbers by name that a trained task needs beside the weights."""
         return {}
 
     # -- from the manifest
@@ -62,48 +62,48 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def fit(self, targets: Float64[np.ndarray, "n T"]) -> None:
-        """Take from the training slides what must be known before the first step."""
+        """Take from the targets of the training slides what must be known before the first step."""
 
     @abstractmethod
     def lacks(self, targets: Float64[np.ndarray, "n T"]) -> str:
-        """What slides to learn from or to validate on lack, as in "no usable ..."; empty where nothing."""
+        """Words for what slides to learn from or to validate on lack, as in "no usable ..."; empty where nothing."""
 
     @abstractmethod
     def counts(self, targets: Float64[np.ndarray, "n T"]) -> dict[str, str]:
-        """What there is to learn from, in a few words each."""
+        """Words by name for what there is to learn from, such as the slides of each class."""
 
     @abstractmethod
     def strata(self, targets: Float64[np.ndarray, "n T"]) -> list[str | None]:
-        """The group of each slide that should be on both sides of a split; None where it does not matter."""
+        """Group of each slide, which should be on both sides of a split; None where it does not matter."""
 
     # -- from the outputs of the head
 
     @abstractmethod
     def losses(self, outputs: Float[Tensor, "B O"], targets: Float[Tensor, "B T"]) -> Float[Tensor, " B"]:
-        """Each slide's share of the loss of a batch; 0 where its target is not known."""
+        """Share of each slide in the loss of a batch; 0 where its target is not known."""
 
     @abstractmethod
     def values(self, outputs: Float[Tensor, "*b O"]) -> Float[Tensor, "*b V"]:
-        """What users read, as `question.values` names it."""
+        """Values that users read, as `spec.values` names them."""
 
     # -- what answers are worth
 
     @abstractmethod
     def metric_value(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]) -> float:
-        """The figure called `metric`: higher is better, 1 is perfect; nan where the slides do not tell."""
+        """Value of the metric called `metric`: higher is better, 1 is perfect; nan where the slides do not tell."""
 
     @abstractmethod
     def loss(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]) -> float:
-        """The loss of answers, without class weights."""
+        """Mean loss of the values of n slides, without class weights."""
 
     def others(
         self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]
     ) -> dict[str, float]:
-        """Further figures by their names."""
+        """Further metric values by their names."""
         return {}
 
     def stderr(self, without: Float[Tensor, "R O"]) -> Float[Tensor, " V"]:
-        """Standard error of each value, from the outputs without each of R rounds; nan where there are not two."""
+        """Standard error (V,) of each value, from the outputs without each of R rounds; nan where there are not two."""
         if len(without) < 2:
             return torch.full((len(self.spec.values),), float("nan"), dtype=torch.float64)
         return jackknife(self.values(without.double()))
@@ -114,7 +114,7 @@ class Task(nn.Module, ABC):
         stderr: Float[Tensor, " V"],
         contributions: Float[Tensor, "N O"],
     ) -> TaskResult:
-        """The answer of all drawn tiles."""
+        """Result of a slide in plain numpy, from outputs, standard errors and contributions of the N drawn tiles."""
         return TaskResult(
             self.spec,
             self.values(outputs.double()).cpu().numpy(),
@@ -124,7 +124,7 @@ class Task(nn.Module, ABC):
 
 
 class Tasks(nn.ModuleList):
-    """All that a model is asked, the main task first; their outputs stand one after the other in those of the head."""
+    """All tasks of a model, the main one first; their outputs stand one after the other in those of the head."""
 
     def __iter__(self) -> Iterator[Task]:
         for module in super().__iter__():
@@ -133,18 +133,18 @@ class Tasks(nn.ModuleList):
 
     @property
     def specs(self) -> tuple[TaskSpec, ...]:
-        """One a task."""
+        """Specs of the tasks, the main one first."""
         return tuple(task.spec for task in self)
 
     @property
     def outputs(self) -> int:
-        """Outputs of all tasks together."""
+        """Number of outputs of all tasks together."""
         return sum(task.outputs for task in self)
 
     def losses(
         self, outputs: Float[Tensor, "B O"], targets: Sequence[Float64[np.ndarray, "B _"]]
     ) -> Float[Tensor, " B"]:
-        """Each slide's share of the loss of a batch, the tasks' own weighted by their strengths."""
+        """Share of each slide in the loss of a batch, the tasks' own weighted by their strengths."""
         total = torch.zeros(len(outputs), device=outputs.device)
         for task, mine, target in zip(self, self.split(outputs), targets, strict=True):
             total = total + task.settings.strength * task.losses(
@@ -153,15 +153,15 @@ class Tasks(nn.ModuleList):
         return total
 
     def split(self, outputs: Float[Tensor, "*b O"]) -> tuple[Float[Tensor, "*b _"], ...]:
-        """Each task's own outputs."""
+        """Outputs of each task by itself."""
         return torch.split(outputs, [task.outputs for task in self], -1)
 
     def stderr(self, without: Float[Tensor, "R O"]) -> tuple[Float[Tensor, " _"], ...]:
-        """Every task's standard errors from its part of the outputs."""
+        """Standard errors of each task's values, from its part of the outputs."""
         return tuple(task.stderr(mine) for task, mine in zip(self, self.split(without), strict=True))
 
     def largest(self, stderr: Sequence[Float[Tensor, " _"]]) -> float:
-        """The one that a tolerance is for: of the main task's probabilities, or of its number where it has none."""
+        """Standard error that a tolerance is for: the largest of the main task's probabilities, or its number's."""
         return float(stderr[0][: len(self.specs[0].names) or None].max())
 
     def results(
@@ -170,6 +170,6 @@ class Tasks(nn.ModuleList):
         stderr: Sequence[Float[Tensor, " _"]],
         contributions: Float[Tensor, "N O"],
     ) -> tuple[TaskResult, ...]:
-        """Every task's answer from its part of what `Task.answer` takes."""
+        """Results of all tasks, each from its part of what `Task.result` takes."""
         parts = zip(self, self.split(outputs), stderr, self.split(contributions), strict=True)
         return tuple(task.result(o, e, c) for task, o, e, c in parts)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from wsi_ats.errors import ConfigError
 
 NOT_GIVEN = frozenset({"", "NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null"})
-"""How an empty cell is written, by people and by other programs."""
+"""Texts of an empty cell, as people and other programs write it."""
 
 
 def number(text: str, column: str) -> float:
-    """A finite number. Raises `ConfigError` naming the column and the value."""
+    """Finite number of a cell; nan where it is empty. Raises `ConfigError` naming the column and the value."""
     if text in NOT_GIVEN:
         return math.nan
     try:
@@ -28,7 +28,7 @@ def number(text: str, column: str) -> float:
 
 
 def yes_or_no(text: str, column: str) -> float:
-    """0 or 1. Raises `ConfigError` naming the column and the value."""
+    """Answer 0 or 1 of a cell; nan where it is empty. Raises `ConfigError` naming the column and the value."""
     if text in NOT_GIVEN:
         return math.nan
     try:
@@ -40,7 +40,7 @@ def yes_or_no(text: str, column: str) -> float:
 
 
 def one_of(text: str, column: str, names: tuple[str, ...]) -> float:
-    """Index of a name. Raises `ConfigError` naming the column, the value and the names."""
+    """Index of a cell in `names`; nan where it is empty. Raises `ConfigError` naming column, value and names."""
     if text in NOT_GIVEN:
         return math.nan
     if text not in names:
@@ -64,7 +64,7 @@ def as_written(texts: Sequence[str]) -> list[str]:
 
 
 def is_number(text: str) -> bool:
-    """Whether `float` understands it."""
+    """Whether `float` understands the text."""
     try:
         float(text)
     except ValueError:

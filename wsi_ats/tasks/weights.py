@@ -1,4 +1,4 @@
-"""How much each class weighs in the loss."""
+"""Weights of classes in the loss."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a manifest to a model folder."""
+"""Training: from a manifest to a model folder."""

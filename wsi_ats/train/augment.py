@@ -1,4 +1,4 @@
-"""What training changes at random in what the networks see, so that they do not learn slides by heart."""
+"""Random changes in training of what the networks see, so that they do not learn slides by heart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def turned(tiles: Float[Tensor, "N 3 h h"], generator: torch.Generator) -> Float[Tensor, "N 3 h h"]:
-    """Each tile (N, 3, h, h) flipped and turned by one of the eight symmetries of the square: tissue has no up."""
+    """Tiles (N, 3, h, h), each flipped and turned by one of the eight symmetries of the square: tissue has no up."""
     which = torch.randint(8, (len(tiles),), generator=generator)
     out = torch.empty_like(tiles)
     for symmetry in range(8):
@@ -21,6 +21,6 @@ def turned(tiles: Float[Tensor, "N 3 h h"], generator: torch.Generator) -> Float
 def bag_shift(
     vectors: Float[Tensor, "N D"], length: float, generator: torch.Generator
 ) -> Float[Tensor, "N D"]:
-    """All tile vectors (N, D) of a slide moved by one random vector of about `length`, as stain and scanner do."""
+    """Tile vectors (N, D) of a slide, all moved by one random vector of about `length`, as stain and scanner do."""
     drawn = torch.randn(vectors.shape[1], generator=generator).to(vectors)
     return vectors + length * drawn.div(vectors.shape[1] ** 0.5)

@@ -49,21 +49,21 @@ The weights carry the licence that the owner of the training slides gives them; 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run leaves."""
+    """The result of a training run."""
 
     folder: Path
     """The model folder, for `load_model`."""
     figures: Figures
-    """What the answers to the validation slides are worth, by name: `val_auc` and so on."""
+    """Metric values on the validation slides by name: `val_auc` and so on."""
     epochs: int
     seconds: float
     failures: list[Failure]
     bad_tiles: Mapping[str, int]
-    """Slide -> damaged tiles that were learned from, or judged by, as background."""
+    """Damaged tiles by slide that were learned from, or judged by, as background."""
 
     @property
     def headline(self) -> str:
-        """The figures that have intervals, in words."""
+        """Metric values that have intervals, in words."""
         return ", ".join(
             f"{_words(name)} {figure}"
             for name, figure in self.figures.items()
@@ -72,7 +72,7 @@ class Trained:
 
 
 def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained) -> str:
-    """Markdown text of the card."""
+    """Markdown text of a model card."""
     return CARD.format(
         tasks="\n".join(map(_asked, tasks)),
         splits=_splits_table(rows, tasks),

@@ -1,4 +1,4 @@
-"""Slides as training data: each is looked at once, those that cannot be used are set aside and named."""
+"""Slides as training data: each is prepared once, those that cannot be used are set aside and named."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from wsi_ats.tasks.task import Task
 from wsi_ats.train.targets import Targets, target_of, targets_of
 
 BadTiles = dict[str, set[tuple[int, int, int]]]
-"""Slide -> (level, column, row) of its tiles met so far that could not be read and were tolerated."""
+"""Tiles (level, column, row) by slide, met so far, that could not be read and were tolerated."""
 TILES = "tiles"
-"""Stage of slides that could be looked at but not read where they were drawn."""
+"""Stage of slides that could be prepared but not read where they were drawn."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Example:
 
     @property
     def label(self) -> int:
-        """Index of the class, where the main task is one of classes."""
+        """Index of the slide's class, where the main task is one of classes."""
         return int(self.targets[0][0])
 
 
@@ -79,7 +79,7 @@ class Examples(Dataset[Example]):
         return targets_of(self._tasks, self.rows)
 
     def prepared(self, row: Row) -> PreparedSlide:
-        """The slide of a row, prepared: remembered or read."""
+        """The prepared slide of a row, remembered or read. Raises SlideError where it cannot be read."""
         if row.slide in self._kept:
             return self._kept[row.slide]
         prepared = prepare_row(row, self._config)
@@ -96,7 +96,7 @@ class Examples(Dataset[Example]):
         return prepared
 
     def inspect(self, on_slide: Callable[[], object], threads: int = 4) -> list[Failure]:
-        """Look at every slide, drop those that cannot be used from the rows, return why."""
+        """Prepare every slide, drop those that cannot be used from the rows, return why."""
 
         def attempt(row: Row) -> Failure | None:
             try:
@@ -114,7 +114,7 @@ class Examples(Dataset[Example]):
         return [failure for failure in outcomes if failure is not None]
 
     def set_aside(self, error: SlideError) -> Failure | None:
-        """Drop the slide whose pixels `error` is about; None where it is none of these."""
+        """Drop the slide whose pixels `error` is about and return why; None where it is none of these."""
         for row in self.rows if error.address is not None else ():
             if self._addresses.get(row.slide) == error.address:
                 self.rows.remove(row)
@@ -123,7 +123,7 @@ class Examples(Dataset[Example]):
 
 
 class Shuffled(Sampler[int]):
-    """Every example once an epoch, in an order that depends on (seed, epoch) alone.
+    """A sampler of every example once an epoch, in an order that depends on (seed, epoch) alone.
 
     A run that goes on after an interruption then sees what it would have seen.
     """
@@ -134,7 +134,7 @@ class Shuffled(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning when an epoch begins."""
+        """Set the number of the epoch; called by Lightning when one begins."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ class Shuffled(Sampler[int]):
 
 
 def failure_of(row: Row, error: Exception) -> Failure:
-    """Why a slide cannot be used, in words."""
+    """The failure of a slide that cannot be used: where and why, in words."""
     if isinstance(error, WsiAtsError):
         stage = "tissue" if isinstance(error, NoTissueError) else getattr(error, "stage", "open")
         return Failure(row.slide, stage, error.message, error.remedy)
@@ -162,7 +162,7 @@ def _for_preparing(config: Config) -> Config:
 
 
 def prepare_row(row: Row, config: Config) -> PreparedSlide:
-    """Open the slide of a row, prepare it, close it."""
+    """The prepared slide of a row, which is opened and closed. Raises SlideError where it cannot be read."""
     watch = Stopwatch()
     with watch("open"):
         srgb, tolerated = config.slide.srgb, config.train.tolerate_bad_tiles

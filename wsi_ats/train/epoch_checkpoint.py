@@ -1,4 +1,4 @@
-"""What is kept of a training run after every epoch, so that it can be interrupted at any time and go on."""
+"""Checkpoints of a training run after every epoch, so that it can be interrupted at any time and go on."""
 
 from __future__ import annotations
 
@@ -51,29 +51,37 @@ class Checkpoints(TorchCheckpointIO):  # type: ignore[misc]
 class EpochCheckpoint(Callback):  # type: ignore[misc]
     """After every epoch: tells how it went, keeps the state of the trainer and of the best epoch, stops in time.
 
-    The best epoch has the highest `val_score`; training stops after `patience` epochs that are no better. Both
-    follow from the list of epochs alone, which is part of the state: a run that goes on decides as one that was
-    never interrupted. So are the tiles of `bad_tiles`, which count against those that are tolerated.
+    The best epoch has the highest `val_score`; training stops after `patience` epochs that are no better, counted from
+    the end of `warm_up`: before it, attention has not begun to learn. Both follow from the list of epochs alone, which
+    is part of the state: a run that goes on decides as one that was never interrupted. So are the tiles of `bad_tiles`,
+    which count against those that are tolerated.
     """
 
-    def __init__(self, out: Path, patience: int, say: Say, bad_tiles: BadTiles | None = None) -> None:
+    def __init__(
+        self, out: Path, patience: int, say: Say, bad_tiles: BadTiles | None = None, warm_up: int = 0
+    ) -> None:
         self.last, self.best = out / "checkpoints" / "last.ckpt", out / "checkpoints" / "best.ckpt"
         self.epochs: list[dict[str, float]] = []
         """Metrics of every epoch."""
         self._bad_tiles = {} if bad_tiles is None else bad_tiles
         self._log = out / "log.csv"
-        self._patience = patience
+        self._patience, self._warm_up = patience, warm_up
         self._say = say
         self._start = 0.0
 
     @property
     def waited(self) -> int:
-        """Epochs since the best one."""
+        """Number of epochs since the best one."""
         scores = [epoch["val_score"] for epoch in self.epochs]
         return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether a better epoch may still come."""
+        return min(self.waited, len(self.epochs) - self._warm_up) < self._patience
+
     def state_dict(self) -> dict[str, Any]:
-        """What is stored with the trainer's state."""
+        """Plain values that are stored with the trainer's state."""
         bad = {slide: sorted(tiles) for slide, tiles in self._bad_tiles.items() if tiles}
         return {"epochs": self.epochs, "bad_tiles": bad}
 
@@ -84,8 +92,8 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
             self._bad_tiles.setdefault(slide, set()).update(map(tuple, tiles))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Of a run that was interrupted after its last epoch nothing is left to train."""
-        trainer.should_stop = self.waited >= self._patience
+        """Stop at once where the run was interrupted after its last epoch: nothing is left to train."""
+        trainer.should_stop = not self.is_patient
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -106,7 +114,7 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
         trainer.save_checkpoint(self.last)
         write_atomic(self._log, self._table())
         self._say(self._line(trainer.max_epochs))  # an epoch that was told is kept
-        trainer.should_stop = self.waited >= self._patience
+        trainer.should_stop = not self.is_patient
 
     def _line(self, most: int | None) -> str:
         epoch = self.epochs[-1]

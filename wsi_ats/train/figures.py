@@ -1,4 +1,4 @@
-"""What a model's answers to the validation slides are worth: every epoch, and with intervals at the end."""
+"""Metric values on the validation slides: every epoch, and with intervals at the end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from wsi_ats.tasks.metrics import Interval, bootstrap
 from wsi_ats.tasks.task import Task
 
 Values = Sequence[Float64[np.ndarray, "n _"]]
-"""Answers of all slides, one array a task."""
+"""Values of all slides' results, one array (n, V) a task."""
 Truth = Sequence[Float64[np.ndarray, "n _"]]
-"""Targets of all slides, one array a task."""
+"""Targets of all slides, one array (n, T) a task."""
 Figures = dict[str, Interval | float]
 
 LABELS = {
@@ -23,19 +23,19 @@ LABELS = {
     "r2": "R²",
     "c_index": "C-index",
 }
-"""Figures whose names are not just words."""
+"""Labels of metrics whose names are not just words."""
 LOSS_SHARE = 0.05
-"""How much a validation loss counts beside the figure of merit: small validation sets reach an AUC of 1 early, and the
-loss then tells the better epoch."""
+"""Share that a validation loss counts for beside the metric value: small validation sets reach an AUC of 1 early, and
+the loss then tells the better epoch."""
 
 
 def values_of(predictions: Sequence[Prediction]) -> list[Float64[np.ndarray, "n _"]]:
-    """What the predictions say, one array a task."""
+    """Values of the predictions' results, one array (n, V) a task."""
     return [np.stack(v) for v in zip(*([a.values for a in p.results] for p in predictions), strict=True)]
 
 
 def epoch_figures(tasks: Iterable[Task], values: Values, truth: Truth) -> dict[str, float]:
-    """Figure of merit and loss of every task, and `val_score`, by which the epoch is chosen."""
+    """Metric value and loss of every task by name, and `val_score`, by which the epoch is chosen."""
     out: dict[str, float] = {}
     score = total = 0.0
     for prefix, task, mine, true in _parts(tasks, values, truth):
@@ -47,7 +47,7 @@ def epoch_figures(tasks: Iterable[Task], values: Values, truth: Truth) -> dict[s
 
 
 def final_figures(tasks: Iterable[Task], values: Values, truth: Truth, rng: np.random.Generator) -> Figures:
-    """Figure of merit with its interval, and further figures, of every task."""
+    """Metric value with its interval, and further ones, of every task by name."""
     out: Figures = {}
     for prefix, task, mine, true in _parts(tasks, values, truth):
         groups = np.unique([group or "" for group in task.strata(true)], return_inverse=True)[1]
@@ -66,7 +66,7 @@ def _metric_value_of(
 
 
 def metric_label(name: str) -> str:
-    """A figure's name in words."""
+    """Name of a metric in words."""
     for short, words in LABELS.items():
         if name.endswith(f"_{short}"):
             return f"{name.removesuffix(short)}{words}".replace("_", " ")

@@ -37,7 +37,7 @@ OWN = (
     "checkpoints",
     "model",
 )
-"""What a run writes. `run.json` comes last: it says that the run is finished."""
+"""Names of what a run writes. `run.json` comes last: it says that the run is finished."""
 
 
 def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bool) -> None:
@@ -86,7 +86,7 @@ def write_failures(out: Path, failures: Iterable[Failure]) -> None:
 
 
 def read_failures(out: Path) -> list[Failure]:
-    """What failures.csv lists; nothing where there is none."""
+    """Failures that failures.csv lists; none where there is no such file."""
     path = out / "failures.csv"
     if not path.exists():
         return []

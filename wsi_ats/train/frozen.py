@@ -1,4 +1,4 @@
-"""What frozen networks make of the slides, kept on disk beside the run for every later one."""
+"""Frozen features: what frozen networks make of the slides, kept on disk beside the run for every later one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
 
 FOLDER = "frozen-features"
-"""Beside the run folder, so that all runs of a study share it."""
+"""Name of the folder, beside the run's, so that all runs of a study share it."""
 TELL = 4
-"""How often progress is told."""
+"""Number of times that progress is told."""
 
 
 def cache_for(config: Config, out: Path, say: Say) -> TileCache:

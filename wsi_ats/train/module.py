@@ -1,4 +1,4 @@
-"""The training loop's body, for Lightning."""
+"""The training step for Lightning: losses, validation, optimiser."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ class TrainingModule(pl.LightningModule):
             self._targets.append(example.targets)
 
     def answer(self, example: Example) -> Prediction:
-        """Predict as a user would, one pooled draw a slide, always with the same seed."""
+        """The prediction that a user would get, from one pooled draw a slide, always with the same seed."""
         sampler = "all" if self.model.config.sampling.sampler == "all" else "systematic"
         reading = Reading(self.settings.val_tiles, sampler, repeats=1, seed=self.settings.seed)
         return predict_prepared(self.model, example.prepared, reading)
 
     def on_validation_epoch_end(self) -> None:
-        """Figures of merit and losses over all validation slides.
+        """Metric values and losses over all validation slides.
 
         An epoch whose attention has not begun to learn is worse than any other, however lucky its uniform draws were.
         """
@@ -134,5 +134,5 @@ class TrainingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": fall}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Slides stay where they are: the model moves the pixels it reads."""
+        """The batch as it is: the model moves the pixels that it reads."""
         return batch

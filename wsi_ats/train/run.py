@@ -1,4 +1,4 @@
-"""One training run: manifest in, model folder out."""
+"""A training run: manifest in, model folder out."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import ask, counts_of, targets_of
 
 Sets = dict[str, Examples]
-"""The slides of each split."""
+"""Examples of each split, by its name."""
 STANDARDISED_ON = 32
-"""Slides that the mean and variance of features are taken from: before training and, of a network that learns, after
-every epoch."""
+"""Number of slides that the mean and variance of features are taken from: before training and, of a network that
+learns, after every epoch."""
 
 
 def train(
@@ -76,7 +76,7 @@ def train(
             task.fit(targets)
         module = TrainingModule(build_model(config, tasks))
         module.model.cache = cache
-        keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles)
+        keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles, config.train.warm_up)
         try:
             if config.train.embed_all:
                 embed_all(module.model, [*sets.values()], say)
@@ -111,7 +111,7 @@ def _inspect(
     *,
     stored: bool,
 ) -> tuple[Sets, list[Failure]]:
-    """Look at every slide; those that cannot be used are not in the sets that are returned."""
+    """Prepare every slide; those that cannot be used are not in the sets that are returned."""
     # What an interrupted run found out in its middle: whether it would be found again depends on what is drawn.
     failures = [failure for failure in read_failures(out) if failure.stage == TILES]
     known = {failure.slide for failure in failures}
@@ -191,7 +191,7 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckp
 
 
 def slides_to_standardise_on(train_set: Examples, seed: int) -> list[PreparedSlide]:
-    """Of slides chosen at random: a manifest may be sorted by class."""
+    """Prepared slides chosen at random: a manifest may be sorted by class."""
     chosen = torch.randperm(len(train_set), generator=generator_for(seed, "calibration"))
     return [train_set[i].prepared for i in chosen[:STANDARDISED_ON].tolist()]
 

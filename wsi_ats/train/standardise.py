@@ -1,4 +1,4 @@
-"""What features and view channels have in common, taken from training slides before a network learns or is judged."""
+"""Standardisation of features and view channels, fitted to training slides before a network learns or is judged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsi_ats.model import AttentionSampler
 from wsi_ats.sampling import generator_for
 
 TILES = 16
-"""Tiles a slide, where they are drawn uniformly."""
+"""Number of tiles a slide, where they are drawn uniformly."""
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def fit_standardisation(
 ) -> None:
     """Set the mean and variance of `model.standardise` from tiles of `slides`, drawn from all tissue or as in training.
 
-    And those of the cells of their views, of a pretrained attention network.
+    Of a pretrained attention network, also those of the channels of the slides' cells.
     """
     if isinstance(model.attention, PretrainedAttention):
         attend = Attend(model.attention, None, model.config, model.cache)

@@ -1,4 +1,4 @@
-"""From the rows of a manifest to what each task is to learn of them."""
+"""Targets: from the rows of a manifest to what each task is to learn of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsi_ats.tasks.settings import asked, columns_of_targets
 from wsi_ats.tasks.task import Task
 
 Targets = tuple[Float64[np.ndarray, " _"], ...]
-"""Of one slide, task by task; nan where it is not known."""
+"""Targets of one slide, an array (T,) a task; nan where it is not known."""
 
 
 def ask(config: Config, rows: Sequence[Row]) -> list[Task]:
@@ -38,7 +38,7 @@ def ask(config: Config, rows: Sequence[Row]) -> list[Task]:
 
 
 def target_of(tasks: Iterable[Task], row: Row) -> Targets:
-    """What the row holds for each task."""
+    """Targets that a row holds, an array (T,) a task. Raises `ConfigError`."""
     try:
         return tuple(np.array(task.read([row.cell(c) for c in task.columns])) for task in tasks)
     except ConfigError as error:
@@ -46,7 +46,7 @@ def target_of(tasks: Iterable[Task], row: Row) -> Targets:
 
 
 def targets_of(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Float64[np.ndarray, "n _"]]:
-    """What the rows hold, one array a task."""
+    """Targets that the rows hold, an array (n, T) a task. Raises `ConfigError`."""
     tasks = list(tasks)
     nothing = [task.read([""] * len(task.columns)) for task in tasks]
     each = [target_of(tasks, row) for row in rows]
@@ -54,7 +54,7 @@ def targets_of(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Float64[np.nd
 
 
 def counts_of(tasks: Sequence[Task], targets: Iterable[Float64[np.ndarray, "n _"]]) -> dict[str, str]:
-    """What there is to learn from, in a few words each; of several tasks, after their names."""
+    """Words by name for what there is to learn from; with several tasks, names begin with the task's."""
     return {
         f"{task.spec.name}: {name}" if len(tasks) > 1 else name: words
         for task, mine in zip(tasks, targets, strict=True)
@@ -63,5 +63,5 @@ def counts_of(tasks: Sequence[Task], targets: Iterable[Float64[np.ndarray, "n _"
 
 
 def stacked(each: Sequence[Targets]) -> list[Float64[np.ndarray, "n _"]]:
-    """The targets of slides, one array a task."""
+    """Targets of slides stacked, an array (n, T) a task."""
     return [np.stack(targets) for targets in zip(*each, strict=True)]

@@ -1,4 +1,4 @@
-"""Where the chunks of a Zarr array lie: files of one chunk each (v2, v3) or shards, files of many (v3).
+"""Layout of a Zarr array, where its chunks lie: files of one chunk each (v2, v3) or shards, files of many (v3).
 
 Only the metadata of arrays of uint8 that are decoded here; all else is `UnsupportedLayout` and left to zarr-python.
 """
@@ -33,16 +33,16 @@ Index = UInt64[np.ndarray, "chunks 2"] | UndecodableTile
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """How chunks lie in shards: chunks of a shard along each axis, and where its index is."""
+    """Layout of chunks in shards: chunks of a shard along each axis, and where its index is."""
 
     chunks: tuple[int, ...]
     at_end: bool
     checked: bool
-    """The index ends with its crc32c."""
+    """Whether the index ends with its crc32c."""
 
     @property
     def part(self) -> tuple[int, int]:
-        """Offset and length of the index in a shard, in bytes."""
+        """Bytes of the index in a shard: its offset and length."""
         length = 16 * math.prod(self.chunks) + 4 * self.checked
         return (-length if self.at_end else 0), length
 
@@ -52,10 +52,10 @@ class Storage:
     """An array of uint8 as it is stored."""
 
     key: str
-    """Its folder in the store."""
+    """Folder of the array in the store."""
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
-    """Shape of what is decoded at once."""
+    """Shape of a chunk: of what is decoded at once."""
     chain: Chain
     fill: int
     """Value of all pixels of a chunk that is not stored."""
@@ -82,7 +82,10 @@ def array_facts(metadata: Json) -> tuple[tuple[int, ...], str]:
 
 
 def storage_of(key: str, metadata: Json) -> Storage:
-    """How an array of uint8 is stored. Raises Unusual; KeyError, TypeError, ValueError where metadata is damaged."""
+    """Storage of an array of uint8, from its metadata.
+
+    Raises UnsupportedLayout; KeyError, TypeError, ValueError where metadata is damaged.
+    """
     shape, _ = array_facts(metadata)
     if metadata["zarr_format"] == 2:
         chunk = _sides(metadata["chunks"], shape)
@@ -147,7 +150,7 @@ def _fill(metadata: Json) -> int:
 
 
 class ChunkMap:
-    """Which bytes hold a chunk. Threads share it; indices of shards are read once and remembered."""
+    """A map from chunks to the bytes that hold them. Threads share it; indices of shards are read once and kept."""
 
     def __init__(self, source: ByteSource, storage: Storage) -> None:
         self._source, self.storage = source, storage

@@ -1,4 +1,4 @@
-"""How a chunk of a Zarr array becomes pixels: the codecs that are decoded here, outside the interpreter's lock.
+"""Codecs, how a chunk of a Zarr array becomes pixels: those that are decoded here, outside the interpreter's lock.
 
 Zarr v3: any transposes; then `bytes` and perhaps zstd, blosc, gzip or lz4, or `imagecodecs_jpeg` (as the package
 imagecodecs names it); then perhaps a crc32c. Zarr v2: one compressor of the same kinds. All else is an
@@ -54,15 +54,15 @@ class Chain:
     shape: tuple[int, ...]
     """Shape of a chunk as it is stored: with its axes in the order of `axes`."""
     axes: tuple[int, ...]
-    """Which axis of the array each stored axis is."""
+    """Axis of the array that each stored axis is."""
     names: tuple[str, ...]
-    """Codecs by name, for people."""
+    """Names of the codecs, for people."""
     decoder: Decoder | None
-    """None: the bytes are the values."""
+    """Decoder of a chunk; None: the bytes are the values."""
     checked: bool
-    """Chunks end with their crc32c."""
+    """Whether chunks end with their crc32c."""
     jpeg: Coding | None = None
-    """Chunks are JPEGs of known colours, as the tiles of a TIFF; then there is no decoder."""
+    """Coding of chunks that are JPEGs of known colours, as the tiles of a TIFF; then there is no decoder."""
 
     @property
     def nbytes(self) -> int:
@@ -99,7 +99,7 @@ def without_crc(data: memoryview) -> memoryview:
 
 
 def chain_v3(codecs: Sequence[Json], chunk: tuple[int, ...]) -> Chain:
-    """Codecs of a Zarr v3 array (or of the inner chunks of a shard) of uint8. Raises Unusual."""
+    """Codecs of a Zarr v3 array (or of the inner chunks of a shard) of uint8. Raises UnsupportedLayout."""
     axes = tuple(range(len(chunk)))
     steps = list(codecs)
     while steps and steps[0]["name"] == "transpose":
@@ -118,7 +118,7 @@ def chain_v3(codecs: Sequence[Json], chunk: tuple[int, ...]) -> Chain:
 
 
 def chain_v2(metadata: Json, chunk: tuple[int, ...]) -> Chain:
-    """Codecs of a Zarr v2 array of uint8. Raises Unusual."""
+    """Codecs of a Zarr v2 array of uint8. Raises UnsupportedLayout."""
     axes = tuple(range(len(chunk)))
     axes = axes[::-1] if metadata.get("order") == "F" else axes
     shape = tuple(chunk[axis] for axis in axes)

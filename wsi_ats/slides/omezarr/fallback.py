@@ -1,4 +1,4 @@
-"""Arrays that are stored in unusual ways, and small ones: read with zarr-python from any source of bytes."""
+"""Arrays of a layout that is not decoded here, and small ones: read with zarr-python from any source of bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from wsi_ats.slides.storage.source import ByteRange, ByteSource
 
 FAILURES = (ValueError, RuntimeError, KeyError, TypeError, IndexError, OSError, ImportError, ArithmeticError)
-"""What zarr-python and codecs raise where an array is damaged or its codec unknown."""
+"""Errors that zarr-python and codecs raise where an array is damaged or its codec unknown."""
 
 
 def open_array(source: ByteSource, key: str, zarr_format: int) -> zarr.Array[Any]:
@@ -50,23 +50,23 @@ class SourceStore(zarr.abc.store.Store):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Several ranges."""
+        """Bytes of several ranges; None for keys that do not exist."""
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     async def exists(self, key: str) -> bool:
-        """Is there a file of that name?"""
+        """Whether there is a file of that name."""
         return await asyncio.to_thread(self._source.exists, key)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Refused."""
+        """Refused: the store is read-only."""
         raise PermissionError(f"{self._source.address} is open for reading only")
 
     async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, Any]]) -> None:
-        """Refused; asked for by zarr-python before 3.1."""
+        """Refused: the store is read-only; asked for by zarr-python before 3.1."""
         raise PermissionError(f"{self._source.address} is open for reading only")
 
     async def delete(self, key: str) -> None:
-        """Refused."""
+        """Refused: the store is read-only."""
         raise PermissionError(f"{self._source.address} is open for reading only")
 
     def list(self) -> AsyncIterator[str]:
@@ -74,11 +74,11 @@ class SourceStore(zarr.abc.store.Store):
         raise NotImplementedError("a source of bytes has no list of its keys")
 
     def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Refused."""
+        """Refused: the store is read-only."""
         return self.list()
 
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Refused."""
+        """Refused: the store is read-only."""
         return self.list()
 
 

@@ -19,16 +19,16 @@ GROUP_FILES = ("zarr.json", ".zattrs", ".zgroup")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A Zarr group."""
+    """A Zarr group: where it lies and its attributes."""
 
     prefix: str
-    """Its folder in the store, with "/" at the end unless it is the root."""
+    """Folder of the group in the store, with "/" at the end unless it is the root."""
     zarr_format: int
     attributes: Json
 
     @property
     def notes(self) -> Json:
-        """What `convert` noted; empty for images of others."""
+        """Notes that `convert` left; empty for images of others."""
         found = self.attributes.get(OURS)
         return found if isinstance(found, Mapping) else {}
 

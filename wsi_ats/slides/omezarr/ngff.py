@@ -43,7 +43,7 @@ MICROMETRES = {
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis: "t", "c", "z", "y" or "x", and the unit of its scale where there is one."""
+    """An axis: "t", "c", "z", "y" or "x", and the unit of its scale where there is one."""
 
     name: str
     unit: str | None = None
@@ -51,7 +51,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One level: where its array lies in the group, and the place of its pixels in units of the axes.
+    """A level: where its array lies in the group, and the place of its pixels in units of the axes.
 
     The centre of pixel i lies at scale * i + translation; both have a number for each axis.
     """
@@ -71,7 +71,7 @@ class Multiscale:
     datasets: tuple[Dataset, ...]
 
     def index(self, axis: str) -> int | None:
-        """Where an axis stands in the shapes of the arrays; None: the image lacks it."""
+        """Position of an axis in the shapes of the arrays; None: the image lacks it."""
         names = [a.name for a in self.axes]
         return names.index(axis) if axis in names else None
 

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 BLOCK = 512
 """Side in px of what is called a tile of levels that zarr-python reads."""
 METADATA_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
-"""What metadata of another form than the standard's lead to."""
+"""Errors that metadata of another form than the standard's lead to."""
 
 
 def is_zarr(path_or_url: str | Path) -> bool:
-    """Is it the folder of a Zarr store, or a URL that names one (`.zarr` at the end of a folder's name)?"""
+    """Whether it is the folder of a Zarr store, or a URL that names one (`.zarr` at the end of a folder's name)."""
     text = str(path_or_url)
     if is_url(text):
         return re.search(r"\.zarr(/|$)", re.split("[?#]", text)[0]) is not None

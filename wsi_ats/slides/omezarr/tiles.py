@@ -16,7 +16,7 @@ from wsi_ats.slides.storage.source import ByteRange, ByteSource
 from wsi_ats.slides.tiled import Buffers, Encoded, Tiling, UndecodableTile
 
 ABSENT: Encoded = memoryview(b"")
-"""Stands for a tile of which no chunk is stored. A file of no bytes is not this object, but damaged."""
+"""Stand-in for a tile of which no chunk is stored. A file of no bytes is not this object, but damaged."""
 
 
 class Tiles:
@@ -25,7 +25,7 @@ class Tiles:
     def __init__(
         self, source: ByteSource, storage: Storage, yxc: tuple[int, int, int], buffers: Buffers
     ) -> None:
-        """yxc: where the axes y, x and c stand in the array. Raises Unusual."""
+        """yxc: where the axes y, x and c stand in the array. Raises UnsupportedLayout."""
         self._source, self._storage, self._yxc, self._buffers = source, storage, yxc, buffers
         self._map = ChunkMap(source, storage)
         height, width, channels = (storage.chunk[axis] for axis in yxc)
@@ -129,7 +129,7 @@ def _split(encoded: Encoded, count: int) -> Iterator[Encoded | None]:
 
 
 def rgb_axes(names: Sequence[str], shape: Sequence[int], dtype: str, slide: str) -> tuple[int, int, int]:
-    """Where y, x and c stand in arrays of these axes; the others have one place each.
+    """Positions of y, x and c in arrays of these axes; the others have one place each.
 
     Raises SlideError, with what is read, where the image is not one plane of RGB in 8 bits.
     """

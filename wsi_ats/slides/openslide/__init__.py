@@ -1,1 +1,1 @@
-"""All other formats, read by OpenSlide."""
+"""Slides of all other formats, read by OpenSlide."""

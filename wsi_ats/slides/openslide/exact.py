@@ -14,12 +14,12 @@ from jaxtyping import UInt8
 from wsi_ats.geometry import Box, Size
 
 LONGEST = 4096
-"""OpenSlide cuts longer reads itself, at positions that fall between the pixels of a level."""
+"""Longest read in px: OpenSlide cuts longer ones itself, at positions between the pixels of a level."""
 NEAR = (1 / 512, 1 / 256)
-"""How near OpenSlide's position must be to one of the level's (px) for it to copy pixels; to be off by one grey
-level at most. Elsewhere it blends neighbours."""
+"""Distances: how near OpenSlide's position must be to one of the level's (px) for it to copy pixels; to be off
+by one grey level at most. Elsewhere it blends neighbours."""
 REACH = 128
-"""Pixels to look back for such a position."""
+"""Pixels to look back for a position at which OpenSlide copies."""
 
 BLOCK = 256
 """Side, in px of the level, of what is given up at once where OpenSlide does not say how a level is tiled."""

@@ -1,4 +1,4 @@
-"""Every format that OpenSlide knows: SVS, NDPI, MRXS, SCN, BIF, DICOM, CZI, tiled TIFF and more."""
+"""Slides of every format that OpenSlide knows: SVS, NDPI, MRXS, SCN, BIF, DICOM, CZI, tiled TIFF and more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wsi_ats.slides.openslide.exact import common, spans, tile_size, tiles_under
 from wsi_ats.slides.scale import mpp_of
 
 CACHE_BYTES = 64 * 2**20
-"""Decoded tiles kept, for all slides of a process together."""
+"""Bytes of decoded tiles kept, for all slides of a process together."""
 
 DAMAGED = (
     "the file is damaged there or was cut short: copy it again from its source, or allow a few bad tiles "
@@ -76,9 +76,9 @@ class OpenSlideSlide(Slide):
 
     @property
     def bad_tiles(self) -> tuple[tuple[int, int, int], ...]:
-        """(level, column, row) of the tiles met so far that could not be read and were tolerated.
+        """Tiles (level, column, row) met so far that could not be read and were tolerated.
 
-        Of blocks of 256 px where OpenSlide does not say how the level is tiled.
+        They are blocks of 256 px where OpenSlide does not say how the level is tiled.
         """
         return tuple(sorted(self._bad))
 
@@ -270,7 +270,7 @@ def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts
 
 
 def bounds_of(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
-    """(x, y, width, height) in level-0 px of the part of the slide that was scanned, where it says so."""
+    """Rectangle (x, y, width, height) in level-0 px of the part of the slide that was scanned, where it says so."""
     texts = [properties.get(f"openslide.bounds-{name}", "") for name in ("x", "y", "width", "height")]
     if not all(re.fullmatch("[0-9]{1,15}", text) for text in texts):
         return None
@@ -279,7 +279,7 @@ def bounds_of(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None
 
 
 def colour_of(text: str) -> Rgb:
-    """RRGGBB in hexadecimal, or white."""
+    """Colour of a text RRGGBB in hexadecimal, or white."""
     if not re.fullmatch("[0-9a-fA-F]{6}", text):
         return WHITE
     red, green, blue = bytes.fromhex(text)
@@ -287,7 +287,7 @@ def colour_of(text: str) -> Rgb:
 
 
 def opaque(image: Image.Image, background: Rgb) -> UInt8[np.ndarray, "h w 3"]:
-    """RGBA -> RGB on the background: (0, 0, 0, 0), where a slide has no tile, is not black but nothing."""
+    """An RGBA image as RGB on the background: (0, 0, 0, 0), where a slide has no tile, is not black but nothing."""
     rgba = np.asarray(image)
     if rgba[..., 3].min() == 255:
         return rgba[..., :3]

@@ -1,1 +1,1 @@
-"""Where the bytes of a slide lie: files, folders and servers."""
+"""Storage, where the bytes of a slide lie: files, folders and servers."""

@@ -15,9 +15,9 @@ from wsi_ats.slides.storage.source import ByteRange, ByteSource, span
 OPEN_FILES = 64
 """Files that a folder keeps open; a process may have about 1,000, and shares them among all of its slides."""
 OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
-"""O_NONBLOCK: opening a pipe would wait for its writer."""
+"""Flags of opening; O_NONBLOCK, since opening a pipe would wait for its writer."""
 AHEAD = 32
-"""Parts of a folder that the kernel is told about before they are read."""
+"""Number of parts of a folder that the kernel is told about before they are read."""
 
 
 class _File:
@@ -80,7 +80,7 @@ _read_at = _positional if hasattr(os, "pread") else _by_seeking  # Windows has n
 
 
 class FileSource(ByteSource):
-    """One file; its key is ""."""
+    """A file as a source of bytes; its key is ""."""
 
     remote = False
 
@@ -90,7 +90,7 @@ class FileSource(ByteSource):
         self._open: _File | None = _File(self.address)
 
     def read(self, part: ByteRange) -> bytes:
-        """The bytes of a part."""
+        """Bytes of a part. Raises OSError."""
         return self._file(part.key).read(part)
 
     def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
@@ -103,11 +103,11 @@ class FileSource(ByteSource):
             yield None if part.key else file.read(part)
 
     def exists(self, key: str) -> bool:
-        """Only "" is there."""
+        """Whether the key is "", the file itself."""
         return not key
 
     def stamp(self, key: str = "") -> tuple[int, int]:
-        """(size in bytes, time of change in ns) of the file that is open."""
+        """Pair (size in bytes, time of change in ns) of the file that is open."""
         return self._file(key).stamp
 
     def close(self) -> None:
@@ -124,12 +124,12 @@ class FileSource(ByteSource):
 
 
 class FolderSource(ByteSource):
-    """The files below a folder; keys are paths relative to it."""
+    """The files below a folder as a source of bytes; keys are paths relative to it."""
 
     remote = False
 
     def __init__(self, path: str) -> None:
-        """Raises NotADirectoryError, FileNotFoundError where there is no such folder."""
+        """Take a folder. Raises NotADirectoryError, FileNotFoundError where there is no such folder."""
         folder = Path(path).absolute()
         self.address = str(folder)
         if not folder.is_dir():
@@ -141,7 +141,7 @@ class FolderSource(ByteSource):
         self._closed = False
 
     def read(self, part: ByteRange) -> bytes:
-        """The bytes of a part."""
+        """Bytes of a part. Raises OSError."""
         return self._file(part.key).read(part)
 
     def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
@@ -156,11 +156,11 @@ class FolderSource(ByteSource):
                 yield None if file is None else file.read(part)
 
     def exists(self, key: str) -> bool:
-        """Is there a file of that name?"""
+        """Whether there is a file of that name."""
         return self._file_or_none(key) is not None
 
     def stamp(self, key: str = "") -> tuple[int, int]:
-        """(size in bytes, time of change in ns) of a file."""
+        """Pair (size in bytes, time of change in ns) of a file."""
         return self._file(key).stamp
 
     def close(self) -> None:

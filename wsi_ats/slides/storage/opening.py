@@ -23,7 +23,7 @@ trip lasts as long as about so many bytes), twice as many each time it reads on 
 
 
 def is_url(text: str) -> bool:
-    """Does the text begin like a URL (`https://`, `s3://`), and not like a path?"""
+    """Whether the text begins like a URL (`https://`, `s3://`), and not like a path."""
     return re.match("[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
@@ -70,11 +70,11 @@ class _Blocks(io.RawIOBase):
         self._blocks = -(-self._size // block)
 
     def readable(self) -> bool:
-        """It is."""
+        """Whether the file can be read: always."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Whether positions can be chosen: always."""
         return True
 
     def tell(self) -> int:

@@ -1,4 +1,4 @@
-"""Which ranges to ask a server for, when many parts of its files are wanted."""
+"""Ranges to ask a server for, when many parts of its files are wanted."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ LONGEST = 1 << 20
 
 
 class Request(NamedTuple):
-    """One range of one file, and the parts (their numbers) that lie in it."""
+    """A request: one range of one file, and the parts (their numbers) that lie in it."""
 
     part: ByteRange
     members: list[int]
 
     def cut(self, part: ByteRange, data: memoryview) -> bytes:
-        """The bytes of one of the members out of those of the range."""
+        """Bytes of one of the members out of those of the range."""
         start = part.offset - self.part.offset
         return bytes(data[start:] if part.count is None else data[start : start + part.count])
 
 
 def is_exact(part: ByteRange) -> bool:
-    """Is it clear where the part begins and ends, without knowing the size of its file?"""
+    """Whether it is clear where the part begins and ends, without knowing the size of its file."""
     return part.offset >= 0 and part.count is not None
 
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from obstore import GetOptions
 
 TOGETHER = 10
-"""Ranges handed to obstore in one go; as many as it asks for at the same time."""
+"""Number of ranges handed to obstore in one go; as many as it asks for at the same time."""
 AHEAD_BYTES = 64 << 20
 """Bytes fetched before the caller takes them."""
 REMEMBERED = 4096
 """Files whose size and version are remembered, for each source."""
 BODY_ATTEMPTS = 3
-"""obstore tries again where a request fails, but not where the connection breaks within the answer."""
+"""Attempts at an answer whose connection breaks: obstore itself tries again only where a request fails."""
 
 Answers = list[memoryview] | None
 """Bytes of each range of a batch; None where there is no such file."""
@@ -42,14 +42,14 @@ class RemoteSource(ByteSource):
     remote = True
 
     def __init__(self, url: str) -> None:
-        """Asks the server nothing yet. Raises ConfigError."""
+        """Take a URL; the server is not asked yet. Raises ConfigError."""
         self.address = public_url(url)
         self._store, self._root = connect(url, self.address)
         self._stamps: dict[str, tuple[int, int]] = {}
         self._closed = False
 
     def read(self, part: ByteRange) -> bytes:
-        """The bytes of a part."""
+        """Bytes of a part. Raises FileNotFoundError, OSError."""
         for data in self.read_many([part]):
             if data is not None:
                 return data
@@ -78,7 +78,7 @@ class RemoteSource(ByteSource):
             window.cancel()
 
     def exists(self, key: str) -> bool:
-        """Is there a file of that name?"""
+        """Whether there is a file of that name."""
         try:
             self.stamp(key)
         except FileNotFoundError:
@@ -86,14 +86,14 @@ class RemoteSource(ByteSource):
         return True
 
     def stamp(self, key: str = "") -> tuple[int, int]:
-        """(size in bytes, hash of the ETag or else of the time of change), known since the first read of the file."""
+        """Pair (bytes, hash of the ETag or else of the time of change), known since the first read of the file."""
         if key not in self._stamps:
             # One byte, not HEAD, which signed URLs do not allow.
             self.read(ByteRange(key, 0, 1))
         return self._stamps.get(key, (0, 0))  # no byte, no range, no stamp: the file is empty
 
     def close(self) -> None:
-        """No more requests; connections are closed when idle."""
+        """Make no more requests; connections are closed when idle."""
         self._closed = True
         self._stamps = {}
 

@@ -1,4 +1,4 @@
-"""What every store of bytes offers, whether a file, a folder or a server."""
+"""`ByteSource`: what every store of bytes offers, whether a file, a folder or a server."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 
 class ByteRange(NamedTuple):
-    """Which bytes to read."""
+    """A range of bytes to read."""
 
     key: str = ""
     """Name inside the store, with "/" between folders; "" for a source that is one file."""
     offset: int = 0
     """First byte; a negative one counts from the end, where the index of a Zarr shard lies."""
     count: int | None = None  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
-    """How many bytes; None: all up to the end."""
+    """Number of bytes; None: all up to the end."""
 
 
 class ByteSource(ABC):
@@ -28,7 +28,7 @@ class ByteSource(ABC):
     address: str
     """Absolute path, or URL without credentials, for messages."""
     remote: bool
-    """Every read costs a round trip: ask for all that is needed by one `read_many`."""
+    """Whether every read costs a round trip: all that is needed is then asked for by one `read_many`."""
 
     @abstractmethod
     def read(self, part: ByteRange) -> bytes:
@@ -47,11 +47,11 @@ class ByteSource(ABC):
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Is there a file of that name?"""
+        """Whether there is a file of that name."""
 
     @abstractmethod
     def stamp(self, key: str = "") -> tuple[int, int]:
-        """(size in bytes, time of change or hash of the version): equal as long as the file is the same.
+        """Pair (size in bytes, time of change or hash of the version): equal as long as the file is the same.
 
         The second is nanoseconds for a local file, a hash of the ETag for a remote one (0 where there is none).
         Raises FileNotFoundError, OSError.
@@ -74,7 +74,7 @@ class ByteSource(ABC):
 
 
 def span(part: ByteRange, size: int) -> tuple[int, int]:
-    """(first byte, number of bytes) of a part in a file of `size` bytes; clipped, whatever a damaged index says."""
+    """Pair (first byte, count) of a part in a file of `size` bytes; clipped, whatever a damaged index says."""
     start = min(part.offset if part.offset >= 0 else max(size + part.offset, 0), size)
     wanted = size if part.count is None else max(part.count, 0)
     return start, min(wanted, size - start)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def submit(work: Callable[[], Coroutine[Any, Any, T]], requests: int) -> Future[T]:
-    """Run `work`, which makes so many requests at the same time, as soon as they fit.
+    """Run `work`, which makes `requests` requests at the same time, as soon as they fit.
 
     Raises OSError in a forked child of a process that has made requests.
     """
@@ -72,7 +72,7 @@ class _Loop:
 
 
 _loops: dict[int, _Loop] = {}
-"""By process: a forked child finds that of its parent here, whose thread it does not have."""
+"""Event loops by process: a forked child finds that of its parent here, whose thread it does not have."""
 
 
 def _loop() -> _Loop:

@@ -1,4 +1,4 @@
-"""From a URL to the store behind it, and from what obstore says when that fails to a sentence.
+"""URLs: from one to the store behind it, and from what obstore says when that fails to a sentence.
 
 Credentials are in URLs (signatures, passwords) and in what obstore and servers say about errors; none of them gets
 into a message.
@@ -92,7 +92,7 @@ def status(said: str) -> str:
 
 
 def reason(said: str) -> str:
-    """What went wrong, without the URL and without what the server wrote: both may hold credentials."""
+    """Reason why a request failed, without the URL and without what the server wrote: both may hold credentials."""
     if found := re.search(r"status code: (\d{3}[A-Za-z ]*)", said):
         retries = re.search(r"after (\d+) retries", said)
         return f"the server answers {found[1].strip()}" + (f", {retries[0]}" if retries else "")

@@ -22,13 +22,13 @@ from wsi_ats.slides.tiff.index import TiffImage, TiffIndex
 
 VARIABLE = "WSI_ATS_CACHE"
 VERSION = 1
-"""Of the files; others are ignored."""
+"""Version of the files' layout; files of others are ignored."""
 NUMBERS = ("width", "height", "tile_width", "tile_height", "cols", "rows", "strips")
 """Fields of an image that are numbers."""
 
 
 def cache_folder() -> Path | None:
-    """Where indices are kept; None: nowhere."""
+    """Folder in which indices are kept; None: nowhere."""
     if VARIABLE in os.environ:
         return Path(os.environ[VARIABLE]).absolute() if os.environ[VARIABLE] else None
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -33,7 +33,7 @@ Read = Callable[[TiffImage, int], Encoded]
 def compared(path: str, index: TiffIndex, read: Read) -> TiffIndex:
     """The index with OpenSlide's properties, after a look whether both have the same levels and pixels.
 
-    Raises Irregular where they do not. OME-TIFF and generic TIFF that OpenSlide cannot read are accepted: big
+    Raises UnsupportedLayout where they do not. OME-TIFF and generic TIFF that OpenSlide cannot read are accepted: big
     endian ones, and codecs it has not got.
     """
     try:

@@ -1,4 +1,4 @@
-"""Which images of a TIFF are the levels of a slide: each family of files has rules of its own, OpenSlide's.
+"""Families of TIFF files: which images are the levels of a slide. Each has rules of its own, OpenSlide's.
 
 Source: OpenSlide 4.0 (openslide-vendor-aperio.c, -generic-tiff.c, -philips-tiff.c), the OME-TIFF specification.
 """
@@ -26,12 +26,12 @@ PHILIPS_SPACINGS = (
     "/DataObject[@ObjectType='PixelDataRepresentation']/Attribute[@Name='DICOM_PIXEL_SPACING']"
 )
 APERIO_ASSOCIATED = {1: "label", 9: "macro"}
-"""By NewSubfileType: the GT 450 does not describe them."""
+"""Names of associated images by NewSubfileType: the GT 450 does not describe them."""
 OME_ASSOCIATED = ("label", "macro", "thumbnail")
 
 
 def read_index(source: ByteSource) -> TiffIndex:
-    """The index of a file. Raises Irregular, with the reason, where it is not for the fast path; OSError."""
+    """The index of a file. Raises UnsupportedLayout, with the reason, where it is not for the fast path; OSError."""
     tiff = Tiff(source)
     chain = tiff.directories()
     first = next(chain, None)

@@ -1,4 +1,4 @@
-"""What is needed to read tiles of a TIFF: where each one lies and how it is encoded. Read once, then carried along."""
+"""Index of a TIFF: where each tile lies and how it is encoded. Read once, then carried along."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from wsi_ats.slides.codecs import CODECS, JPEG, LOSSY, Coding
 from wsi_ats.slides.tiff.tags import Directory, Tiff, UnsupportedLayout
 
 MAX_TILE_PIXELS = 1 << 26
-"""Larger tiles are no tiles: 192 MiB decoded."""
+"""Most pixels of a tile (192 MiB decoded): larger ones are no tiles."""
 
 MAX_GROWTH = 2
-"""Times the size of its pixels that an encoded tile may have: no codec makes them much longer than they are."""
+"""Most bytes of an encoded tile, in sizes of its pixels: no codec makes them much longer than they are."""
 MAX_HEADER = 1 << 16
-"""And bytes of headers."""
+"""Most bytes of headers beside those of an encoded tile."""
 RGB, YCBCR = 2, 6
 """Photometric interpretations that are read."""
 
@@ -60,7 +60,7 @@ class Tag(IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TiffImage:
-    """One image of the file, cut into tiles or strips that are numbered row by row."""
+    """An image of a TIFF, cut into tiles or strips that are numbered row by row."""
 
     width: int
     height: int
@@ -69,15 +69,15 @@ class TiffImage:
     cols: int
     rows: int
     offsets: Int64[np.ndarray, " n"]
-    """First byte of each tile in the file."""
+    """Position of each tile's first byte in the file."""
     counts: Int64[np.ndarray, " n"]
-    """Bytes of each tile; 0: it is not stored."""
+    """Number of bytes of each tile; 0: it is not stored."""
     coding: Coding
     strips: bool = False
-    """Strips end with the image; tiles have their full size also where they overhang it."""
+    """True for strips, which end with the image; tiles have their full size also where they overhang it."""
 
     def shape(self, index: int) -> tuple[int, int, int]:
-        """(height, width, 3) of a tile as it is encoded."""
+        """Shape (height, width, 3) of a tile as it is encoded."""
         height = self.tile_height
         if self.strips:
             height = min(height, self.height - index * height)
@@ -86,36 +86,36 @@ class TiffImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TiffIndex:
-    """All that is known of a slide without decoding it."""
+    """The index of a TIFF: all that is known of a slide without decoding it."""
 
     stamp: tuple[int, int]
-    """Of the file it was read from: an index of another version of the file is worthless."""
+    """Fingerprint of the file it was read from: an index of another version of the file is worthless."""
     family: str
-    """Whose rules say which images are levels: "Aperio", "Philips", "OME-TIFF" or "generic TIFF"."""
+    """Family whose rules say which images are levels: "Aperio", "Philips", "OME-TIFF" or "generic TIFF"."""
     levels: tuple[TiffImage, ...]
     properties: Mapping[str, str]
     associated: Mapping[str, TiffImage] = field(default_factory=dict)
-    """Label, macro, thumbnail, where OpenSlide does not open the file."""
+    """Associated images by name, where OpenSlide does not open the file."""
     icc_profile: bytes | None = None
     note: str = ""
-    """What else there is to say of how the slide is read."""
+    """Anything else there is to say of how the slide is read."""
     by_openslide: tuple[str, ...] | None = None
     """Names of the associated images that OpenSlide reads; None where it does not open the file."""
 
     @property
     def reason(self) -> str:
-        """Why its tiles are read directly, for people."""
+        """Reason why the slide's tiles are read directly, for people."""
         codecs = dict.fromkeys(CODECS[level.coding.compression] for level in self.levels)
         return f"tiled {' and '.join(codecs)} TIFF, {self.family}{self.note}"
 
 
 def is_tiled(directory: Directory) -> bool:
-    """Is the image of a directory cut into tiles?"""
+    """Whether the image of a directory is cut into tiles."""
     return Tag.TILE_WIDTH in directory and Tag.TILE_HEIGHT in directory
 
 
 def image_of(tiff: Tiff, directory: Directory, strips: bool = False) -> TiffImage:
-    """The image of a directory. Raises Irregular, with the reason, where its tiles are not read directly."""
+    """The image of a directory. Raises UnsupportedLayout, with the reason, where its tiles are not read directly."""
     coding = _coding(directory)
     width, height = directory.whole(Tag.WIDTH), directory.whole(Tag.HEIGHT)
     if strips:
@@ -145,7 +145,7 @@ def _positions(values: np.ndarray, most: int) -> Int64[np.ndarray, " n"]:
 
 
 def _coding(directory: Directory) -> Coding:
-    """How the image is encoded. Raises Irregular for all but 8-bit RGB and codecs that are known to be read right."""
+    """How the image is encoded; UnsupportedLayout for all but 8-bit RGB and codecs known to be read right."""
     compression = directory.whole(Tag.COMPRESSION, 1)
     photometric = directory.whole(Tag.PHOTOMETRIC, -1)
     predictor = directory.whole(Tag.PREDICTOR, 1)

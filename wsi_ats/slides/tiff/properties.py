@@ -21,7 +21,7 @@ UNITS = {1: "none", 2: "inch", 3: "centimeter"}
 
 
 def properties_of(page: Directory) -> dict[str, str]:
-    """What the tags of a slide's first image say, and what its description does if it is Aperio's."""
+    """Properties in the tags of a slide's first image, and in its description if it is Aperio's."""
     found = {f"tiff.{name}": page.text(tag) for name, tag in TEXTS.items()}
     for name, tag in NUMBERS.items():
         values = page.numbers(tag)

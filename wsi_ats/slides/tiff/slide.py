@@ -59,7 +59,7 @@ class TiffSlide(TiledSlide):
     backend = "tiff"
 
     def __init__(self, address: TiffAddress) -> None:
-        """Raises Irregular where the file is not for this backend, SlideError where it cannot be read."""
+        """Open it. Raises UnsupportedLayout where the file is for another backend, SlideError where it is damaged."""
         source = _open(address)
         try:
             index = _index(address, source)

@@ -27,11 +27,11 @@ SIZES = {kind: np.dtype(code).itemsize for kind, code in NUMBERS.items()} | {2: 
 
 
 class UnsupportedLayout(Exception):
-    """Why tiles of a file are not read directly; the message is a clause such as "NDPI has no tiles"."""
+    """Tiles of a file are not read directly; the message says why, in a clause such as "NDPI has no tiles"."""
 
 
 class Directory:
-    """The tags of one image."""
+    """A directory: the tags of one image."""
 
     def __init__(self, tiff: Tiff, entries: dict[int, tuple[int, int, int]]) -> None:
         self._tiff = tiff
@@ -77,7 +77,7 @@ class Tiff:
     """A TIFF file, for the time it takes to read its tags; for one thread."""
 
     def __init__(self, source: ByteSource) -> None:
-        """Raises Irregular where the source is no TIFF, OSError where it cannot be read."""
+        """Read the header. Raises UnsupportedLayout where the source is no TIFF, OSError where it cannot be read."""
         self._source = source
         self.size = source.stamp()[0]
         self._file = as_file(source)
@@ -108,7 +108,7 @@ class Tiff:
         return [self._directory(int(offset))[0] for offset in offsets]
 
     def read(self, at: int, count: int) -> bytes:
-        """Bytes of the file. Raises Irregular where they do not all lie in it."""
+        """Bytes of the file. Raises UnsupportedLayout where they do not all lie in it."""
         if at + count > self.size:
             raise UnsupportedLayout(
                 f"damaged or cut short: {count} bytes at {at} of a file of {self.size} bytes"
