@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -214,3 +215,24 @@ def test_a_timm_that_cannot_be_imported_is_told_with_the_remedy(
     assert str(error) in caught.value.message
     assert "wsi-ats[timm]" in caught.value.remedy
     assert "torchvision" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_args": {"checkpoint_path": "evil.pth"}}, "model_args has checkpoint_path"),
+        ({"model_args": {"pretrained": True, "cache_dir": "x"}}, "model_args has cache_dir, pretrained"),
+        ({"architecture": "hf-hub:somebody/model"}, "'hf-hub:somebody/model' is not the bare name"),
+        ({"architecture": "local-dir:/elsewhere"}, "is not the bare name"),
+        ({"architecture": 3}, "3 is not the bare name"),
+    ],
+)
+def test_nothing_is_loaded_that_the_configuration_names(
+    changes: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ModelError, match=re.escape(says)):
+        encoder(tmp_path)
+    assert CREATED == []

@@ -84,6 +84,8 @@ def _load(folder: Path, name: str, *, pretrained: bool) -> Any:
     try:
         with _without_bars(logging):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            if config.model_type == "timm_wrapper":
+                raise ValueError("it is a model of timm in a wrapper, which hands its arguments on unseen")
             with torch.device("meta"):
                 kind = type(AutoModel.from_config(config, trust_remote_code=False))
             # The pooling layer behind the class token is seldom trained and is not what the cards take.

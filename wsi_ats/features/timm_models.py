@@ -5,6 +5,7 @@ The network is timm's; its weights are read here, as tensors alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from wsi_ats.features.settings import FeatureSettings
 from wsi_ats.features.source import PICKLED, SAFE, fill, locate_folder, origin_of, read_json, read_weights
 
 _CONFIG = "config.json"
+LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+"""Arguments of timm.create_model that make it load files or fetch them; a config.json has no need of them."""
 
 
 def timm_encoder(settings: FeatureSettings, *, pretrained: bool) -> Encoder:
@@ -80,6 +83,7 @@ def _create(timm: Any, config: Mapping[str, Any], card: Published | None, folder
     """timm's network without weights: arguments of config.json, then of the card, and no classifier."""
     name = card.architecture if card and card.architecture else config.get("architecture")
     cards = dict(card.arguments) if card else {}
+    _refuse_loading(name, config.get("model_args", {}), folder)
     arguments = {**config.get("model_args", {}), **_classes(timm, cards), "num_classes": 0}
     if "global_pool" in config:
         arguments.setdefault("global_pool", config["global_pool"])
@@ -90,6 +94,21 @@ def _create(timm: Any, config: Mapping[str, Any], card: Published | None, folder
             f"timm {timm.__version__} cannot make {name!r} of {folder}: {str(error).splitlines()[0]}",
             remedy="install the timm that the model's card asks for, or check config.json",
         ) from error
+
+
+def _refuse_loading(name: object, arguments: Mapping[str, Any], folder: Path) -> None:
+    """Raise `ModelError` where config.json would have timm load or fetch something by itself, perhaps a pickle."""
+    found = sorted(LOADING & {*arguments})
+    if found:
+        raise ModelError(
+            f"{folder / _CONFIG}: model_args has {', '.join(found)}, with which timm loads files of its own choice",
+            remedy=f"take it out; the weights are those beside it, {SAFE} or {PICKLED}",
+        )
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
+        raise ModelError(
+            f"{folder / _CONFIG}: architecture {name!r} is not the bare name of one of timm's networks",
+            remedy="copy config.json from the model's page; names with ':' or '/' would be fetched from somewhere",
+        )
 
 
 def _classes(timm: Any, arguments: Mapping[str, object]) -> dict[str, object]:

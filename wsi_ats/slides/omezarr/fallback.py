@@ -11,6 +11,7 @@ import zarr.abc.store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from wsi_ats.slides.omezarr.allowed import refuse_code
 from wsi_ats.slides.storage.source import ByteRange, ByteSource
 
 FAILURES = (ValueError, RuntimeError, KeyError, TypeError, IndexError, OSError, ImportError, ArithmeticError)
@@ -19,6 +20,8 @@ FAILURES = (ValueError, RuntimeError, KeyError, TypeError, IndexError, OSError, 
 
 def open_array(source: ByteSource, key: str, zarr_format: int) -> zarr.Array[Any]:
     """The array at a key. Raises one of FAILURES."""
+    name = f"{key}/" if key else ""
+    refuse_code(source.read(ByteRange(name + ("zarr.json" if zarr_format == 3 else ".zarray"))), zarr_format)
     return zarr.open_array(SourceStore(source), path=key, mode="r", zarr_format=3 if zarr_format == 3 else 2)
 
 
