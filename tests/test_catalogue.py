@@ -45,7 +45,7 @@ def test_every_entry_names_code(place: str) -> None:
 def test_what_is_not_in_the_table_is_refused_with_what_is(setting: str, table: list[str]) -> None:
     with pytest.raises(ConfigError, match=re.escape(setting)) as caught:
         load_config(None, [f"{setting}=nothing"])
-    assert f"there is no 'nothing'; choose one of {', '.join(table)}" in caught.value.message
+    assert f"'nothing' cannot be chosen here; choose one of {', '.join(table)}" in caught.value.message
 
 
 def test_help_names_the_samplers_but_those_of_research() -> None:

@@ -73,3 +73,10 @@ def test_the_example_configurations_are_valid() -> None:
     folder = Path(__file__).parents[1] / "pipelines" / "configs"
     for path in sorted(folder.glob("*.toml")):
         assert load_config(path) != Config() or path.stem == "20x"
+
+
+def test_a_setting_that_was_renamed_is_told_by_its_new_name() -> None:
+    with pytest.raises(ConfigError, match=r"train\.proposal = 0\.2: it is called train\.attention_loss now"):
+        load_config(None, ["train.proposal=0.2"])
+    with pytest.raises(ConfigError, match=r"setting\(s\): train\.embed_all is true"):
+        load_config(None, ["train.embed_all=true"])

@@ -95,6 +95,12 @@ def test_a_model_of_the_second_format_still_answers(tmp_path: Path, rows: list[R
     np.testing.assert_array_equal(loaded.predict(rows[0].path, tiles=8).attention, now.attention)
 
 
+def test_the_folder_of_a_run_is_told_from_that_of_its_model(copy: Path, trained: Path) -> None:
+    with pytest.raises(ModelError, match="is the folder of a run") as caught:
+        load_model(trained)
+    assert caught.value.remedy.endswith(str(trained / "model"))
+
+
 @pytest.mark.parametrize(
     ("how", "says"),
     [

@@ -221,12 +221,12 @@ def one_of(table: Mapping[str, object]) -> Callable[[str], str]:
     >>> one_of({"red": 1, "blue": 2})("green")
     Traceback (most recent call last):
     ...
-    ValueError: there is no 'green'; choose one of red, blue
+    ValueError: 'green' cannot be chosen here; choose one of red, blue
     """
 
     def check(name: str) -> str:
         if name not in table:
-            raise ValueError(f"there is no {name!r}; choose one of {', '.join(table)}")
+            raise ValueError(f"{name!r} cannot be chosen here; choose one of {', '.join(table)}")
         return name
 
     return check

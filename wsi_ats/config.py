@@ -22,6 +22,8 @@ from wsi_ats.features.settings import FeatureSettings
 from wsi_ats.settings import Section
 from wsi_ats.tasks.settings import TaskSettings
 
+RENAMED = {"train.proposal": "train.attention_loss"}
+"""What settings are called that had another name."""
 TRAINABLE = {name: entry for name, entry in SAMPLERS.items() if entry.trainable}
 """Samplers that a model can be trained with, by name."""
 
@@ -98,10 +100,10 @@ class AttentionSettings(Section):
     levels: Literal[1, 2] = 1
     """1: on the whole view; 2: first on a coarse view, by regions, and on the view inside the regions that are drawn
     (section regions), for very large slides: what is read then hardly grows with the slide."""
-    network: Annotated[str, AfterValidator(one_of(ATTENTION_NETWORKS))] = "wide"
-    """wide: conv3 16, 16, pooling, 1x1; deep: conv3 8 (every second px), 16, 16, pooling, 1x1 16, 1, a third of the
-    arithmetic; paper: conv3 8, 8, 1 with tanh, as published; mobilenet-v1: its first layers, pretrained and fixed, and
-    1x1 width, 1: it finds kinds of tissue that no slide of yours has shown it."""
+    network: Annotated[str, AfterValidator(one_of(ATTENTION_NETWORKS))] = Field(
+        default="wide",
+        description="; ".join(f"{name}: {entry.summary}" for name, entry in ATTENTION_NETWORKS.items()) + ".",
+    )
     weights: str | None = None
     """Weights of mobilenet-v1, an npz file."""
     layer: str = "conv_pw_5"
@@ -232,7 +234,8 @@ class Config(Section):
     def _embeds_what_is_frozen(self) -> Config:
         if self.train.embed_all and not self.features.is_frozen:
             raise ValueError(
-                f"train.embed_all is true, but network {self.features.network!r} is trained: its features change"
+                f"train.embed_all is true, but network {self.features.network!r} is trained: its features change; "
+                "leave it false, or choose a network that is fixed"
             )
         return self
 
@@ -302,8 +305,12 @@ def config_hash(*parts: str) -> str:
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
-    rule = "there is no such setting" if error["type"] == "extra_forbidden" else error["msg"]
-    return f"{'.'.join(map(str, error['loc']))} = {error['input']!r}: {rule}"
+    name, value = ".".join(map(str, error["loc"])), error["input"]
+    if error["type"] == "extra_forbidden":
+        rule = f"it is called {RENAMED[name]} now" if name in RENAMED else "there is no such setting"
+    else:
+        rule = error["msg"].removeprefix("Value error, ")
+    return f"{name} = {value!r}: {rule}" if name else rule
 
 
 def _template_lines(config: Config) -> Iterator[str]:

@@ -25,6 +25,8 @@ from wsi_ats.tasks.make import from_card, to_card
 from wsi_ats.tasks.settings import LABEL
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.toml", "model-card.md"
+RUN_MODEL = "model"
+"""Folder of the model in that of a run."""
 COPY = "copy the whole model folder again"
 FORMAT = 3
 """Format that is written. Still read: 2, other names of a few settings and weights; 1, also `classes` for tasks."""
@@ -50,7 +52,7 @@ def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
 def load_model(
     folder: Path | str, device: str = "cpu", *, encoder: Path | str | None = None, trust: bool = False
 ) -> AttentionSampler:
-    """The model of a folder written by `save_model`, in evaluation mode on `device`.
+    """The model of a folder written by training (`run/model`, not `run`), in evaluation mode on `device`.
 
     encoder: where the weights of an encoder are that the folder only refers to, if they have moved; they are known by
     their digest. trust: load an encoder that is a program, which can run any code. Raises `ModelError` naming the
@@ -58,7 +60,10 @@ def load_model(
     """
     folder = Path(folder)
     values = _settings(folder)
-    header = values.pop("model", {})
+    header = values.pop("model", None)
+    if header is None and (folder / RUN_MODEL / SETTINGS).exists():
+        raise ModelError(f"{folder} is the folder of a run", f"give the model in it: {folder / RUN_MODEL}")
+    header = header if isinstance(header, dict) else {}
     cards = _cards(header, folder / SETTINGS)
     old = header["format"] < FORMAT
     if old:

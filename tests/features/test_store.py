@@ -731,3 +731,18 @@ def test_a_writer_that_is_killed_leaves_whole_rows(tmp_path: Path) -> None:
         found = FeatureStore(tmp_path, LARGE).get("a", range(100_000))
         assert len(found) > 10
         assert_equal(found, rows("a", found, 20_000))
+
+
+def test_something_in_the_way_of_some_rows_is_told_once_and_the_others_are_kept(tmp_path: Path) -> None:
+    told: list[str] = []
+    store = FeatureStore(tmp_path, LARGE, told.append)
+    folder = store._shelf("a").folder
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file where a folder should be")
+    for _ in range(2):
+        store.put("a", rows("a", [1]))
+        store.put("b", rows("b", [1]))
+    assert store.get("a", [1]) == {}
+    assert_equal(store.get("b", [1]), rows("b", [1]))
+    assert len(told) == 1
+    assert "may be deleted at any time" in told[0]

@@ -41,6 +41,8 @@ LOOK_AGAIN, TOUCH_AGAIN = 5.0, 300.0
 there."""
 SHELVES = 1024
 """Number of `made_by` that are remembered with their items; to find those again, a whole segment is gone through."""
+DAMAGED = (errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
+"""Errors of a folder for single rows, where the store itself can be written."""
 FULL, LEFT, UNSEEN = 15 / 16, 7 / 8, 1 / 64
 """Shares of `max_bytes`: beyond the first, rows are deleted down to the second. A process looks again each time it has
 written the third, so that four that write at the same time stay within the bound together."""
@@ -68,7 +70,8 @@ class FeatureStore:
             self._make_room(0)
         except FileExistsError as error:
             raise ConfigError(
-                f"features cannot be kept in {folder}: it is no folder", "name another one"
+                f"features cannot be kept in {folder}: it is no folder",
+                "move it away, or keep no features: train.disk_mb = 0",
             ) from error
         except OSError as error:
             self._stop_writing(error)
@@ -107,7 +110,9 @@ class FeatureStore:
                     self._shelf(made_by).write(self._name, line, list(rows)[:fit], b"".join(records[:fit]))
             except OSError as error:
                 # Another process may delete a shelf just now, to make room; its next rows are kept again.
-                if error.errno not in (errno.ENOENT, errno.ESTALE) or not self.folder.is_dir():
+                if error.errno in DAMAGED and error.filename and os.access(self.folder, os.W_OK):
+                    self._tell_damage(error)
+                elif error.errno not in (errno.ENOENT, errno.ESTALE) or not self.folder.is_dir():
                     self._stop_writing(error)
 
     @property
@@ -139,6 +144,7 @@ class FeatureStore:
         self._lock = Lock()
         self._shelves: OrderedDict[str, _Shelf] = OrderedDict()
         self._writes = True
+        self._told_damage = False
         self._unseen = max_bytes  # as if all had been written since the last look: the first to write looks
         host = re.sub(r"[^\w.-]", "_", socket.gethostname())
         self._name = f"{host}-{os.getpid()}-{uuid.uuid4().hex}.rows"
@@ -193,6 +199,15 @@ class FeatureStore:
                     folder = self.folder / group / digest
                     found.append((facts.st_mtime_ns, sum(_sizes(folder).values()), folder))
         return sorted(found)
+
+    def _tell_damage(self, error: OSError) -> None:
+        """Say once that something is in the way of some rows; the others are kept."""
+        if not self._told_damage and self._say is not None:
+            self._say(
+                f"Some features cannot be kept: {error.strerror or error} ({error.filename}). The folder "
+                f"{self.folder} may be deleted at any time: what it held is computed anew."
+            )
+        self._told_damage = True
 
     def _stop_writing(self, error: OSError) -> None:
         if self._writes and self._say is not None:

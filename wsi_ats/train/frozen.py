@@ -53,6 +53,6 @@ def embed_all(model: AttentionSampler, sets: Sequence[Examples], say: Say) -> No
 
 def tell_store(cache: TileCache, say: Say) -> None:
     """Say what the store spared, and where it is."""
-    if isinstance(cache.store, FeatureStore):
+    if isinstance(cache.store, FeatureStore) and cache.store.folder.is_dir():
         found, made = cache.store.hits, cache.store.misses
         say(f"frozen features: {found} found in {cache.store.folder}, {made} made")

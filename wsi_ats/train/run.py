@@ -65,6 +65,7 @@ def train(
     tasks = ask(config, rows)
     groups = tasks[0].strata(targets_of(tasks, rows)[0])
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, groups)
+    build_model(config, tasks)  # what is wrong with the networks is told before the slides are opened
     prepare_run(out, rows, config, overwrite=overwrite)
     cache = cache_for(config, out, say) if cache is None else cache
     bad_tiles: BadTiles = {}
