@@ -21,7 +21,8 @@ ROOT = Path(wsi_ats.__file__).parent
 TORCH = ("torch", "pytorch_lightning", "torchmetrics", "lightning", "torchvision")
 
 FLOORS = (
-    "errors atomic cache prefetch settings stopwatch catalogue",
+    "errors atomic cache prefetch settings stopwatch",
+    "catalogue",
     "geometry reading features.published features.segment tasks.answer tasks.texts tasks.weights",
     "slides synthetic sampling",
     "tiles tasks.settings features.settings features.store",

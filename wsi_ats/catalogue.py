@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+from wsi_ats.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class SamplerEntry:
@@ -230,6 +232,12 @@ def one_of(table: Mapping[str, object]) -> Callable[[str], str]:
         return name
 
     return check
+
+
+def refuse_unknown_sampler(name: str) -> None:
+    """Raise `ConfigError` with the known names where there is no sampler of that name."""
+    if name not in SAMPLERS:
+        raise ConfigError(f"unknown sampler {name!r}", f"choose one of {', '.join(SAMPLERS)}")
 
 
 def is_random(sampler: str) -> bool:

@@ -62,6 +62,11 @@ def tile_features(
     return features
 
 
+def in_chunks(known: Drawn, cells: Int64[Tensor, " M"]) -> list[Drawn]:
+    """Any M of the cells that `known` knows, TILES_AT_ONCE in one draw, to be read; their weights mean nothing."""
+    return [known.of(Draws(part, torch.zeros(len(part)))) for part in torch.split(cells, TILES_AT_ONCE)]
+
+
 class TileVectors:
     """Vectors of the tiles of one slide, each read once however often it is drawn.
 
@@ -85,10 +90,9 @@ class TileVectors:
         if not new:
             return
         self._rows |= zip(new, range(len(self), len(self) + len(new)), strict=True)
-        parts = torch.split(torch.tensor(new, device=last.log_p.device), TILES_AT_ONCE)
-        drawn = [last.of(Draws(part, torch.zeros(len(part)))) for part in parts]
+        parts = in_chunks(last, torch.tensor(new, device=last.log_p.device))
         known = [] if self._vectors is None else [self._vectors]
-        self._vectors = torch.cat([*known, *(self._embed([part])[0] for part in drawn)])
+        self._vectors = torch.cat([*known, *(self._embed([part])[0] for part in parts)])
 
     def of(self, drawn: Drawn) -> Float[Tensor, "N D"]:
         """Vectors (N, D) of drawn tiles that have been read, in the order of the draw."""

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wsi_ats.build import build_model
-from wsi_ats.config import parse_config, to_values
+from wsi_ats.config import RENAMED, parse_config, to_values
 from wsi_ats.errors import ModelError
 from wsi_ats.features.kept import check_encoder, find_encoder, keep_encoder
 from wsi_ats.model import AttentionSampler
@@ -30,9 +30,8 @@ RUN_MODEL = "model"
 COPY = "copy the whole model folder again"
 FORMAT = 3
 """Format that is written. Still read: 2, other names of a few settings and weights; 1, also `classes` for tasks."""
-RENAMED_SETTINGS = {("train", "proposal"): "attention_loss"}
 RENAMED_WEIGHTS = {"overview.": "region_attention."}
-"""New names by those up to format 2: of a setting by its section and key, of weights by how theirs begin."""
+"""New beginnings of the names of weights, by those up to format 2; settings: `config.RENAMED`."""
 
 
 def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
@@ -117,9 +116,10 @@ def _cards(header: dict[str, Any], path: Path) -> list[dict[str, Any]]:
 
 def _rename_settings(values: dict[str, Any]) -> None:
     """Give settings of an older format their names of today, in place."""
-    for (section, key), name in RENAMED_SETTINGS.items():
+    for old, new in RENAMED.items():
+        section, key = old.split(".")
         if key in values.get(section, {}):
-            values[section][name] = values[section].pop(key)
+            values[section][new.removeprefix(f"{section}.")] = values[section].pop(key)
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:

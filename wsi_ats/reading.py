@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wsi_ats.catalogue import SAMPLERS, is_random
+from wsi_ats.catalogue import is_random, refuse_unknown_sampler
 from wsi_ats.errors import ConfigError
 
 TILES, REPEATS = 64, 4
@@ -67,8 +67,7 @@ class Reading:
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}")
-        if self.sampler not in SAMPLERS:
-            raise ConfigError(f"unknown sampler {self.sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
+        refuse_unknown_sampler(self.sampler)
         if self.tolerance is not None:
             self._check_tolerance(self.tolerance)
 

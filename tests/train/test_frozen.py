@@ -12,8 +12,10 @@ from tests.features.test_mobilenet import random_weights
 from tests.support.cohort import settings, write_cohort
 from tests.support.training import assert_same_weights, silent
 from wsi_ats import embed
+from wsi_ats.cache import TileCache
 from wsi_ats.config import Config, load_config
 from wsi_ats.errors import ConfigError
+from wsi_ats.features.store import FeatureStore
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.train import frozen
 from wsi_ats.train.run import train
@@ -132,6 +134,13 @@ def test_nothing_is_kept_where_it_is_not_wanted_or_would_hide_damage(
 ) -> None:
     train(rows, config(how, "train.epochs=1"), tmp_path / "run", say=silent)
     assert not folder_of(tmp_path / "run").exists()
+
+
+def test_nor_in_a_store_that_is_given_where_damage_is_tolerated(rows: list[Row], tmp_path: Path) -> None:
+    given = TileCache(1 << 26, FeatureStore(tmp_path / "given", 1 << 30))
+    how = config("train.tolerate_bad_tiles=1", "train.epochs=1")
+    train(rows, how, tmp_path / "run", say=silent, cache=given)
+    assert not [*(tmp_path / "given").rglob("*.rows")]
 
 
 def test_features_that_change_cannot_be_made_beforehand() -> None:

@@ -115,8 +115,7 @@ def draw_many(
 
 def find_sampler(name: str) -> Sampler:
     """The sampler called `name`; raises `ConfigError` with the known names where there is none."""
-    if name not in SAMPLERS:
-        raise ConfigError(f"unknown sampler {name!r}", f"choose one of {', '.join(SAMPLERS)}")
+    catalogue.refuse_unknown_sampler(name)
     return SAMPLERS[name]
 
 

@@ -9,10 +9,9 @@ import torch
 
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
-from wsi_ats.embed import TILES_AT_ONCE
+from wsi_ats.embed import in_chunks
 from wsi_ats.features.store import FeatureStore
 from wsi_ats.model import AttentionSampler
-from wsi_ats.sampling import Draws
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
 
@@ -22,14 +21,16 @@ TELL = 4
 """Number of times that progress is told."""
 
 
-def cache_for(config: Config, out: Path, say: Say) -> TileCache:
-    """A cache of `train.cache_mb`, in front of a store beside `out` where anything is frozen.
-
-    Nothing is stored where damaged tiles are tolerated: these are to be met, and counted, in every run.
-    """
-    how = config.train
+def may_be_stored(config: Config) -> bool:
+    """Whether anything is frozen and no damaged tile is tolerated: those are to be met, and counted, in every run."""
     frozen = config.features.is_frozen or config.attention.keeps_channels
-    stored = frozen and how.disk_mb and not how.tolerate_bad_tiles
+    return frozen and not config.train.tolerate_bad_tiles
+
+
+def cache_for(config: Config, out: Path, say: Say) -> TileCache:
+    """A cache of `train.cache_mb`, in front of a store beside `out` where anything may be stored."""
+    how = config.train
+    stored = may_be_stored(config) and how.disk_mb
     store = FeatureStore(out.absolute().parent / FOLDER, how.disk_mb << 20, say) if stored else None
     return TileCache(how.cache_mb << 20, store)
 
@@ -45,8 +46,8 @@ def embed_all(model: AttentionSampler, sets: Sequence[Examples], say: Say) -> No
         attention = model.attend(some[i].prepared, uniform=True)
         attention.exceeds(len(attention.slide.view.grid))  # with two levels, opens every region
         every = attention.all()
-        for part in torch.split(every.draws.cells, TILES_AT_ONCE):
-            model.raw_features([every.of(Draws(part, torch.zeros(len(part))))])
+        for part in in_chunks(every, every.draws.cells):
+            model.raw_features([part])
         if done % max(1, len(examples) // TELL) == 0:
             say(f"features of all tissue tiles: {done} of {len(examples)} slides")
 

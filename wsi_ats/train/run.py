@@ -31,7 +31,7 @@ from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
 from wsi_ats.train.epoch_checkpoint import Checkpoints, EpochCheckpoint, Say
 from wsi_ats.train.figures import Figures, final_figures, values_of
 from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
-from wsi_ats.train.frozen import cache_for, embed_all, tell_store
+from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import ask, counts_of, targets_of
@@ -69,7 +69,9 @@ def train(
     prepare_run(out, rows, config, overwrite=overwrite)
     cache = cache_for(config, out, say) if cache is None else cache
     bad_tiles: BadTiles = {}
-    sets, failures = _inspect(rows, tasks, config, out, say, bad_tiles, stored=cache.store is not None)
+    sets, failures = _inspect(
+        rows, tasks, config, out, say, bad_tiles, stored=may_be_stored(config) and cache.store is not None
+    )
     while True:
         _check(sets, tasks, failures, out, say)
         tasks = ask(config, rows)
