@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wsi_ats.shown import shown
+
 
 class WsiAtsError(Exception):
     """Base class of every error raised on purpose by this package.
 
-    `remedy` is shown on a line of its own and lands in the `remedy` column of `failures.csv`.
+    `remedy` is shown on a line of its own and lands in the `remedy` column of `failures.csv`. Both are fit to be shown:
+    no secrets of URLs, no control characters of file names.
 
     >>> print(WsiAtsError("tile.px is 8; it must be at least 16", remedy="leave it at 256"))
     tile.px is 8; it must be at least 16
@@ -19,6 +22,7 @@ class WsiAtsError(Exception):
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
+        message, remedy = shown(message), shown(remedy)
         super().__init__(message, remedy)
         self.message = message
         self.remedy = remedy

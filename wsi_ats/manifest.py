@@ -67,6 +67,8 @@ class Row:
     """Split; None where the manifest has none."""
     mpp: float | None
     """Micrometres per level-0 px; None where the manifest does not say."""
+    default_mpp: float | None = None
+    """Micrometres per level-0 px if neither the manifest nor the slide says."""
     cells: Mapping[str, str] = field(default_factory=dict)
     """Texts of the columns that hold targets, where the settings name tasks."""
 
@@ -121,7 +123,7 @@ def read_manifest(path: Path | str, target: str = LABEL, columns: Sequence[str] 
         split = _split(entry.others.get("split", ""), f"{path}, row {entry.row}")
         label, cells = ("", cells) if columns else (cells[target], {})
         rows.append(
-            Row(entry.slide, entry.path, label, entry.patient or entry.slide, split, entry.mpp, cells)
+            Row(entry.slide, entry.path, label, entry.patient or entry.slide, split, entry.mpp, cells=cells)
         )
     _check(rows, path)
     return rows

@@ -134,6 +134,7 @@ def predict_prepared(
         rounds=len(rounds),
         bytes_read=0,
         seconds={},
+        notes=slide.notes,
     )
 
 

@@ -71,6 +71,8 @@ class Prediction:
     """Decoded pixel bytes read from the slide, view included."""
     seconds: Mapping[str, float]
     """Seconds by stage, "total" among them."""
+    notes: tuple[str, ...] = ()
+    """Clauses on what the user should know before believing the answer; often none."""
 
     def __post_init__(self) -> None:
         if not np.isin(self.cells, self.tissue).all():

@@ -264,11 +264,19 @@ def test_settings_are_checked(wrong: dict[str, float]) -> None:
 
 
 def test_every_setting_counts_in_the_hash() -> None:
-    changes = {"tiles": 1, "sampler": "all", "repeats": 1, "seed": 1, "heatmap": False, "mpp": 0.5}
+    changes = {
+        "tiles": 1,
+        "sampler": "all",
+        "repeats": 1,
+        "seed": 1,
+        "heatmap": False,
+        "mpp": 0.5,
+        "override_mpp": 0.5,
+    }
     changes |= {"tolerate_bad_tiles": 1, "tolerance": 0.1}
     assert set(changes) == set(PredictSettings.__dataclass_fields__)
     hashes = {replace(PredictSettings(), **{name: value}).hash("m") for name, value in changes.items()}
-    assert len(hashes | {PredictSettings().hash("m"), PredictSettings().hash("n")}) == 10
+    assert len(hashes | {PredictSettings().hash("m"), PredictSettings().hash("n")}) == 11
 
 
 # In several processes

@@ -106,7 +106,7 @@ def test_info(place: Path) -> None:
         "level 0: 768 x 768 px, downsample 1 x 1",
     ]
     facts = json.loads(run("info", "slides/test_1.tif", "--json", "--properties", "--mpp", "0.25").stdout)
-    assert (facts["size"], facts["mpp"], facts["mpp source"]) == ([768, 768], [0.25, 0.25], "given")
+    assert (facts["size"], facts["mpp"], facts["notes"]) == ([768, 768], [0.5, 0.5], [])
     assert facts["properties"]["openslide.vendor"] == "generic-tiff"
     assert [level["size"] for level in facts["levels"]] == [[768, 768], [192, 192], [48, 48]]
     assert "openslide.vendor: generic-tiff" in run("info", "slides/test_1.tif", "--properties").stdout
@@ -138,7 +138,7 @@ def test_info_has_a_hint_for_slides_without_small_levels(place: Path) -> None:
 def test_info_of_a_slide_without_mpp(place: Path) -> None:
     tifffile.imwrite("plain.tif", np.zeros((512, 512, 3), np.uint8), tile=(256, 256), photometric="rgb")
     assert "mpp: unknown; give --mpp where it is needed" in run("info", "plain.tif").stdout
-    assert "mpp: 0.25 x 0.25 um/px (given)" in run("info", "plain.tif", "--mpp", "0.25").stdout
+    assert "mpp: 0.25 x 0.25 um/px (given as default)" in run("info", "plain.tif", "--mpp", "0.25").stdout
 
 
 def test_config_is_what_train_reads(tmp_path: Path) -> None:
@@ -197,4 +197,4 @@ def test_the_program_itself(place: Path) -> None:
     process = start("info", name)
     said, _ = process.communicate()
     assert process.returncode == 0, said
-    assert said.startswith("slide: caf\\udce9.tif\n")
+    assert said.startswith("slide: caf\\xe9.tif\n")

@@ -12,7 +12,7 @@ import tifffile
 from tests.support.helpers import shared_data
 from tests.support.strategies import noise
 from wsi_ats.slides import open_slide
-from wsi_ats.slides.scale import magnification_of, mpp_conflicts, mpp_of, parse_xml
+from wsi_ats.slides.scale import magnification_of, parse_xml, readings_of, scale_of
 
 OME = """<?xml version="1.0" encoding="UTF-8"?>
 <OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
@@ -40,6 +40,15 @@ DICOM = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelS
 
 def ome(sizes: str) -> str:
     return OME.format(sizes=sizes)
+
+
+def mpp_of(properties: dict[str, str]) -> tuple[tuple[float, float] | None, str]:
+    scale = scale_of(readings_of(properties))
+    return scale.mpp, scale.source
+
+
+def notes_of(properties: dict[str, str], given: tuple[float, float] | None = None) -> tuple[str, ...]:
+    return scale_of(readings_of(properties), given).notes
 
 
 def tags(x: str, y: str, unit: str) -> dict[str, str]:
@@ -144,19 +153,26 @@ def test_the_first_plausible_source_wins_and_the_others_are_told() -> None:
         **tags("40000", "20000", "centimeter"),
     }
     assert mpp_of(properties) == ((0.499, 0.499), "tiff.ImageDescription: MPP")
-    assert mpp_conflicts(properties) == ["tiff.XResolution says 0.25 x 0.5 um/px"]
-    assert [c.split()[0] for c in mpp_conflicts(properties, (0.25, 0.5))] == [
-        "tiff.ImageDescription:",
-        "OME-XML",
-    ]
-    assert mpp_conflicts(description(APERIO)) == []
+    assert notes_of(properties) == ("tiff.XResolution says 0.25 x 0.5 um/px",)
+    assert notes_of(properties, (0.25, 0.5)) == (
+        "mpp 0.25 x 0.5 was given, tiff.ImageDescription: MPP says 0.499 x 0.499 um/px; "
+        "OME-XML PhysicalSizeX says 0.51 x 0.51 um/px",
+    )
+    assert notes_of(description(APERIO)) == ()
+
+
+def test_a_default_is_for_slides_that_do_not_say() -> None:
+    says = readings_of(description(APERIO))
+    assert scale_of(says, default=(0.25, 0.25)) == ((0.499, 0.499), "tiff.ImageDescription: MPP", ())
+    assert scale_of([], default=(0.25, 0.25)) == ((0.25, 0.25), "given as default", ())
+    assert scale_of(says, given=(0.5, 0.5), default=(0.25, 0.25)) == ((0.5, 0.5), "given", ())
 
 
 def test_a_slide_without_mpp_tells_what_was_passed_over() -> None:
-    assert mpp_conflicts(tags("72", "72", "inch")) == [
-        "tiff.XResolution says 352.8 x 352.8 um/px, which is implausible"
-    ]
-    assert mpp_conflicts({}) == []
+    assert notes_of(tags("72", "72", "inch")) == (
+        "tiff.XResolution says 352.8 x 352.8 um/px, which is implausible",
+    )
+    assert notes_of({}) == ()
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ class Job:
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per level-0 px given for the job's slide; None: as the slide says."""
-        return self.item.mpp if self.item.mpp is not None else self.settings.mpp
+        """Micrometres per level-0 px that win over what the job's slide says; None: as the slide says."""
+        return self.item.mpp if self.item.mpp is not None else self.settings.override_mpp
 
     @property
     def store(self) -> SlideStore:
@@ -108,6 +108,8 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     bad_tiles: int = 0
     """Number of damaged tiles that were read as background."""
+    notes: tuple[str, ...] = ()
+    """Notes of the prediction."""
     failure: Failure | None = None
 
 
@@ -142,7 +144,9 @@ def settled(job: Job) -> Outcome | None:
         # Of this very run where the worker died before it could say that it was done.
         status: Literal["done", "known"] = "done" if result["run"] == job.run.id else "known"
         measured = result["tiles_read"], result["bytes_read"], result["seconds"]
-        return Outcome(job.item.id, status, *measured, bad_tiles=len(result["bad_tiles"]))
+        return Outcome(
+            job.item.id, status, *measured, bad_tiles=len(result["bad_tiles"]), notes=tuple(result["notes"])
+        )
     failure = job.store.failure()
     if failure is not None and failure.get("config_hash") == job.config_hash and _is_new(job, failure, True):
         fields = {name: str(failure.get(name, "")) for name in ("stage", "error", "remedy")}
@@ -237,7 +241,7 @@ def _attempt(job: Job) -> Outcome:
     except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
         return fail(job, _stage_of(error), error)
     measured = prediction.tiles_read, prediction.bytes_read, dict(prediction.seconds)
-    return Outcome(job.item.id, "done", *measured, bad_tiles=len(found["bad_tiles"]))
+    return Outcome(job.item.id, "done", *measured, bad_tiles=len(found["bad_tiles"]), notes=prediction.notes)
 
 
 def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, Record]:
@@ -246,7 +250,11 @@ def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, 
     with watch("open"):
         stamp = _stamp(job)
         slide = open_slide(
-            job.item.path, mpp=job.mpp, srgb=model.srgb, tolerate_bad_tiles=settings.tolerate_bad_tiles
+            job.item.path,
+            mpp=job.mpp,
+            default_mpp=settings.mpp,
+            srgb=model.srgb,
+            tolerate_bad_tiles=settings.tolerate_bad_tiles,
         )
     with slide:
         try:

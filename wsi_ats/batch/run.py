@@ -70,6 +70,8 @@ class Summary:
     out: Path
     progress: Progress
     failures: tuple[Failure, ...]
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Notes on slides with a result, by id: what should be known before their answer is believed."""
     stages: Mapping[str, float] = field(default_factory=dict)
     """Mean seconds a slide by stage, over the slides that this run predicted."""
 
@@ -131,7 +133,8 @@ def run_batch(
         log.write(status, board.progress)
     order = {item.id: position for position, item in enumerate(items)}
     failures = sorted(board.failures, key=lambda failure: order[failure.slide])
-    return Summary(place, board.progress, tuple(failures), board.mean_stages())
+    notes = {slide: board.notes[slide] for slide in sorted(board.notes, key=order.__getitem__)}
+    return Summary(place, board.progress, tuple(failures), notes, board.mean_stages())
 
 
 class _Board:
@@ -141,6 +144,7 @@ class _Board:
         self.progress = Progress(total)
         self.settled: set[str] = set()
         self.failures: list[Failure] = []
+        self.notes: dict[str, tuple[str, ...]] = {}
         self._tell = tell
         self._stages: dict[str, float] = {}
         self._start = time.perf_counter()
@@ -151,6 +155,8 @@ class _Board:
         made = outcome.status == "done"
         if outcome.failure is not None:
             self.failures.append(outcome.failure)
+        if outcome.notes:
+            self.notes[outcome.slide] = outcome.notes
         for stage, seconds in outcome.seconds.items() if made else ():
             self._stages[stage] = self._stages.get(stage, 0.0) + seconds
         before = self.progress

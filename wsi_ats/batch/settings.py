@@ -9,7 +9,7 @@ from wsi_ats.config import config_hash
 from wsi_ats.errors import ConfigError
 from wsi_ats.reading import Reading
 
-RESULT_FORMAT = 3
+RESULT_FORMAT = 4
 """Number of the files' format, raised when they change so that older ones must be made again."""
 
 
@@ -21,7 +21,9 @@ class PredictSettings(Reading):
     heatmap: bool = True
     """Whether heatmap.png is written."""
     mpp: float | None = None
-    """Micrometres per pixel of slides for which the manifest gives none; None: as the slide says."""
+    """Micrometres per pixel of slides that do not say; without effect on those that do."""
+    override_mpp: float | None = None
+    """Micrometres per pixel that win over what slides say, where the manifest has none; None: as the slide says."""
     tolerate_bad_tiles: int = 0
     """Number of damaged tiles a slide that are read as background; at the next one the slide fails."""
 
@@ -29,8 +31,9 @@ class PredictSettings(Reading):
         super().__post_init__()
         if self.tolerate_bad_tiles < 0:
             raise ConfigError(f"tolerate_bad_tiles is {self.tolerate_bad_tiles}; it must be at least 0")
-        if self.mpp is not None and not 0 < self.mpp < 1000:
-            raise ConfigError(f"mpp is {self.mpp}; it must be a positive number of micrometres per pixel")
+        for name, mpp in (("mpp", self.mpp), ("override_mpp", self.override_mpp)):
+            if mpp is not None and not 0 < mpp < 1000:
+                raise ConfigError(f"{name} is {mpp}; it must be a positive number of micrometres per pixel")
 
     def hash(self, model_hash: str) -> str:
         """Hash of these settings and the model: results of another one are not taken for done."""

@@ -97,6 +97,7 @@ def describe(prediction: Prediction) -> Record:
         "tile_downsample": [float(d) for d in prediction.tile_downsample],
         "tiles_read": int(prediction.tiles_read),
         "rounds": int(prediction.rounds),
+        "notes": list(prediction.notes),
         "bytes_read": int(prediction.bytes_read),
         "seconds": {stage: round(float(s), 6) for stage, s in prediction.seconds.items()},
     }
@@ -141,6 +142,7 @@ def read_prediction(folder: Path | str) -> Prediction:
         rounds=record["rounds"],
         bytes_read=record["bytes_read"],
         seconds=record["seconds"],
+        notes=tuple(record["notes"]),
     )
 
 

@@ -27,7 +27,7 @@ from wsi_ats.batch.store import Record, SlideStore, folder_name, read_record
 from wsi_ats.errors import Failure
 from wsi_ats.tasks.answer import TaskSpec, columns_of
 
-MEASURED = ("tiles_read", "rounds", "bytes_read", "bad_tiles", "seconds", "status")
+MEASURED = ("tiles_read", "rounds", "bytes_read", "bad_tiles", "seconds", "status", "notes")
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def _done(record: Record, answered: Sequence[str]) -> Record:
         "bytes_read": record["bytes_read"],
         "bad_tiles": len(record["bad_tiles"]),
         "seconds": f"{record['seconds'].get('total', 0):.3f}",
+        "notes": "; ".join(record["notes"]),
     }
 
 

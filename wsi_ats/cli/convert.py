@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsi_ats.cli.terminal import errors, say
+from wsi_ats.cli.terminal import complain, errors, say
 
 
 def convert(
@@ -26,7 +26,14 @@ def convert(
         bool,
         typer.Option("--tissue", help="Write the tissue mask along, as the label image `labels/tissue`."),
     ] = False,
-    mpp: Annotated[float | None, typer.Option(min=1e-3, help="Micrometres per level-0 pixel.")] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(min=1e-3, max=1000, help="Micrometres per pixel of a slide that does not say."),
+    ] = None,
+    override_mpp: Annotated[
+        float | None,
+        typer.Option(min=1e-3, max=1000, help="Micrometres per pixel that win over what the slide says."),
+    ] = None,
     tolerate_bad_tiles: Annotated[
         int, typer.Option(min=0, help="So many damaged tiles may become background.")
     ] = 0,
@@ -41,7 +48,7 @@ def convert(
     settings = Settings(codec, ngff, verify)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        open_slide(slide, mpp=mpp, tolerate_bad_tiles=tolerate_bad_tiles) as handle,
+        open_slide(slide, mpp=override_mpp, default_mpp=mpp, tolerate_bad_tiles=tolerate_bad_tiles) as handle,
         Progress(*columns, console=errors, disable=not errors.is_terminal) as bar,
     ):
         if tissue:
@@ -57,6 +64,8 @@ def convert(
         )
     for level, (width, height) in enumerate(done.levels):
         say(f"level {level}: {width} x {height} px{' (copied)' if level < done.copied else ''}")
+    for note in handle.notes:
+        complain(f"note: {note}")
     if done.bad_tiles:
         say(f"{len(done.bad_tiles)} damaged tile(s) became background")
     say(f"{done.written / 1e6:.1f} MB written to {done.path}")

@@ -79,7 +79,17 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 Mpp = Annotated[
     float | None,
     typer.Option(
-        min=0.001, max=1000, help="Micrometres per pixel of slides that do not say, or say it wrong."
+        min=0.001,
+        max=1000,
+        help="Micrometres per pixel of slides that do not say; no effect on those that do.",
+    ),
+]
+OverrideMpp = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        max=1000,
+        help="Micrometres per pixel that win over what slides say; where the two differ, a note says so.",
     ),
 ]
 BadTiles = Annotated[
@@ -138,6 +148,7 @@ def train(
         str | None, typer.Option(help="Column of the classes; label by default. Other tasks are settings.")
     ] = None,
     mpp: Mpp = None,
+    override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: Annotated[
         int | None, typer.Option(min=0, help="Sets train.tolerate_bad_tiles: such tiles are background.")
     ] = None,
@@ -159,7 +170,7 @@ def train(
             remedy="give one of them; tasks.NAME.target names the column of a task",
         )
     rows = read_manifest(manifest, target or LABEL, columns_of_targets(chosen.tasks))
-    rows = [replace(row, mpp=mpp) if row.mpp is None else row for row in rows]
+    rows = [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
     result = run(rows, chosen, out, say=say, overwrite=overwrite)
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
@@ -182,6 +193,7 @@ def predict(
     repeats: Repeats = None,
     seed: Seed = 0,
     mpp: Mpp = None,
+    override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: BadTiles = 0,
     heatmaps: Annotated[bool, typer.Option(help="Write heatmap.png for every slide.")] = True,
     workers: Annotated[
@@ -204,7 +216,13 @@ def predict(
 
     # What is wrong with the command is told before worker processes are started.
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
-    how = PredictSettings(**asdict(reading), heatmap=heatmaps, mpp=mpp, tolerate_bad_tiles=tolerate_bad_tiles)
+    how = PredictSettings(
+        **asdict(reading),
+        heatmap=heatmaps,
+        mpp=mpp,
+        override_mpp=override_mpp,
+        tolerate_bad_tiles=tolerate_bad_tiles,
+    )
     device = _device(device)
     model_hash(model)
     items = find_slides(slides)
@@ -229,6 +247,7 @@ def heatmap(
     repeats: Repeats = None,
     seed: Seed = 0,
     mpp: Mpp = None,
+    override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: BadTiles = 0,
     size: Annotated[int, typer.Option(help="Longest side of the slide in the picture, px.")] = 1200,
     scale: Annotated[
@@ -252,7 +271,13 @@ def heatmap(
         raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
     network = load_model(model, _device(device))
-    opened = open_slide(slide, mpp=mpp, srgb=network.srgb, tolerate_bad_tiles=tolerate_bad_tiles)
+    opened = open_slide(
+        slide,
+        mpp=override_mpp,
+        default_mpp=mpp,
+        srgb=network.srgb,
+        tolerate_bad_tiles=tolerate_bad_tiles,
+    )
     with opened as handle:
         prediction = network.read(handle, reading)
         if task is not None:
@@ -269,13 +294,14 @@ def heatmap(
 def info(
     slide: Annotated[str, typer.Argument(metavar="SLIDE", help="One slide: a path or a URL.")],
     mpp: Mpp = None,
+    override_mpp: OverrideMpp = None,
     properties: Annotated[bool, typer.Option(help="All properties of the file, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Say what a slide is: size, levels, micrometres per pixel and where they come from, images it carries."""
     from wsi_ats.slides import open_slide
 
-    with open_slide(slide, mpp=mpp) as handle:
+    with open_slide(slide, mpp=override_mpp, default_mpp=mpp) as handle:
         facts = slide_facts(handle)
         if properties:
             facts["properties"] = dict(handle.properties)

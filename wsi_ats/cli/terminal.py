@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from wsi_ats.errors import SlideError, WsiAtsError
+from wsi_ats.shown import shown
 
 if TYPE_CHECKING:  # these take a while to import
     from wsi_ats.batch.run import Summary
@@ -27,12 +28,17 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(line: str) -> None:
     """Print a line as it is, to standard output."""
-    console.print(line, markup=False)
+    console.print(_lines(line), markup=False)
 
 
 def complain(line: str) -> None:
     """Print a line as it is, to standard error."""
-    errors.print(line, markup=False)
+    errors.print(_lines(line), markup=False)
+
+
+def _lines(text: str) -> str:
+    """The text, whose own line ends count; what else a terminal would obey, or must not know, is as `shown` has it."""
+    return "\n".join(shown(line) for line in text.split("\n"))
 
 
 class Terminated(KeyboardInterrupt):
@@ -80,7 +86,12 @@ def describe(prediction: Prediction) -> str:
     """A prediction in one line: each task's answer, with standard errors where they are known, and what was read."""
     said = "; ".join(answer.describe() for answer in prediction.results)
     read = f"{prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
-    return f"{prediction.slide}: {said}; {read}"
+    notes = "".join(f"\n  note: {note}" for note in prediction.notes)
+    return f"{prediction.slide}: {said}; {read}{notes}"
+
+
+NOTES = 10
+"""Number of slides whose notes are printed; all are in predictions.csv."""
 
 
 def show_summary(summary: Summary) -> None:
@@ -95,6 +106,10 @@ def show_summary(summary: Summary) -> None:
     )
     if progress.bad_tiles:
         complain(f"{progress.bad_tiles} damaged tile(s) were read as background: see the column bad_tiles")
+    for slide, notes in list(summary.notes.items())[:NOTES]:
+        complain(f"note: {slide}: {'; '.join(notes)}")
+    if len(summary.notes) > NOTES:
+        complain(f"{len(summary.notes) - NOTES} more slides have notes: see the column notes")
     for failure in summary.failures:
         complain(f"failed: {failure.slide}: {failure.error}")
         if failure.remedy:
@@ -107,7 +122,7 @@ COARSE = 4096
 
 def slide_facts(slide: Slide) -> dict[str, Any]:
     """Facts of a slide as plain values."""
-    from wsi_ats.slides.scale import magnification_of, mpp_conflicts
+    from wsi_ats.slides.scale import magnification_of
 
     return {
         "slide": slide.name,
@@ -117,7 +132,7 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
         "size": list(slide.size),
         "mpp": slide.mpp_xy,
         "mpp source": slide.mpp_source,
-        "mpp conflicts": mpp_conflicts(slide.properties, slide.mpp_xy),
+        "notes": list(slide.notes),
         "magnification": magnification_of(slide.properties)[0],
         "levels": [
             {
@@ -165,8 +180,6 @@ def show_facts(facts: Mapping[str, Any]) -> None:
         say("mpp: unknown; give --mpp where it is needed, it is never guessed")
     else:
         say("mpp: {:g} x {:g} um/px ({})".format(*facts["mpp"], facts["mpp source"]))
-    for conflict in facts["mpp conflicts"]:
-        say(f"  but {conflict}")
     if facts["magnification"] is not None:
         say(f"magnification: {facts['magnification']:g}x, says the slide")
     for level in facts["levels"]:
@@ -182,5 +195,7 @@ def show_facts(facts: Mapping[str, Any]) -> None:
         for name, found in facts["associated images"].items()
     ]
     say(f"associated images: {', '.join(pictures) or 'none'}")
+    for note in facts["notes"]:
+        say(f"note: {note}")
     for key, text in facts.get("properties", {}).items():
         say(f"  {key}: {text}")

@@ -54,6 +54,8 @@ class PreparedSlide:
     content: str = ""
     """Digest of what is in the slide (`slides/content.py`), wherever it lies: for what is kept of it on disk. Empty
     where nothing is to be kept."""
+    notes: tuple[str, ...] = ()
+    """Clauses on what the user should know of how the slide was understood: the slide's own, and the tissue's."""
     bad_tiles: set[tuple[int, int, int]] = field(default_factory=set, compare=False)
     """Tiles (level, column, row) met so far that could not be read and were tolerated."""
 
@@ -137,6 +139,7 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
         stain_table=make_stain_table(tissue.colours) if config.view.normalise else None,
         slide=slide if keep_open else None,
         regions=regions,
+        notes=slide.notes,
         bad_tiles=set(slide.bad_tiles),
     )
 

@@ -24,6 +24,7 @@ def open_slide(
     name: str | None = None,
     srgb: bool = False,
     tolerate_bad_tiles: int = 0,
+    default_mpp: float | int | Pair | None = None,
 ) -> Slide:
     """Open a slide: a context manager that reads pixels of any region and level.
 
@@ -31,10 +32,12 @@ def open_slide(
         that are the levels of a pyramid.
     backend: "tiff", "zarr", "openslide" or "memory"; None takes the one that fits the source, and
         `slide.backend_reason` says why.
-    mpp: micrometres per level-0 pixel, one number or (x, y); wins over what the slide says.
+    mpp: micrometres per level-0 pixel, one number or (x, y); wins over what the slide says, and `slide.notes` tells
+        where they differ.
     name: shown in messages and results; the file's name by default.
     srgb: turn colours to sRGB by the slide's ICC profile, where it has one.
     tolerate_bad_tiles: how many damaged tiles may be read as background; `slide.bad_tiles` lists them.
+    default_mpp: micrometres per level-0 pixel if the slide does not say; without effect on one that does.
     Raises SlideError, with the path, the cause and a remedy, where the slide cannot be opened, ConfigError for an
     argument that makes no sense.
 
@@ -46,16 +49,18 @@ def open_slide(
     """
     if isinstance(tolerate_bad_tiles, bool) or tolerate_bad_tiles < 0:
         raise ConfigError(f"tolerate_bad_tiles={tolerate_bad_tiles} is not a number of tiles, 0 or more")
-    options = OpenOptions(None if mpp is None else _check_mpp(mpp), srgb, tolerate_bad_tiles)
+    options = OpenOptions(_check_mpp(mpp), _check_mpp(default_mpp), srgb, tolerate_bad_tiles)
     if isinstance(source, str | Path):
         return open_path(str(source), name, options, backend)
     if backend not in (None, "memory"):
         raise ConfigError(f"backend={backend!r} cannot read arrays", "leave backend away")
     levels = [source] if isinstance(source, np.ndarray) else list(source)
-    return MemoryAddress(tuple(levels), name or "array", options.mpp).open()
+    return MemoryAddress(tuple(levels), name or "array", options.mpp or options.default_mpp).open()
 
 
-def _check_mpp(mpp: float | int | Pair) -> tuple[float, float]:
+def _check_mpp(mpp: float | int | Pair | None) -> tuple[float, float] | None:
+    if mpp is None:
+        return None
     x, y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
     if not (0 < x < math.inf and 0 < y < math.inf):
         raise ConfigError(f"mpp={mpp} is not a positive number of micrometres per pixel")

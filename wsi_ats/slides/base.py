@@ -40,6 +40,8 @@ class OpenOptions:
 
     mpp: tuple[float, float] | None = None
     """Micrometres per level-0 px (x, y) that win over what the slide says; None: as the slide says."""
+    default_mpp: tuple[float, float] | None = None
+    """Micrometres per level-0 px (x, y) of a slide that does not say; without effect on one that does."""
     srgb: bool = False
     """Turn colours to sRGB by the slide's ICC profile, where it has one."""
     tolerate_bad_tiles: int = 0
@@ -78,6 +80,9 @@ class SlideFacts:
     associated_names: tuple[str, ...] = ()
     icc_profile: bytes | None = None
     """ICC profile of the pixels, where the slide has one."""
+    notes: tuple[str, ...] = ()
+    """Clauses on what the user should know of how the slide was understood: statements that contradict each other,
+    images that were left out. They go with every answer."""
 
 
 class Slide(ABC):
@@ -106,6 +111,8 @@ class Slide(ABC):
         self.properties: Mapping[str, str] = MappingProxyType(dict(facts.properties))
         self.background = facts.background
         self.icc_profile = facts.icc_profile
+        self.notes = facts.notes
+        """Clauses on how the slide was understood where its own statements leave a doubt, for people; often none."""
         profile = facts.icc_profile if address.options.srgb else None
         self._to_srgb = to_srgb(profile, self.name) if profile else None
         self._associated_names = facts.associated_names

@@ -13,9 +13,11 @@ Values that no microscope has are passed over and nothing is ever guessed: where
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
+
+from wsi_ats.geometry import Pair
 
 Properties = Mapping[str, str]
 
@@ -47,28 +49,47 @@ class Reading(NamedTuple):
         return f"{self.source} says {self.mpp[0]:.4g} x {self.mpp[1]:.4g} um/px"
 
 
-def mpp_of(properties: Properties) -> tuple[tuple[float, float] | None, str]:
-    """Micrometres per level-0 px (x, y) and the source that says so; (None, "none") where no source does.
+class Scale(NamedTuple):
+    """The scale of a slide that holds."""
+
+    mpp: Pair | None
+    """Micrometres per level-0 px (x, y); None where nobody says."""
+    source: str
+    """Source of it: "given", "given as default", a statement of the slide, or "none"."""
+    notes: tuple[str, ...] = ()
+    """Clauses on what was said otherwise, or was not believed."""
+
+
+def scale_of(readings: Sequence[Reading], given: Pair | None = None, default: Pair | None = None) -> Scale:
+    """The scale that holds: the one that was given, else the best statement of the slide, else the default.
+
+    readings: what the slide states, best first. given, default: micrometres per level-0 px (x, y), from the user.
+
+    >>> stated = [Reading((0.5, 0.5), "aperio.MPP"), Reading((0.25, 0.25), "tiff.XResolution")]
+    >>> scale_of(stated, default=(1.0, 1.0))
+    Scale(mpp=(0.5, 0.5), source='aperio.MPP', notes=('tiff.XResolution says 0.25 x 0.25 um/px',))
+    >>> scale_of(stated[:1], given=(0.25, 0.25)).notes
+    ('mpp 0.25 x 0.25 was given, aperio.MPP says 0.5 x 0.5 um/px',)
+    """
+    believed = [reading for reading in readings if _is_plausible(reading)]
+    if given is not None:
+        differing = [str(r) for r in believed if _differ(r.mpp, given)]
+        start = f"mpp {given[0]:.4g} x {given[1]:.4g} was given"
+        return Scale(given, "given", (f"{start}, {'; '.join(differing)}",) if differing else ())
+    if believed:
+        best = believed[0]
+        return Scale(best.mpp, best.source, tuple(str(r) for r in believed[1:] if _differ(r.mpp, best.mpp)))
+    doubted = tuple(f"{reading}, which is implausible" for reading in readings)
+    return Scale(default, "none" if default is None else "given as default", doubted)
+
+
+def readings_of(properties: Properties) -> list[Reading]:
+    """What each source says, best first, plausible or not; those that say nothing are left out.
 
     properties: a slide's, named as OpenSlide names them; OME-XML under `ome.xml` or `tiff.ImageDescription`.
     """
-    for reading in _readings(properties):
-        if _is_plausible(reading):
-            return reading.mpp, reading.source
-    return None, "none"
-
-
-def mpp_conflicts(properties: Properties, mpp: tuple[float, float] | None = None) -> list[str]:
-    """Clauses on what else the slide says of its scale: sources that differ from `mpp` by over 5 % in x or y.
-
-    mpp: what was taken; None: as `mpp_of` has it. Where that is nothing, the implausible values that were passed
-    over. Each a clause such as "tiff.XResolution says 0.25 x 0.25 um/px".
-    """
-    taken = mpp or mpp_of(properties)[0]
-    readings = list(_readings(properties))
-    if taken is None:
-        return [f"{reading}, which is implausible" for reading in readings]
-    return [str(r) for r in readings if _is_plausible(r) and _differ(r.mpp, taken)]
+    found = ((source, read(properties)) for source, read in SOURCES)
+    return [Reading(mpp, source) for source, mpp in found if all(mpp)]
 
 
 def magnification_of(properties: Properties) -> tuple[float | None, str]:
@@ -113,14 +134,6 @@ def _is_plausible(reading: Reading) -> bool:
 
 def _differ(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return any(max(a, b) > (1 + DISAGREE) * min(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _readings(properties: Properties) -> Iterator[Reading]:
-    """What each source says, best first; those that say nothing are left out."""
-    for source, read in SOURCES:
-        x, y = read(properties)
-        if x and y:
-            yield Reading((x, y), source)
 
 
 def _field(x: str, y: str, unit: float = 1.0) -> Callable[[Properties], tuple[float, float]]:

@@ -166,6 +166,8 @@ def prepare_row(row: Row, config: Config) -> PreparedSlide:
     watch = Stopwatch()
     with watch("open"):
         srgb, tolerated = config.slide.srgb, config.train.tolerate_bad_tiles
-        slide = open_slide(row.path, mpp=row.mpp, srgb=srgb, tolerate_bad_tiles=tolerated)
+        slide = open_slide(
+            row.path, mpp=row.mpp, default_mpp=row.default_mpp, srgb=srgb, tolerate_bad_tiles=tolerated
+        )
     with slide, watch("view"):
         return prepare(slide, config)

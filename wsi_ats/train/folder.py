@@ -48,8 +48,11 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
     settings, slides = out / "config.toml", out / "slides.csv"
     columns = [column for row in rows[:1] for column in row.cells or (LABEL,)]
     table = _table(
-        ["slide", *columns, "patient", "split", "mpp"],
-        ([row.slide, *map(row.cell, columns), row.patient, row.split, row.mpp] for row in rows),
+        ["slide", *columns, "patient", "split", "mpp", "default_mpp"],
+        (
+            [row.slide, *map(row.cell, columns), row.patient, row.split, row.mpp, row.default_mpp]
+            for row in rows
+        ),
     )
     if overwrite:
         remove_run(out)

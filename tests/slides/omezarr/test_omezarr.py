@@ -50,7 +50,8 @@ def write(root: Path, order: str = "cyx", version: str = "0.5", unit: str = "mic
             str(level), shape=pixels.shape, dtype="uint8", chunks=chunks, fill_value=255, **more
         )
         array[:] = pixels
-        scale = [{"y": 0.5 * (1 + level), "x": 0.25 * (1 + level)}.get(axis, 1.0) for axis in order]
+        factor = (1 + level) * (1000 if unit == "nanometer" else 1)
+        scale = [{"y": 0.5 * factor, "x": 0.25 * factor}.get(axis, 1.0) for axis in order]
         datasets.append(
             {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
         )
@@ -156,8 +157,11 @@ def test_chunks_that_are_not_stored_have_the_fill_value(tmp_path: Path) -> None:
 
 
 def test_units_become_micrometres(tmp_path: Path) -> None:
-    with open_slide(write(tmp_path / "a.ome.zarr", unit="nanometer")) as slide:
-        assert slide.mpp_xy == pytest.approx((0.25e-3, 0.5e-3))
+    with open_slide(write(tmp_path / "a.ome.zarr", unit="decimeter")) as slide:
+        assert slide.mpp_xy is None  # no microscope has such pixels
+        assert slide.notes == ("ngff scale says 2.5e+04 x 5e+04 um/px, which is implausible",)
+    with open_slide(write(tmp_path / "b.ome.zarr", unit="nanometer")) as slide:
+        assert slide.mpp_xy == pytest.approx((0.25, 0.5))
 
 
 def test_what_is_no_rgb_image_says_what_is_read(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from wsi_ats.slides.omezarr.codecs import UnsupportedLayout
 from wsi_ats.slides.omezarr.group import GROUP_FILES, Group, Json, read_arrays, read_group
 from wsi_ats.slides.omezarr.ngff import Multiscale, parse_multiscale, pyramid_of
 from wsi_ats.slides.omezarr.tiles import Tiles, rgb_axes
+from wsi_ats.slides.scale import Reading, scale_of
 from wsi_ats.slides.storage.opening import ByteRange, ByteSource, is_url, open_source
 from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling, UndecodableTile
 
@@ -110,14 +111,16 @@ class ZarrSlide(TiledSlide):
                 ) from error
             sizes.append(Size(shape[self._yxc[1]], shape[self._yxc[0]]))
         pyramid, doubts = pyramid_of(image, sizes, address.name)
-        mpp = address.options.mpp or image.mpp_xy
+        stated = [] if image.mpp_xy is None else [Reading(image.mpp_xy, "ngff scale")]
+        scale = scale_of(stated, address.options.mpp, address.options.default_mpp)
         return SlideFacts(
             pyramid=pyramid,
-            mpp_xy=mpp,
-            mpp_source="none" if mpp is None else "given" if address.options.mpp else "ngff scale",
+            mpp_xy=scale.mpp,
+            mpp_source=scale.source,
             properties=_properties(image, group, arrays[0]) | doubts,
             associated_names=tuple(group.notes.get("associated", ())),
             icc_profile=_icc_profile(self._source, group),
+            notes=scale.notes,
         )
 
     def _tiles_of(self, key: str, metadata: Json) -> Tiles | UnsupportedLayout:

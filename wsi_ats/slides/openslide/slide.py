@@ -21,7 +21,7 @@ from wsi_ats.geometry import Box, Level, Pyramid, Size
 from wsi_ats.slides.associated import associated_image
 from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, Rgb, Slide, SlideAddress, SlideFacts
 from wsi_ats.slides.openslide.exact import common, spans, tile_size, tiles_under, window
-from wsi_ats.slides.scale import mpp_of
+from wsi_ats.slides.scale import readings_of, scale_of
 
 CACHE_BYTES = 64 * 2**20
 """Bytes of decoded tiles kept, for all slides of a process together."""
@@ -256,16 +256,17 @@ def _cache(pid: int) -> openslide.OpenSlideCache:
 
 def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts:
     properties = dict(handle.properties)
-    mpp, source = (address.options.mpp, "given") if address.options.mpp else mpp_of(properties)
+    scale = scale_of(readings_of(properties), address.options.mpp, address.options.default_mpp)
     return SlideFacts(
         pyramid=Pyramid.of_sizes(list(handle.level_dimensions)),
-        mpp_xy=mpp,
-        mpp_source=source,
+        mpp_xy=scale.mpp,
+        mpp_source=scale.source,
         properties=properties,
         background=colour_of(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "")),
         associated_names=tuple(handle.associated_images),
         # A region without pixels carries the profile, too, as it is in the file, be it damaged.
         icc_profile=handle.read_region((0, 0), 0, (0, 0)).info.get("icc_profile"),
+        notes=scale.notes,
     )
 
 

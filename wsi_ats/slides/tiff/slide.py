@@ -19,7 +19,7 @@ from wsi_ats.slides.associated import MAX_PIXELS, associated_image
 from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, SlideAddress, SlideFacts
 from wsi_ats.slides.codecs import APERIO_YCBCR, decode
 from wsi_ats.slides.openslide.slide import opaque
-from wsi_ats.slides.scale import mpp_of
+from wsi_ats.slides.scale import readings_of, scale_of
 from wsi_ats.slides.storage.opening import ByteRange, ByteSource, open_source
 from wsi_ats.slides.tiff import cache as tiff_cache
 from wsi_ats.slides.tiff.check import compared
@@ -170,16 +170,17 @@ def _remote_index(source: ByteSource) -> TiffIndex:
 
 
 def _facts(address: TiffAddress, index: TiffIndex) -> SlideFacts:
-    given = address.options.mpp
-    mpp, source = (given, "given") if given else mpp_of(index.properties)
+    options = address.options
+    scale = scale_of(readings_of(index.properties), options.mpp, options.default_mpp)
     names = index.associated if index.by_openslide is None else index.by_openslide
     return SlideFacts(
         pyramid=Pyramid.of_sizes([(level.width, level.height) for level in index.levels]),
-        mpp_xy=mpp,
-        mpp_source=source,
+        mpp_xy=scale.mpp,
+        mpp_source=scale.source,
         properties=index.properties,
         associated_names=tuple(names),
         icc_profile=index.icc_profile,
+        notes=scale.notes,
     )
 
 
