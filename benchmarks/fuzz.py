@@ -1,16 +1,18 @@
 """Damaged slides: do they end in an error that names the slide, and never in a crash, a hang, a leak or wrong pixels?
 
-    python benchmarks/fuzz.py                    # 5,000 slides, about 5 minutes on two cores
+    python benchmarks/fuzz.py --real ../shared/data/slides   # 3,000 slides, about 10 minutes on two cores
     python benchmarks/fuzz.py --only 17 4711     # single cases again, with all that is known of them
 
-Each slide is a phantom of 1,000 px, as SVS (JPEG), TIFF (deflate, LZW) or OME-Zarr (sharded, with checksums), with bits
-flipped, its end cut off, its beginning replaced by another slide's, or a range of zeros. A child process opens it with
-`open_slide` and reads level 0 in pieces, the other levels, regions at random and the associated images. What a case
-is follows from the seed and its number alone. Results go to benchmarks/results/fuzz.{json,md}.
+Each slide is one of the layouts in fuzz_sources.py (a phantom of 1,000 px as SVS, generic TIFF, OME-TIFF, Philips,
+OME-Zarr), or a real SVS, NDPI, DICOM or OME-TIFF, damaged as fuzz_mutate.py says. A child process of 2 GB of address
+space opens it with `open_slide` and reads level 0 in pieces, the other levels, regions at random and the associated
+images, within 20 seconds. What a case is follows from the seed, its number and whether the real slides are there.
+Results go to benchmarks/results/fuzz.{json,md}.
 
 Other pixels than the original's are "silent" where something could have told: only bytes were changed that a checksum
 covers, or the end of the file is missing. All else that differs (a bit in a JPEG, in a header, in LZW) is "other
-pixels". The columns exclude each other.
+pixels", and where the tiles were read directly, OpenSlide reads the same file in a process of its own: "unlike
+OpenSlide" where it opens the file and reads other pixels. The columns exclude each other.
 
 Then 2,000 undamaged slides are opened, read and closed in one process.
 """
@@ -36,11 +38,12 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_loop import open_and_close
-from fuzz_mutate import FORMATS, MUTATIONS, write_originals
+from fuzz_mutate import MUTATIONS, Originals
+from fuzz_sources import SIZE, write_originals
 
 RESULTS = Path(__file__).parent / "results"
 CHILD = Path(__file__).parent / "fuzz_child.py"
-PATIENCE = 10.0
+PATIENCE = 20.0
 """Seconds of processor time after which a slide hangs: those on the clock also depend on what else the machine does."""
 SLEEPING = 12
 """Times as many seconds on the clock after which it hangs anyway: it waits for something that does not come."""
@@ -49,7 +52,17 @@ LOOK = 0.1
 LEAK = 500 << 20
 """Bytes by which a slide may raise the process's memory, at its peak or for good."""
 LEAKED_FILES = 16
-OUTCOMES = ("same", "error", "other pixels", "silent", "wrong error", "crash", "hang", "leak")
+OUTCOMES = (
+    "same",
+    "error",
+    "other pixels",
+    "unlike OpenSlide",
+    "silent",
+    "wrong error",
+    "crash",
+    "hang",
+    "leak",
+)
 BAD = OUTCOMES[3:]
 Case = dict[str, Any]
 
@@ -147,11 +160,14 @@ def processor_time(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def fuzz(cases: Iterable[int], seed: int, folder: Path, jobs: int, say: bool = False) -> list[Case]:
+def fuzz(
+    cases: Iterable[int], seed: int, folder: Path, jobs: int, say: bool = False, real: Path | None = None
+) -> list[Case]:
     """The outcomes of cases, by `jobs` children; slides are written below `folder`."""
     originals = folder / "originals"
     if not originals.exists():
-        write_originals(originals)
+        write_originals(originals, SIZE, real)
+    source = Originals(originals)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for case in cases:
         waiting.put(case)
@@ -165,8 +181,7 @@ def fuzz(cases: Iterable[int], seed: int, folder: Path, jobs: int, say: bool = F
             while True:
                 case = waiting.get_nowait()
                 outcome = child.run(case)
-                place = {"format": FORMATS[case % len(FORMATS)]}
-                place["kind"] = MUTATIONS[case // len(FORMATS) % len(MUTATIONS)]
+                place = dict(zip(("format", "kind"), source.place(case), strict=True))
                 found.append(place | outcome)
                 if say and outcome["result"] in BAD:
                     print(json.dumps(found[-1]), flush=True)
@@ -184,11 +199,12 @@ def fuzz(cases: Iterable[int], seed: int, folder: Path, jobs: int, say: bool = F
 
 
 def table(found: list[Case]) -> str:
-    """Counts of each format and mutation."""
+    """Counts of each format, then of each mutation."""
     rows = [f"| format | mutation | slides | {' | '.join(OUTCOMES)} |", "|---" * (3 + len(OUTCOMES)) + "|"]
-    groups = [(f, m) for f in dict.fromkeys(FORMATS) for m in MUTATIONS]
-    for name, mutation in [*groups, ("all", "")]:
-        group = [c for c in found if name == "all" or (c["format"], c["kind"]) == (name, mutation)]
+    formats = list(dict.fromkeys(case["format"] for case in found))
+    groups = [*((f, "") for f in formats), *(("", m) for m in MUTATIONS), ("all", "")]
+    for name, mutation in groups:
+        group = [c for c in found if name in ("all", "", c["format"]) and mutation in ("", c["kind"])]
         counts = Counter(case["result"] for case in group)
         numbers = " | ".join(str(counts[outcome]) for outcome in OUTCOMES)
         rows.append(f"| {name} | {mutation} | {len(group)} | {numbers} |")
@@ -199,20 +215,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--slides", type=int, default=5000)
+    parser.add_argument("--slides", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--loop", type=int, default=2000, help="undamaged slides to open and close")
+    parser.add_argument("--real", type=Path, help="folder with the real slides (benchmarks/README.md)")
     parser.add_argument("--only", type=int, nargs="*", help="these cases only; nothing is written")
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if given.only:
-            print(json.dumps(fuzz(given.only, given.seed, folder, 1), indent=1))
+            print(json.dumps(fuzz(given.only, given.seed, folder, 1, real=given.real), indent=1))
             return
         start = time.monotonic()
-        found = fuzz(range(given.slides), given.seed, folder, given.jobs, say=True)
+        found = fuzz(range(given.slides), given.seed, folder, given.jobs, say=True, real=given.real)
         seconds = time.monotonic() - start
         loop = open_and_close(folder / "originals", given.loop)
     bad = [case for case in found if case["result"] in BAD]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import hashlib
 import json
 import os
 import resource
@@ -15,17 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from fuzz_mutate import FORMATS, Originals, whole
+from fuzz_mutate import Originals
+from fuzz_oracle import CORNERS, PIECE, corners_of, said_by_openslide
+from fuzz_sources import whole
 
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
 
-PIECE = 400
-"""Side of what is read at a time in px, off the tiles' grid."""
-MANY = 24
-"""Pieces of a level that are read at most: damage can make a slide as large as it likes."""
-ADDRESS_SPACE = 6 << 30
+ADDRESS_SPACE = 2 << 30
 """Bytes beyond which an allocation fails, so that a damaged size cannot take the machine down."""
 
 Pixels = dict[str, np.ndarray]
@@ -37,7 +36,7 @@ def main(originals: Path, scratch: Path, seed: int) -> None:
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     source = Originals(originals)
-    true = {kind: truth(originals / kind) for kind in set(FORMATS)}
+    true = {kind: truth(originals / kind) for kind in source.kinds}
     answer = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print is no answer
     print(json.dumps(usage()), file=answer)
@@ -62,30 +61,57 @@ def usage() -> dict[str, int]:
 
 
 def truth(path: Path) -> Pixels:
-    """Every pixel of a slide."""
-    with open_slide(path) as slide:
-        found = {f"level {i}": whole(slide, i) for i in range(len(slide.levels))}
-        return found | {f"image {name}": image for name, image in slide.associated_images.items()}
+    """Every pixel of a slide; none where it is refused as it is."""
+    try:
+        with open_slide(path) as slide:
+            found = {f"level {i}": whole(slide, i) for i in range(len(slide.levels))}
+            return found | {f"image {name}": image for name, image in slide.associated_images.items()}
+    except WsiAtsError:
+        return {}
 
 
 def attempt(path: Path, true: Pixels, rng: np.random.Generator) -> dict[str, object]:
     """Open a slide and read all of it; what came of it.
 
     result: "same", "other pixels" where a piece was read that is not the original's, "error" where one was refused
-    and all others were the original's, "wrong error" where it was refused with anything but a WsiAtsError.
+    and all others were the original's, "wrong error" where it was refused with anything but a WsiAtsError, "unlike
+    OpenSlide" where OpenSlide reads other pixels from the same damaged file.
     """
     met: dict[str, str] = {}
+    pieces: dict[tuple[int, int], np.ndarray] = {}
     try:
         with open_slide(path) as slide:
             met["backend"] = f"{slide.backend}: {slide.backend_reason}"
-            for read in _reads(slide, true, rng):
+            for read in _reads(slide, true, rng, pieces):
                 _guarded(read, met)
+            if "other pixels" in met and slide.backend == "tiff":
+                met |= _unlike_openslide(path, slide.size, pieces)
     except WsiAtsError as error:
         met["error"] = error.message.splitlines()[0]
     except Exception as error:  # noqa: BLE001 (what it is, is the question)
         met["wrong error"] = _last_lines(error)
-    result = next((kind for kind in ("wrong error", "other pixels", "error") if kind in met), "same")
+    result = next((kind for kind in ORDER if kind in met), "same")
     return {"result": result, "said": met.get(result, ""), "backend": met.get("backend", "")}
+
+
+ORDER = ("wrong error", "unlike OpenSlide", "other pixels", "error")
+"""Results, the worst first."""
+
+
+def _unlike_openslide(
+    path: Path, size: tuple[int, int], pieces: dict[tuple[int, int], np.ndarray]
+) -> dict[str, str]:
+    """What OpenSlide reads differently from the same file, in a process of its own, where it reads it at all."""
+    theirs = said_by_openslide(path)
+    if theirs is None:
+        return {}
+    their_size, digests = theirs
+    if tuple(their_size) != tuple(size):
+        return {"unlike OpenSlide": f"it has {their_size} px, not {size}"}
+    for at, pixels in pieces.items():
+        if at in digests and digests[at] != hashlib.sha256(pixels.tobytes()).hexdigest():
+            return {"unlike OpenSlide": f"other pixels from x={at[0]}, y={at[1]}"}
+    return {}
 
 
 def _guarded(read: Callable[[], str], met: dict[str, str]) -> None:
@@ -104,20 +130,17 @@ def _last_lines(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:200]} ({Path(frame.filename).name}:{frame.lineno} {frame.line})"
 
 
-def _reads(slide: Slide, true: Pixels, rng: np.random.Generator) -> list[Callable[[], str]]:
-    """Level 0 in pieces, the other levels, regions at random, associated images."""
+def _reads(
+    slide: Slide, true: Pixels, rng: np.random.Generator, pieces: dict[tuple[int, int], np.ndarray]
+) -> list[Callable[[], str]]:
+    """Level 0 in pieces, which are kept, the other levels, regions at random, associated images."""
     width, height = slide.size
-    corners = [
-        (x, y)
-        for y in range(0, min(height, 5 * PIECE), PIECE)
-        for x in range(0, min(width, 5 * PIECE), PIECE)
-    ]
-    corners = corners[:MANY]
     at_random = np.stack([rng.integers(side, size=4) for side in (width, height)], 1)
 
     def piece(x: int, y: int) -> str:
         size = min(PIECE, width - x), min(PIECE, height - y)
-        return _compare(slide.read((x, y), size), true, "level 0", (x, y), slide.size)
+        pieces[x, y] = slide.read((x, y), size)
+        return _compare(pieces[x, y], true, "level 0", (x, y), slide.size)
 
     def level(index: int) -> str:
         size = slide.levels[index].size.width, slide.levels[index].size.height
@@ -136,10 +159,10 @@ def _reads(slide: Slide, true: Pixels, rng: np.random.Generator) -> list[Callabl
         pixels = slide.associated_images[name]
         return _compare(pixels, true, f"image {name}", (0, 0), (pixels.shape[1], pixels.shape[0]))
 
-    pieces = [lambda x=x, y=y: piece(x, y) for x, y in corners]
-    levels = [lambda index=index: level(index) for index in range(1, min(len(slide.levels), MANY))]
+    parts = [lambda x=x, y=y: piece(x, y) for x, y in corners_of(width, height)]
+    levels = [lambda index=index: level(index) for index in range(1, min(len(slide.levels), CORNERS))]
     images = [lambda name=name: image(name) for name in slide.associated_images]
-    return [*pieces, *levels, scattered, *images]
+    return [*parts, *levels, scattered, *images]
 
 
 def _compare(pixels: np.ndarray, true: Pixels, name: str, at: tuple[int, int], size: tuple[int, int]) -> str:

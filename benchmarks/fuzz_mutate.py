@@ -1,29 +1,36 @@
-"""Slides for benchmarks/fuzz.py, and what is done to their bytes: all follows from the seed and the case's number."""
+"""What benchmarks/fuzz.py does to the bytes of slides: all follows from the seed and the case's number.
+
+- flip header, flip data, flip anywhere: 1, 4 or 32 bits, in what describes the slide, in what is pixels, or in both;
+- field: one value of a tag of a TIFF, or of the JSON of an OME-Zarr, becomes another plausible or an absurd one;
+- truncate: the end is missing; splice: the beginning is another slide's; zero: a range of bytes is zero.
+
+Not made: damage to several files of an OME-Zarr at once, files that are missing (absent chunks are background by
+Zarr's rules), and damage that keeps a checksum right.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
-from read_slide import APERIO
+from fuzz_sources import CHECKED, REAL, SOURCES
 
-from wsi_ats.convert.plan import Settings
-from wsi_ats.convert.run import convert
-from wsi_ats.slides import open_slide
-from wsi_ats.slides.base import Slide
-from wsi_ats.synthetic.phantom import Phantom, write_phantom
-
-SIZE = 1000
-"""Side of the slides in px."""
-FORMATS = ("svs", "deflate", "zarr-crc32c", "svs", "lzw", "zarr-zstd")
-"""Of the cases, in turn: a third each is SVS, other TIFF and OME-Zarr."""
-CHECKED = ("deflate", "zarr-crc32c", "zarr-zstd")
-"""Formats whose pixels have checksums: adler32, crc32c, zstd's own (xxhash)."""
-MUTATIONS = ("flip header", "flip data", "flip anywhere", "truncate", "splice", "zero")
+MUTATIONS = ("flip header", "flip data", "flip anywhere", "field", "truncate", "splice", "zero")
+ABSURD = (0, 1, 2, 3, 7, 255, 256, 65535, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
+"""Numbers that a field of a TIFF becomes; or its own, halved, doubled or one off."""
+JSON_ABSURD: tuple[Any, ...] = (
+    0, -1, 1, 2, 255, 1 << 31, 1 << 63, 10**30, 1e300, 0.5, -0.5, None, True, "", "a", "../..", "uint16", "gzip",
+    "/", [], {}, [0], [1, 1, 1], {"name": "x"},
+)  # fmt: skip
+"""Values that a leaf of a JSON file becomes."""
 
 
 @dataclass(frozen=True)
@@ -39,79 +46,71 @@ class Mutation:
     """Which bytes, for people."""
 
 
-def write_originals(folder: Path, size: int = SIZE) -> None:
-    """One slide of each format, of the same picture. The SVS has a label (LZW) and a macro image (JPEG)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    svs = folder / "svs"
-    write_phantom(svs, Phantom(size=size, seed=3), (1, 4), APERIO.format(size=size))
-    with open_slide(svs) as slide:
-        levels = [whole(slide, i) for i in range(len(slide.levels))]
-        for codec, kind in (("blosc", "zarr-crc32c"), ("zstd", "zarr-zstd")):
-            convert(slide, folder / kind, Settings(codec=codec))
-    with tifffile.TiffWriter(svs, append=True) as tiff:
-        for kind, name, compression in ((1, "label", "lzw"), (9, "macro", "jpeg")):
-            text = f"Aperio Image Library v12.0.15\n{name} 200x150"
-            options = {"photometric": "rgb", "subfiletype": kind, "rowsperstrip": 16, "metadata": None}
-            tiff.write(levels[1][:150, :200], description=text, compression=compression, **options)
-    for name, compression in (("deflate", "zlib"), ("lzw", "lzw")):
-        with tifffile.TiffWriter(folder / name) as tiff:
-            for i, level in enumerate(levels):
-                options = {
-                    "predictor": True,
-                    "photometric": "rgb",
-                    "metadata": None,
-                    "subfiletype": int(i > 0),
-                }
-                tiff.write(level, tile=(256, 256), compression=compression, **options)
-
-
-def whole(slide: Slide, level: int) -> np.ndarray:
-    """All pixels of a level."""
-    size = slide.levels[level].size
-    return slide.read((0, 0), (size.width, size.height), level)
-
-
 class Originals:
     """The slides as they were written, and where their pixels lie in them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._tiles = {kind: _tiles(folder / kind) for kind in set(FORMATS) if "zarr" not in kind}
+        self.kinds = tuple(kind for kind in (*SOURCES, *REAL) if (folder / kind).exists())
+        """Sources, in the order in which cases take them in turn."""
+        self._tiles = {kind: _tiles(folder / kind) for kind in self.kinds if "zarr" not in kind}
+
+    def place(self, case: int) -> tuple[str, str]:
+        """Source and mutation of a case."""
+        how = MUTATIONS[case // len(self.kinds) % len(MUTATIONS)]
+        return self.kinds[case % len(self.kinds)], how
 
     def mutate(self, seed: int, case: int, to: Path) -> tuple[str, Mutation]:
-        """Write the mutated slide of a case to `to`; its format, and what was done."""
-        kind = FORMATS[case % len(FORMATS)]
+        """Write the mutated slide of a case to `to`; its source, and what was done."""
+        kind, how = self.place(case)
         rng = np.random.default_rng((seed, case))
-        how = MUTATIONS[case // len(FORMATS) % len(MUTATIONS)]
-        if "zarr" not in kind:
-            data = np.fromfile(self.folder / kind, np.uint8)
-            others = [k for k in self._tiles if k != kind]
-            donor = np.fromfile(self.folder / others[int(rng.integers(len(others)))], np.uint8)
+        if "zarr" in kind:
+            return kind, self._mutate_store(kind, how, rng, to)
+        data = np.fromfile(self.folder / kind, np.uint8)
+        others = [k for k in self._tiles if k != kind]
+        donor = np.fromfile(self.folder / others[int(rng.integers(len(others)))], np.uint8)
+        if how == "field":
+            found, text = _other_tag(data, rng)
+        else:
             found, text = _mutated(data, how, rng, self._tiles[kind], donor)
-            found.tofile(to)
-            told = how == "truncate" or (kind in CHECKED and _only_in(data, found, self._tiles[kind]))
-            return kind, Mutation(how, "", told, text)
+        found.tofile(to)
+        told = how == "truncate" or (kind in CHECKED and _only_in(data, found, self._tiles[kind]))
+        return kind, Mutation(how, "", told and "dicom" not in kind, text)
+
+    def _mutate_store(self, kind: str, how: str, rng: np.random.Generator, to: Path) -> Mutation:
+        """A copy of an OME-Zarr with one file mutated."""
         files = sorted(p.relative_to(self.folder / kind).as_posix() for p in _files(self.folder / kind))
-        metadata = [name for name in files if name.endswith(".json")]
+        metadata = [name for name in files if name.rpartition("/")[2] in METADATA]
         pixels = [name for name in files if name not in metadata]
-        chosen = {"flip header": metadata, "flip data": pixels}.get(
+        chosen = {"flip header": metadata, "field": metadata, "flip data": pixels}.get(
             how, metadata if rng.random() < 0.3 else pixels
         )
         name = chosen[int(rng.integers(len(chosen)))]
         shutil.copytree(self.folder / kind, to, copy_function=os.link)
         data = np.fromfile(self.folder / kind / name, np.uint8)
-        donor = np.fromfile(self._donor(kind, name, files, rng), np.uint8)
-        found, text = _mutated(data, how, rng, np.ones(len(data), bool), donor)
+        if how == "field":
+            found, text = _other_leaf(data, rng)
+        else:
+            donor = np.fromfile(self._donor(kind, name, files, rng), np.uint8)
+            found, text = _mutated(data, how, rng, np.ones(len(data), bool), donor)
         (to / name).unlink()
         found.tofile(to / name)
-        return kind, Mutation(how, name, name in pixels or how == "truncate", text)
+        checked = kind in CHECKED and name in pixels
+        return Mutation(how, name, checked or (how == "truncate" and kind in CHECKED), text)
 
     def _donor(self, kind: str, name: str, files: list[str], rng: np.random.Generator) -> Path:
         """A file of the same kind: of another level, or the same one of the other OME-Zarr."""
-        same = [f for f in files if f != name and f.endswith(".json") == name.endswith(".json")]
+        metadata = name.rpartition("/")[2] in METADATA
+        same = [f for f in files if f != name and (f.rpartition("/")[2] in METADATA) == metadata]
         paths = [self.folder / kind / f for f in same]
         paths += [p / name for p in self.folder.glob("zarr-*") if p.name != kind and (p / name).exists()]
         return paths[int(rng.integers(len(paths)))]
+
+
+PIXEL_DATA = b"\xe0\x7f\x10\x00"
+"""Tag (7FE0,0010) of DICOM, little endian."""
+METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
+"""Files of an OME-Zarr that describe it."""
 
 
 def _files(folder: Path) -> list[Path]:
@@ -119,8 +118,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tiles(path: Path) -> np.ndarray:
-    """Which bytes of a TIFF are those of tiles or strips."""
+    """Which bytes of a TIFF are those of tiles or strips, or of DICOM those of its pixel data."""
     inside = np.zeros(path.stat().st_size, bool)
+    if "dicom" in path.name:
+        inside[path.read_bytes().rindex(PIXEL_DATA) + 12 :] = True
+        return inside
     with tifffile.TiffFile(path) as tiff:
         for page in tiff.pages:
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
@@ -164,3 +166,64 @@ def _mutated(
     start = 0 if rng.random() < 0.2 else start
     found[start : start + length] = 0
     return found, f"{length} bytes from byte {start} are zero"
+
+
+def _other_tag(data: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """The file with the type, the count or the value of one tag changed; where it is no TIFF, with 4 bytes changed."""
+    found = bytearray(data.tobytes())
+    entries = list(_entries(bytes(found)))
+    if not entries:
+        at = int(rng.integers(min(len(found) - 4, 2000)))
+        found[at : at + 4] = rng.bytes(4)
+        return np.frombuffer(bytes(found), np.uint8), f"4 bytes from byte {at} are random"
+    at, order, width = entries[int(rng.integers(len(entries)))]
+    place, size = [(at + 2, 2), (at + 4, width), (at + 4 + width, 4), (at + 4 + width, 4)][
+        int(rng.integers(4))
+    ]
+    own = int.from_bytes(found[place : place + size], "little" if order == "<" else "big")
+    wanted = (*ABSURD, own // 2, 2 * own, own + 1, abs(own - 1))
+    values = [value for value in (number % (1 << 8 * size) for number in wanted) if value != own]
+    value = values[int(rng.integers(len(values)))]
+    found[place : place + size] = value.to_bytes(size, "little" if order == "<" else "big")
+    tag = int.from_bytes(found[at : at + 2], "little" if order == "<" else "big")
+    text = f"tag {tag}: bytes {place} to {place + size} are {value}, not {own}"
+    return np.frombuffer(bytes(found), np.uint8), text
+
+
+def _entries(data: bytes) -> Iterator[tuple[int, str, int]]:
+    """Position of each entry of the chain of directories of a TIFF, byte order, width of its count."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
+    if not order:
+        return
+    (version,) = struct.unpack(order + "H", data[2:4])
+    if version not in (42, 43):
+        return
+    big = version == 43
+    head, entry, word = ("Q", 20, 8) if big else ("H", 12, 4)
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    while at:
+        (count,) = struct.unpack_from(order + head, data, at)
+        first = at + struct.calcsize(head)
+        for number in range(count):
+            yield first + number * entry, order, word
+        (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, first + count * entry)
+
+
+def _other_leaf(data: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """JSON with one of its values changed."""
+    content = json.loads(data.tobytes())
+    places = list(_places(content))
+    holder, key, name = places[int(rng.integers(len(places)))]
+    values = [value for value in JSON_ABSURD if value != holder[key]]
+    value = values[int(rng.integers(len(values)))]
+    text = f"{name} is {value!r}, not {holder[key]!r}"[:200]
+    holder[key] = value
+    return np.frombuffer(json.dumps(content).encode(), np.uint8), text
+
+
+def _places(node: Any, name: str = "") -> Iterator[tuple[Any, Any, str]]:
+    """Every value in JSON: what holds it, its key there, its name for people."""
+    keys = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+    for key in keys:
+        yield node, key, f"{name}/{key}"
+        yield from _places(node[key], f"{name}/{key}")

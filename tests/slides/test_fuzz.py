@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = 72
-"""Two of each format and mutation."""
+CASES = 119
+"""One of each layout and mutation."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and descriptors are read from /proc")
 
@@ -26,7 +26,7 @@ def fuzz() -> ModuleType:
 
 
 def test_damaged_slides_end_in_errors_that_name_them(fuzz: ModuleType, tmp_path: Path) -> None:
-    sys.modules["fuzz_mutate"].write_originals(tmp_path / "originals", 600)
+    sys.modules["fuzz_sources"].write_originals(tmp_path / "originals", 600)
     found = fuzz.fuzz(range(CASES), 0, tmp_path, 1)
     counts = Counter(case["result"] for case in found)
     assert [case for case in found if case["result"] in fuzz.BAD] == []
@@ -39,9 +39,9 @@ def test_damaged_slides_end_in_errors_that_name_them(fuzz: ModuleType, tmp_path:
 
 def test_cases_follow_from_the_seed(fuzz: ModuleType, tmp_path: Path) -> None:
     mutate = sys.modules["fuzz_mutate"]
-    mutate.write_originals(tmp_path / "originals", 512)
+    sys.modules["fuzz_sources"].write_originals(tmp_path / "originals", 512)
     originals = mutate.Originals(tmp_path / "originals")
-    for case in range(0, 36, 6):  # an SVS, every mutation
+    for case in range(0, 119, 17):  # an SVS, every mutation
         for folder in ("a", "b"):
             (tmp_path / folder).mkdir(exist_ok=True)
             originals.mutate(5, case, tmp_path / folder / str(case))
@@ -83,7 +83,7 @@ def test_crashes_hangs_and_leaks_are_seen_and_survived(fuzz: ModuleType) -> None
 
 
 def test_open_slides_leave_nothing_behind(fuzz: ModuleType, tmp_path: Path) -> None:
-    sys.modules["fuzz_mutate"].write_originals(tmp_path, 512)
+    sys.modules["fuzz_sources"].write_originals(tmp_path, 512)
     found = sys.modules["fuzz_loop"].open_and_close(tmp_path, 400)
     assert [prepare["slides"] for prepare in found] == [0, 200, 400]
     assert found[2]["files"] <= found[1]["files"]
