@@ -157,7 +157,7 @@ def _mutated(
         near = int(2 ** rng.uniform(0, np.log2(len(data))))
         end = [near, len(data) - near, int(rng.integers(len(data)))][int(rng.integers(3))]
         return found[:end], f"{end} of {len(data)} bytes are left"
-    length = min(int(2 ** rng.uniform(0, 15)), len(data))
+    length = min(int(2 ** rng.uniform(4, 15)), len(data))
     if how == "splice":
         length = min(length, len(donor))
         found[:length] = donor[:length]
