@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.shown import url_id
 from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.texts import NOT_GIVEN, as_written
@@ -180,8 +181,8 @@ def entries_of(table: pd.DataFrame, path: Path) -> Iterator[Entry]:
 
 def slide_id(path: str | Path) -> str:
     """A path as the id of a slide: as it is written, without `.`, `..` and double slashes, slashes
-    forward."""
-    return str(path) if is_url(str(path)) else Path(os.path.normpath(path)).as_posix()
+    forward; a URL without user, password and signature."""
+    return url_id(str(path)) if is_url(str(path)) else Path(os.path.normpath(path)).as_posix()
 
 
 def parse_mpp(text: str, line: str) -> float | None:

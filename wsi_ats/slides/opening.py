@@ -6,10 +6,11 @@ of them equal OpenSlide's (`tiff`). All else is read by OpenSlide, and `backend_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.regular import is_folder
@@ -56,10 +57,13 @@ def open_path(path: str, name: str | None, options: OpenOptions, backend: str | 
 
 
 def _located(path: str) -> str:
-    """An absolute path, which holds in processes that work in other folders, or a URL."""
+    """An absolute path, which holds in processes that work in other folders, or a URL, without blanks: where these
+    end, messages would take the URL to end (`shown.redacted`)."""
     if not is_url(path):
         return str(Path(path).absolute())
-    return unquote(urlsplit(path).path) if path.lower().startswith("file://") else path
+    if path.lower().startswith("file://"):
+        return unquote(urlsplit(path).path)
+    return re.sub(r"\s", lambda blank: quote(blank[0]), path)
 
 
 def _is_zarr(path: str) -> bool:

@@ -63,12 +63,11 @@ class RemoteSource(ByteSource):
     def read_many(self, parts: Sequence[ByteRange], most: int = WHOLE) -> Iterator[bytes | None]:
         """The bytes of each part; near ones share a request, and up to 256 requests are under way."""
         known = next(iter(self._stamps), None)
-        absent = False
         for data in self._read_many(parts, most):
-            absent |= data is None
+            if data is None and known is not None:
+                self._confirm(known)
+                known = None
             yield data
-        if absent and known is not None:
-            self._confirm(known)
 
     def _read_many(self, parts: Sequence[ByteRange], most: int) -> Iterator[bytes | None]:
         parts = [self._located(part) for part in parts]
