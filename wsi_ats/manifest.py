@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.regular import regular_stat
 from wsi_ats.shown import url_id
 from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.tasks.settings import LABEL
@@ -133,6 +134,7 @@ def read_manifest(path: Path | str, target: str = LABEL, columns: Sequence[str] 
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV or Parquet file as a table of at least one row, every value a text."""
     try:
+        regular_stat(path)
         if path.suffix.lower() == ".parquet":
             table = pd.read_parquet(path).apply(_as_text)
         else:
