@@ -8,6 +8,7 @@ level-0 pixels per pixel (downsample); a slide's own levels never appear.
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,11 +20,26 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from wsi_ats.catalogue import ATTENTION_NETWORKS, SAMPLERS, one_of
 from wsi_ats.errors import ConfigError
 from wsi_ats.features.settings import FeatureSettings
+from wsi_ats.regular import read_regular
 from wsi_ats.settings import Section
 from wsi_ats.tasks.settings import TaskSettings
 
 RENAMED = {"train.proposal": "train.attention_loss"}
 """What settings are called that had another name."""
+MIN_MPP, MAX_MPP = 0.01, 1000.0
+"""Bounds of micrometres per pixel: a tenth of what light resolves, and a slide of a few dozen pixels."""
+MAX_DOWNSAMPLE = 65_536
+"""Level-0 pixels per pixel at most: a slide of a few pixels."""
+MAX_SEED = 2**63 - 1
+"""Largest seed that torch takes."""
+DEEPEST = 64
+"""Parts of a key; none here has more than three."""
+MOST_SHOWN = 20
+"""Wrong settings that are shown."""
+LONGEST = 200
+"""Letters of a wrong value that are shown."""
+MOST_BYTES = 1 << 20
+"""Bytes of a settings file; the template has 10,000."""
 TRAINABLE = {name: entry for name, entry in SAMPLERS.items() if entry.trainable}
 """Samplers that a model can be trained with, by name."""
 
@@ -31,9 +47,9 @@ TRAINABLE = {name: entry for name, entry in SAMPLERS.items() if entry.trainable}
 class Scale(Section):
     """Pixel size: either physical (`mpp`) or relative to the slide's level 0 (`downsample`)."""
 
-    mpp: float | None = Field(default=None, gt=0)
+    mpp: float | None = Field(default=None, ge=MIN_MPP, le=MAX_MPP)
     """Micrometres per pixel; needs slides that state their mpp."""
-    downsample: float | None = Field(default=None, ge=1)
+    downsample: float | None = Field(default=None, ge=1, le=MAX_DOWNSAMPLE)
     """Level-0 pixels per pixel; for slides without mpp."""
 
     @model_validator(mode="before")
@@ -61,14 +77,14 @@ class SlideSettings(Section):
 class ViewSettings(Scale):
     """The low-resolution view that the attention network sees."""
 
-    mpp: float | None = Field(default=8.0, gt=0)
+    mpp: float | None = Field(default=8.0, ge=MIN_MPP, le=MAX_MPP)
     """Micrometres per pixel of the view: 8 shows nuclear density and architecture at 1/256 of 20x."""
     normalise: bool = False
     """Bring every slide's view to the same mean and spread of optical density over its tissue, colour by colour: where
     to look must not depend on stain and scanner."""
-    block: int = Field(default=512, ge=1)
+    block: int = Field(default=512, ge=1, le=8192)
     """Attention is computed in blocks of this many view pixels a side: memory is that of a block, not of a slide."""
-    whole: int = Field(default=3072, ge=0)
+    whole: int = Field(default=3072, ge=0, le=30_000)
     """Views of at most whole x whole pixels are kept in memory; larger ones are read again, a block at a time."""
 
 
@@ -77,9 +93,9 @@ class TissueSettings(Section):
 
     method: Literal["saturation", "optical-density"] = "saturation"
     """What Otsu's threshold is taken of; optical-density keeps pale, unsaturated stains."""
-    min_object: int = Field(default=64, ge=0)
+    min_object: int = Field(default=64, ge=0, le=1_000_000)
     """Specks of tissue smaller than this many view pixels are dropped (dust, pen dots)."""
-    min_hole: int = Field(default=64, ge=0)
+    min_hole: int = Field(default=64, ge=0, le=1_000_000)
     """Holes in the tissue smaller than this many view pixels are filled (lumina, fat)."""
     min_fraction: float = Field(default=0.25, gt=0, le=1)
     """Share of a cell that tissue must cover for the cell to be drawn from."""
@@ -88,9 +104,9 @@ class TissueSettings(Section):
 class TileSettings(Scale):
     """The full-resolution tiles that the feature network sees."""
 
-    px: int = Field(default=256, ge=16)
+    px: int = Field(default=256, ge=16, le=4096)
     """Side of a tile in its own pixels."""
-    mpp: float | None = Field(default=0.5, gt=0)
+    mpp: float | None = Field(default=0.5, ge=MIN_MPP, le=MAX_MPP)
     """Micrometres per pixel of the tiles: 0.5 is 20x, where nuclei are resolved."""
 
 
@@ -108,9 +124,9 @@ class AttentionSettings(Section):
     """Weights of mobilenet-v1, an npz file."""
     layer: str = "conv_pw_5"
     """Last layer of mobilenet-v1 that is used; conv_pw_5 has a cell for every 8 view px, which must divide stride."""
-    width: int = Field(default=16, ge=1)
+    width: int = Field(default=16, ge=1, le=1024)
     """Channels of the wide and the deep network, and between the 1x1 of mobilenet-v1."""
-    stride: int = Field(default=16, ge=1)
+    stride: int = Field(default=16, ge=1, le=1024)
     """View pixels a cell. 16 at 8 um/px makes cells of 128 um, the size of a 256 px tile at 0.5 um/px."""
     smoothing: float = Field(default=1e-4, ge=0, lt=1)
     """a <- (1 - s) a + s / K: every tissue cell keeps a chance, so that attention cannot die."""
@@ -132,13 +148,13 @@ class AttentionSettings(Section):
 class RegionSettings(Section):
     """Two levels of attention: a coarse view proposes regions, the view is read inside those drawn alone."""
 
-    side: int = Field(default=8, ge=1)
+    side: int = Field(default=8, ge=1, le=256)
     """Cells a side of a region: 8 make it 1 mm wide."""
-    shrink: int = Field(default=4, ge=1)
+    shrink: int = Field(default=4, ge=1, le=256)
     """View pixels a side of a pixel of the coarse view: 4 make it 32 um/px."""
     px: int = Field(default=1024, ge=16, le=8192)
     """Most pixels a side of the coarse view: its pixels are doubled, and doubled again, on larger slides."""
-    tiles: float = Field(default=1.0, gt=0)
+    tiles: float = Field(default=1.0, gt=0, le=1000)
     """Tiles a region that is opened. At 1 a draw is about as good as on one level; more open fewer regions."""
 
 
@@ -147,7 +163,7 @@ class SamplingSettings(Section):
 
     sampler: Annotated[str, AfterValidator(one_of(TRAINABLE))] = "systematic"
     """systematic has the lowest variance; gumbel and multinomial are the paper's; docs/estimators.md compares all."""
-    tiles: int = Field(default=32, ge=1)
+    tiles: int = Field(default=32, ge=1, le=1_000_000)
     """Tiles a slide and training step."""
     refined: bool = True
     """The full-resolution features re-weight the drawn tiles (attention MIL from a few); false: plain sampling."""
@@ -163,55 +179,55 @@ class SamplingSettings(Section):
 class HeadSettings(Section):
     """The classification head."""
 
-    scale: float = Field(default=8.0, gt=0)
+    scale: float = Field(default=8.0, gt=0, le=1e4)
     """The summary of unit vectors is small; scaling it lets the head move at the same rate as the rest."""
 
 
 class TrainSettings(Section):
     """The training loop."""
 
-    epochs: int = Field(default=40, ge=1)
+    epochs: int = Field(default=40, ge=1, le=1_000_000)
     """Passes over the slides, at most; early stopping may end sooner."""
-    warm_up: int = Field(default=0, ge=0)
+    warm_up: int = Field(default=0, ge=0, le=1_000_000)
     """Epochs at the start in which tiles are drawn uniformly and attention rests. Attention that learns from a score
     which knows nothing yet can settle on the wrong tissue and then never shows the score anything else; behind frozen
     features such epochs cost next to nothing."""
-    patience: int = Field(default=12, ge=1)
+    patience: int = Field(default=12, ge=1, le=1_000_000)
     """Epochs without a better validation AUC before training stops, counted from the end of the warm-up."""
-    batch: int = Field(default=4, ge=1)
+    batch: int = Field(default=4, ge=1, le=10_000)
     """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
-    lr: float = Field(default=3e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0, le=10)
     """Learning rate of features, score and head (AdamW); the rates fall to zero along a cosine over the epochs."""
-    lr_attention: float = Field(default=1e-2, gt=0)
+    lr_attention: float = Field(default=1e-2, gt=0, le=10)
     """Learning rate of the attention network; its gradient is sampled and small, so it moves faster."""
-    weight_decay: float = Field(default=1e-2, ge=0)
+    weight_decay: float = Field(default=1e-2, ge=0, le=100)
     """AdamW weight decay."""
-    clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0, le=1e6)
     """Gradient norm is clipped at this, as in the paper."""
-    entropy: float = Field(default=0.0, ge=0)
+    entropy: float = Field(default=0.0, ge=0, le=1000)
     """Strength of the entropy regulariser; more of it keeps attention flat for longer and learning slower."""
-    attention_loss: float = Field(default=0.1, ge=0)
+    attention_loss: float = Field(default=0.1, ge=0, le=1000)
     """Strength of the term that pulls attention toward the refined attention (beta in the method)."""
-    shift: float = Field(default=0.0, ge=0)
+    shift: float = Field(default=0.0, ge=0, le=100)
     """Length of a random vector added to all (unit) tile vectors of a slide in a training step, as stain and scanner do
     to them; without it the head learns slides by heart from what their tiles share."""
     augment: bool = True
     """Flip and turn the tiles at random (not where frozen features are remembered)."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of patients kept for validation where the manifest has no `split` column."""
-    val_tiles: int = Field(default=64, ge=1)
+    val_tiles: int = Field(default=64, ge=1, le=1_000_000)
     """Tiles a slide at validation."""
-    tolerate_bad_tiles: int = Field(default=0, ge=0)
+    tolerate_bad_tiles: int = Field(default=0, ge=0, le=1_000_000)
     """Damaged tiles a slide that are learned from as background; at the next one the slide is left out."""
-    cache_mb: int = Field(default=2048, ge=0)
+    cache_mb: int = Field(default=2048, ge=0, le=100_000_000)
     """Memory for views, tiles and frozen features that are met again in later epochs."""
-    disk_mb: int = Field(default=8192, ge=0)
+    disk_mb: int = Field(default=8192, ge=0, le=100_000_000)
     """Disk, in `frozen-features` beside the run folder, for what frozen networks make of tiles and views: another run,
     fold, seed or head on the same slides then need not read them again; 0: none."""
     embed_all: bool = False
     """Make the frozen features of all tissue tiles before the first epoch, not only of those drawn: then no later run
     on these slides reads a tile. For slides with hundreds of tiles; on whole slides it takes hours."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of initial weights, slide order, draws and splits."""
 
 
@@ -265,9 +281,10 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(e) for e in error.errors()]
+        wrong = error.errors()
+        lines = [_complaint(e) for e in wrong[:MOST_SHOWN]] + ["..."] * (len(wrong) > MOST_SHOWN)
         raise ConfigError(
-            f"{source}: {len(lines)} wrong setting(s): " + "; ".join(lines),
+            f"{source}: {len(wrong)} wrong setting(s): " + "; ".join(lines),
             remedy="`wsi-ats config` prints every setting with its meaning",
         ) from None
 
@@ -304,13 +321,39 @@ def config_hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """Values of a TOML file. Raises OSError where it cannot be read, ValueError where it is no TOML, or absurd."""
+    text = read_regular(path, MOST_BYTES).decode("utf-8")
+    return _parsed(text)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Values of a TOML text. Raises ValueError."""
+    # For a key of n parts, tomllib takes n^2 steps.
+    if any(part.count(".") > DEEPEST for line in text.splitlines() for part in re.split("[=,]", line)):
+        raise ValueError(f"a key in it has more than {DEEPEST} parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _complaint(error: Mapping[str, Any]) -> str:
     name, value = ".".join(map(str, error["loc"])), error["input"]
     if error["type"] == "extra_forbidden":
         rule = f"it is called {RENAMED[name]} now" if name in RENAMED else "there is no such setting"
     else:
         rule = error["msg"].removeprefix("Value error, ")
-    return f"{name} = {value!r}: {rule}" if name else rule
+    return f"{name} = {_short(value)}: {rule}" if name else rule
+
+
+def _short(value: Any) -> str:
+    """A value as it is written, but not all of what is huge or deep."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # whole numbers of more than 4,300 digits are not written
+        return f"a {type(value).__name__} of absurd size"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _template_lines(config: Config) -> Iterator[str]:
@@ -337,10 +380,10 @@ def _section_lines(name: str, section: Section) -> Iterator[str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path)
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"configuration file {path} is not TOML: {error}", remedy="`wsi-ats config` writes a correct one"
         ) from error
@@ -354,13 +397,18 @@ def _override(values: dict[str, Any], override: str) -> None:
             f"setting {override!r} is not of the form section.key=value", remedy="for example train.epochs=20"
         )
     for section in sections:
-        values[section] = dict(values.get(section, {}))
+        inner = values.get(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"setting {name}: {section} is {_short(inner)}, not a section with settings of its own"
+            )
+        values[section] = dict(inner)
         values = values[section]
     values[key] = _toml_value(text.strip())
 
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        return _parsed(f"v = {text}")["v"]
+    except (KeyError, ValueError):
         return text

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.regular import regular_stat
+from wsi_ats.shown import url_id
 from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.texts import NOT_GIVEN, as_written
@@ -132,6 +134,7 @@ def read_manifest(path: Path | str, target: str = LABEL, columns: Sequence[str] 
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV or Parquet file as a table of at least one row, every value a text."""
     try:
+        regular_stat(path)
         if path.suffix.lower() == ".parquet":
             table = pd.read_parquet(path).apply(_as_text)
         else:
@@ -180,8 +183,8 @@ def entries_of(table: pd.DataFrame, path: Path) -> Iterator[Entry]:
 
 def slide_id(path: str | Path) -> str:
     """A path as the id of a slide: as it is written, without `.`, `..` and double slashes, slashes
-    forward."""
-    return str(path) if is_url(str(path)) else Path(os.path.normpath(path)).as_posix()
+    forward; a URL without user, password and signature."""
+    return url_id(str(path)) if is_url(str(path)) else Path(os.path.normpath(path)).as_posix()
 
 
 def parse_mpp(text: str, line: str) -> float | None:

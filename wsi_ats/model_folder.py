@@ -7,7 +7,6 @@ so (docs/encoders.md).
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wsi_ats.build import build_model
-from wsi_ats.config import RENAMED, parse_config, to_values
+from wsi_ats.config import RENAMED, parse_config, read_toml, to_values
 from wsi_ats.errors import ModelError
 from wsi_ats.features.kept import check_encoder, find_encoder, keep_encoder
 from wsi_ats.model import AttentionSampler
+from wsi_ats.regular import open_regular, regular_stat
 from wsi_ats.tasks.make import from_card, to_card
 from wsi_ats.tasks.settings import LABEL
 
@@ -68,15 +68,18 @@ def load_model(
     if old:
         _rename_settings(values)
     record, features = header.get("encoder"), values.setdefault("features", {})
+    if not (isinstance(features, dict) and isinstance(record, dict | None)):
+        raise ModelError(f"{folder / SETTINGS}: [features] or [model.encoder] is no table", COPY)
     pretrained = find_encoder(record, features, folder, encoder, trust=trust)
     config = parse_config(values, str(folder / SETTINGS))
     try:
         tasks = [from_card(card, config.tasks) for card in cards]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / SETTINGS}: [[model.tasks]] is damaged: {error!r}", COPY) from error
     model = build_model(config, tasks, pretrained=pretrained, fresh=False)
     check_encoder(model.features, record)
     try:
+        regular_stat(folder / WEIGHTS)  # of a pipe, safetensors would wait for the writer
         weights = load_file(folder / WEIGHTS)
         model.load_state_dict(_renamed(weights) if old else weights)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -93,7 +96,7 @@ def model_hash(folder: Path | str) -> str:
     digest = hashlib.sha256()
     for name in (SETTINGS, WEIGHTS):
         try:
-            with (Path(folder) / name).open("rb") as file:
+            with open_regular(Path(folder) / name) as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise _missing(Path(folder), name, error) from error
@@ -118,7 +121,7 @@ def _rename_settings(values: dict[str, Any]) -> None:
     """Give settings of an older format their names of today, in place."""
     for old, new in RENAMED.items():
         section, key = old.split(".")
-        if key in values.get(section, {}):
+        if isinstance(values.get(section), dict) and key in values[section]:
             values[section][new.removeprefix(f"{section}.")] = values[section].pop(key)
 
 
@@ -131,7 +134,7 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return read_toml(folder / SETTINGS)
     except OSError as error:
         raise _missing(folder, SETTINGS, error) from error
     except ValueError as error:

@@ -23,7 +23,7 @@ class RangeServer:
     """Serves the files below `folder` on 127.0.0.1, every answer `latency` seconds late.
 
     faults: a status each for the first requests ("503"), or "drop" (close without an answer), "cut" (half of the
-        body), "stall" (no answer at all); afterwards all is well.
+        body), "stall" (no answer at all), "trickle" (20 bytes a second); afterwards all is well.
     ranges: False: a server that ignores Range and sends the whole file.
     etag: False: no ETag, only the time of change.
     """
@@ -143,12 +143,12 @@ class _Server:
                 return await send(writer, f"{fault} Fault", {}, b"as told")
             if self.authorization and headers.get("authorization") != self.authorization:
                 return await send(writer, "401 Unauthorized", {}, b"who are you?")
-            return await self.file(writer, method, target, headers, cut=fault == "cut")
+            return await self.file(writer, method, target, headers, fault)
         finally:
             self.running -= 1
 
     async def file(
-        self, writer: asyncio.StreamWriter, method: str, target: str, headers: dict[str, str], cut: bool
+        self, writer: asyncio.StreamWriter, method: str, target: str, headers: dict[str, str], fault: str
     ) -> bool:
         path = self.folder / unquote(urlsplit(target).path).lstrip("/")
         if not path.is_file():
@@ -170,8 +170,13 @@ class _Server:
             file.seek(start)
             body = file.read(stop - start)
         self.sent += len(body)
-        await send(writer, status, answer, body[: len(body) // 2] if cut else body, len(body))
-        return not cut
+        at_once = {"cut": len(body) // 2, "trickle": 0}.get(fault, len(body))
+        await send(writer, status, answer, body[:at_once], len(body))
+        for at in range(at_once, len(body)) if fault == "trickle" else ():
+            writer.write(body[at : at + 1])
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        return fault != "cut"
 
 
 async def send(

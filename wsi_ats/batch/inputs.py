@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import SUFFIXES, entries_of, read_table, slide_id
+from wsi_ats.shown import redacted
 from wsi_ats.slides.storage.opening import is_url
 
 __all__ = ["SlideItem", "find_slides", "manifest_slides", "slide_id"]
@@ -28,8 +29,9 @@ class SlideItem:
     """The path as the user gave it, with forward slashes: the slide's name in every table. For a slide found
     in a folder, the folder as given joined with the path inside it; for one of a manifest, the path as
     written there."""
-    path: Path | str
-    """Absolute path, so that a worker with another working directory finds it; a string where it is a URL."""
+    path: Path | str = field(repr=False)
+    """Absolute path, so that a worker with another working directory finds it; a string where it is a URL, with its
+    user and signature, which is why it is not shown."""
     mpp: float | None = None
     """Micrometres per pixel as the manifest has it."""
     patient: str = ""
@@ -57,7 +59,7 @@ def find_slides(arguments: Iterable[str | Path]) -> list[SlideItem]:
 
 def _items_of(argument: str) -> list[SlideItem]:
     if is_url(argument):
-        return [SlideItem(argument, argument)]
+        return [SlideItem(slide_id(argument), argument)]
     path = Path(argument)
     if _is_store(path):
         return [_item(path)]
@@ -149,7 +151,8 @@ def manifest_slides(path: Path) -> list[SlideItem]:
     items: dict[str, tuple[int, SlideItem]] = {}
     for entry in entries_of(read_table(path), path):
         place = entry.path if isinstance(entry.path, str) else _absolute(entry.path)
-        item = SlideItem(entry.slide, place, entry.mpp, entry.patient, entry.others)
+        others = {name: redacted(text) for name, text in entry.others.items()}
+        item = SlideItem(entry.slide, place, entry.mpp, entry.patient, others)
         earlier, same = items.setdefault(item.id, (entry.row, item))
         if same != item:
             raise ConfigError(

@@ -26,9 +26,11 @@ from wsi_ats.errors import ConfigError, Failure, ModelError, NoTissueError, Slid
 from wsi_ats.lowres.view import read_view
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
+from wsi_ats.shown import public_url, redacted, shown, url_id
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.fingerprint import fingerprint_of
+from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.answer import TaskSpec
 
@@ -159,10 +161,10 @@ def fail(job: Job, stage: str, error: BaseException, remedy: str = "") -> Outcom
     if isinstance(error, WsiAtsError):
         message, remedy = error.message, error.remedy or remedy
     else:
-        message = f"{type(error).__name__}: {error}"
+        message = shown(f"{type(error).__name__}: {error}")
         remedy = remedy or f"see the traceback in {job.store.folder.name}/failure.json"
     failure = Failure(job.item.id, stage, " ".join(message.split()), " ".join(remedy.split()))
-    trace = "".join(traceback.format_exception(error))
+    trace = "".join(redacted(line) for line in traceback.format_exception(error))
     job.store.write_failure(failure, provenance(job, None), trace)
     return Outcome(job.item.id, "failed", failure=failure)
 
@@ -171,7 +173,7 @@ def provenance(job: Job, found: Mapping[str, Any] | None) -> Record:
     """Provenance of a result or failure: its slide, configuration and software; `found`: more about the slide."""
     return {
         "slide": job.item.id,
-        "path": str(job.item.path),
+        "path": url_id(str(job.item.path)) if is_url(str(job.item.path)) else str(job.item.path),
         **(found or {}),
         "patient": job.item.patient,
         "extra": dict(job.item.extra),
@@ -275,7 +277,8 @@ def _stamp(job: Job) -> dict[str, int]:
         size, changed = fingerprint_of(job.item.path)
     except OSError as error:
         raise SlideError(
-            f"slide {job.item.path} cannot be found on {socket.gethostname()}: {error.strerror or error}",
+            f"slide {public_url(str(job.item.path))} cannot be found on {socket.gethostname()}: "
+            f"{error.strerror or error}",
             remedy=f"check the path; {SHARED}",
         ) from error
     return {"size_bytes": size, "mtime_ns": changed}

@@ -35,6 +35,7 @@ from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.batch.store import write_record
 from wsi_ats.batch.tables import write_tables
 from wsi_ats.errors import ConfigError, Failure, WsiAtsError
+from wsi_ats.shown import public_url
 
 POLL = 0.5
 """Seconds between two looks at a slide that another process is at."""
@@ -253,7 +254,7 @@ class _RunLog:
             "status": status,
             "start": self.start.isoformat(timespec="seconds"),
             "end": end,
-            "argv": list(self.argv),
+            "argv": [public_url(argument) for argument in self.argv],
             "config": asdict(self.settings),
             "config_hash": self.config_hash,
             "model": {"folder": str(self.model), "hash": self.model_hash},

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from wsi_ats import __version__
 from wsi_ats.catalogue import SAMPLERS
@@ -34,9 +35,27 @@ from wsi_ats.cli.terminal import (
 )
 from wsi_ats.errors import ConfigError
 from wsi_ats.reading import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES, Reading
+from wsi_ats.shown import shown
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+"""Class of complaints about arguments: of click, or of the click that newer versions of typer have in them."""
+
+
+class Discreet(TyperGroup):
+    """The commands, whose complaints about arguments show these as all text is shown: without secrets of URLs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except USAGE_ERROR as error:
+            error.__dict__["message"] = shown(str(error.__dict__.get("message")))
+            raise
+
 
 app = typer.Typer(
     name="wsi-ats",
+    cls=Discreet,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -183,7 +202,7 @@ def train(
 def predict(
     model: Model,
     slides: Annotated[
-        list[Path],
+        list[str],  # a Path would make one slash of the two in a URL
         typer.Argument(metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],

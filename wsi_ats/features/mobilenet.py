@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsi_ats.errors import ConfigError, ModelError
+from wsi_ats.regular import open_regular
 
 # (output channels, stride) of the depthwise separable blocks conv_dw_1 + conv_pw_1 .. conv_dw_12 + conv_pw_12
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2))
@@ -131,7 +132,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     remedy = "give the .npz file of MobileNet v1 weights with Keras layer names"
     try:
         # opened here, since numpy forgets to close a file that turns out to be no archive
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stored = np.load(file, allow_pickle=False)
             if isinstance(stored, np.ndarray):
                 raise ModelError(f"weights file {path} holds one bare array", remedy)

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from wsi_ats.catalogue import FEATURE_NETWORKS, FeatureEntry, one_of
 from wsi_ats.settings import Section
 
+Normal = Annotated[float, Field(ge=-1000, le=1000)]
+"""A mean or standard deviation of RGB."""
 Network = Annotated[str, AfterValidator(one_of(FEATURE_NETWORKS))]
 
 
@@ -18,25 +20,25 @@ class FeatureSettings(Section):
 
     network: Network = "small-resnet"
     """small-resnet and paper train from scratch; the others are pretrained; huggingface, timm: any model of theirs."""
-    width: int = Field(default=12, ge=4, multiple_of=4)
+    width: int = Field(default=12, ge=4, le=1024, multiple_of=4)
     """Channels of the stem of small-resnet; its vectors have eight times as many entries."""
     weights: str | None = None
     """File or folder of pretrained weights, or hub:owner/name[@revision], which may download them."""
     frozen: bool | None = None
     """Keep the feature network fixed; by default pretrained networks are frozen and the others are trained."""
-    open_blocks: int = Field(default=0, ge=0)
+    open_blocks: int = Field(default=0, ge=0, le=1000)
     """Train only the last so many blocks of a pretrained network, and what comes after them."""
     checkpointing: bool = False
     """Compute the activations of trained blocks twice instead of keeping them: less memory, more time."""
     pooling: Literal["cls", "mean", "cls+mean"] | None = None
     """Tokens -> vector, as the model's card says (huggingface, timm): the class token, the mean patch, or both."""
-    input_px: int | None = Field(default=None, ge=1)
+    input_px: int | None = Field(default=None, ge=1, le=4096)
     """Side of the tiles that an exported program takes."""
-    mpp: float | None = Field(default=None, gt=0)
+    mpp: float | None = Field(default=None, ge=0.01, le=1000)
     """Micrometres per pixel that the encoder was trained at, where its name does not tell; unset: any."""
-    mean: tuple[float, float, float] | None = None
+    mean: tuple[Normal, Normal, Normal] | None = None
     """Mean of RGB in [0, 1] that the encoder expects taken off; resnet: ImageNet's by default."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[Normal, Normal, Normal] | None = None
     """Standard deviation that it expects divided by, with `mean`."""
     any_scale: bool = False
     """Take tiles of another size (resized) or mpp than the encoder was trained on."""

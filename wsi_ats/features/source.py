@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.settings import FeatureSettings
+from wsi_ats.regular import open_regular, read_regular, regular_stat
 
 HUB = "hub:"
 """Prefix of a name of the Hugging Face hub: the user wants it from there, and it may be downloaded."""
@@ -25,6 +26,9 @@ DESCRIPTION, SAFE, PICKLED = (
     "model*.safetensors",
     "pytorch_model.bin",
 )
+
+MOST_BYTES = 16 << 20
+"""Bytes of a description at most."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,13 @@ def locate_folder(settings: FeatureSettings, repository: str | None, patterns: S
             f"features.weights: {folder} is not a folder",
             remedy="give the folder that holds config.json and the weights, or hub:owner/name to download them",
         )
+    try:
+        for path in (path for pattern in patterns for path in folder.glob(pattern)):
+            regular_stat(path)
+    except OSError as error:
+        raise ConfigError(
+            f"features.weights: {error.filename}: {error.strerror}", "copy the folder of the model again"
+        ) from error
     return folder.resolve()
 
 
@@ -79,7 +90,7 @@ def digest_of(weights: Sequence[Path]) -> str:
     """sha256 (hex) of a file, or of the names and digests of several, in the order of their names."""
     digests = {}
     for path in sorted(weights):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     if len(digests) == 1:
         return next(iter(digests.values()))
@@ -89,8 +100,8 @@ def digest_of(weights: Sequence[Path]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """An object of a JSON file. Raises `ModelError` naming the file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(read_regular(path, MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"cannot read {path}: {error}",
             remedy=f"copy {path.name} from the model's page, beside the weights",
@@ -106,6 +117,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Runs no code from the file. Raises `ModelError` naming it.
     """
     try:
+        regular_stat(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)

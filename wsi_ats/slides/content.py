@@ -6,14 +6,14 @@ import hashlib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from wsi_ats.shown import url_id
 from wsi_ats.slides.fingerprint import ROOTS, fingerprint_of
-from wsi_ats.slides.storage.opening import ByteRange, is_url, open_source, public_url
+from wsi_ats.slides.storage.local import companions_of
+from wsi_ats.slides.storage.opening import ByteRange, is_url, open_source
 
 END, BLOCK, BLOCKS = 1 << 20, 64 << 10, 24
 """Bytes read at the beginning and at the end, bytes and number of the blocks between them: 3.7 MB of any file."""
 METADATA = (*ROOTS, ".zmetadata")
-BESIDE = (".dcm", ".dicom", ".vms", ".vmu")
-"""Slides that are several files of one folder, of which any may be named."""
 
 
 def content_of(slide: Path | str) -> str:
@@ -24,7 +24,7 @@ def content_of(slide: Path | str) -> str:
     MRXS, DICOM, VMS: also names, sizes and times of the other files that they are made of (of all files of the
         folder, where it is not clear which).
     Zarr folder: size and time of change of the root's metadata, and what they say; not the chunks.
-    URL: the URL without credentials and query, and the size and ETag that the server tells.
+    URL: the URL without credentials (`url_id`), and the size and ETag that the server tells.
     Raises OSError where there is no such slide, or where it is neither file nor Zarr store (a pipe, a device).
     """
     address = str(slide)
@@ -33,7 +33,7 @@ def content_of(slide: Path | str) -> str:
     facts: tuple[object, ...] = fingerprint_of(address)
     parts: list[bytes] = []
     if is_url(address):
-        facts = (public_url(address), *facts)
+        facts = (url_id(address), *facts)
     else:
         path = Path(address)
         with open_source(address) as source:
@@ -56,11 +56,5 @@ def _samples(path: Path) -> list[ByteRange]:
 
 def _companions(path: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of change of the files that belong to a slide besides the one that names it."""
-    suffix = path.suffix.lower()
-    if path.is_dir() or suffix not in (".mrxs", *BESIDE):
-        return []
-    folder = path.with_suffix("") if suffix == ".mrxs" else path.parent
-    if not folder.is_dir():
-        return []
-    found = [(file.name, file.stat()) for file in folder.iterdir() if file != path and file.is_file()]
+    found = [(file.name, file.stat()) for file in companions_of(path) if file.is_file()]
     return sorted((name, facts.st_size, facts.st_mtime_ns) for name, facts in found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wsi_ats.regular import is_folder, regular_stat
 from wsi_ats.slides.storage.opening import is_url, open_source
 
 ROOTS = ("zarr.json", ".zattrs", ".zgroup")
@@ -14,11 +15,11 @@ def fingerprint_of(slide: Path | str) -> tuple[int, int]:
     """Pair (bytes, time of change in ns) of a file; of the root's metadata for a folder; behind a URL the second number
     stands for the server's ETag.
 
-    Raises OSError where there is no such slide.
+    Raises OSError where there is no such slide, and where it is neither file nor folder (a pipe, a device).
     """
     address = str(slide)
-    if not is_url(address) and not Path(address).is_dir():
-        status = Path(address).stat()
+    if not is_url(address) and not is_folder(address):
+        status = regular_stat(address)
         return status.st_size, status.st_mtime_ns
     source = open_source(address)
     try:

@@ -6,12 +6,15 @@ of them equal OpenSlide's (`tiff`). All else is read by OpenSlide, and `backend_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from wsi_ats.errors import ConfigError, SlideError
+from wsi_ats.regular import is_folder
+from wsi_ats.shown import url_id
 from wsi_ats.slides.base import OpenOptions, Slide
 from wsi_ats.slides.openslide.slide import OpenSlideAddress
 from wsi_ats.slides.storage.opening import is_url
@@ -40,7 +43,7 @@ class Reader:
 def open_path(path: str, name: str | None, options: OpenOptions, backend: str | None) -> Slide:
     """Open the slide in a file, a folder or behind a URL; arguments and errors as of `open_slide`."""
     path = _located(path)
-    name = name or path.rstrip("/").rpartition("/")[2]
+    name = name or (url_id(path) if is_url(path) else path).rstrip("/").rpartition("/")[2]
     if backend is None:
         own = (reader.open for reader in READERS.values() if reader.recognises and reader.recognises(path))
         return next(own, _file)(path, name, options)
@@ -54,15 +57,18 @@ def open_path(path: str, name: str | None, options: OpenOptions, backend: str | 
 
 
 def _located(path: str) -> str:
-    """An absolute path, which holds in processes that work in other folders, or a URL."""
+    """An absolute path, which holds in processes that work in other folders, or a URL, without blanks: where these
+    end, messages would take the URL to end (`shown.redacted`)."""
     if not is_url(path):
         return str(Path(path).absolute())
-    return unquote(urlsplit(path).path) if path.lower().startswith("file://") else path
+    if path.lower().startswith("file://"):
+        return unquote(urlsplit(path).path)
+    return re.sub(r"\s", lambda blank: quote(blank[0]), path)
 
 
 def _is_zarr(path: str) -> bool:
     # What is neither a folder nor behind a URL is not asked: zarr is slow to import.
-    if not (is_url(path) or Path(path).is_dir()):
+    if not (is_url(path) or is_folder(path)):
         return False
     from wsi_ats.slides.omezarr.slide import is_zarr
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from wsi_ats.catalogue import TASK_KINDS, one_of
 from wsi_ats.settings import Section
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class TaskSettings(Section):
@@ -27,7 +27,7 @@ class TaskSettings(Section):
     class_weights: Literal["none", "balanced"] | dict[str, Positive] = "none"
     """balanced: every class, grade or side of a label weighs the same in the loss, however rare; or a table of weights
     (of labels: of their presence against their absence)."""
-    strength: float = Field(default=1.0, gt=0)
+    strength: float = Field(default=1.0, gt=0, le=1e6)
     """Weight of this task's loss, and of its score in the choice of the epoch, among those of several tasks."""
 
     @model_validator(mode="after")

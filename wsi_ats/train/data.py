@@ -16,6 +16,7 @@ from wsi_ats.errors import Failure, NoTissueError, SlideError, WsiAtsError
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.manifest import Row
 from wsi_ats.sampling import generator_for
+from wsi_ats.shown import shown
 from wsi_ats.slides import SlideAddress, open_slide
 from wsi_ats.slides.content import content_of
 from wsi_ats.stopwatch import Stopwatch
@@ -150,7 +151,7 @@ def failure_of(row: Row, error: Exception) -> Failure:
     if isinstance(error, WsiAtsError):
         stage = "tissue" if isinstance(error, NoTissueError) else getattr(error, "stage", "open")
         return Failure(row.slide, stage, error.message, error.remedy)
-    message = " ".join(f"{type(error).__name__}: {error}".split())
+    message = shown(" ".join(f"{type(error).__name__}: {error}".split()))
     return Failure(row.slide, getattr(error, "stage", "open"), message, "")
 
 

@@ -82,22 +82,15 @@ def test_a_span_never_leaves_the_file(part: ByteRange, size: int) -> None:
 
 def test_parts_of_a_folder_come_in_order_and_missing_ones_are_none(folder: Path) -> None:
     source = open_source(str(folder))
-    keys = [f"c/{i}" for i in (7, 199, 0, 7, 200, 42)] + ["none", "c", "one/x"]
+    keys = [f"c/{i}" for i in (7, 199, 0, 7, 200, 42)] + ["none", "none/x"]
     got = list(source.read_many([ByteRange(key, 1, 50) for key in keys]))
     assert got == [(b"%d " % i + CONTENT[:i])[1:51] for i in (7, 199, 0, 7)] + [
         None,
         (b"42 " + CONTENT[:42])[1:51],
         None,
         None,
-        None,
     ]
-    assert [source.exists(key) for key in ("c/1", "c", "c/200", "", "empty")] == [
-        True,
-        False,
-        False,
-        False,
-        True,
-    ]
+    assert [source.exists(key) for key in ("c/1", "c/200", "", "empty")] == [True, False, False, True]
     assert source.read(ByteRange("empty", -4, 4)) == b""
 
 
@@ -136,7 +129,7 @@ def test_what_cannot_be_opened_says_so(folder: Path, tmp_path: Path) -> None:
         FolderSource(str(folder / "one"))
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(FileNotFoundError, match="is not a file"):
+        with pytest.raises(OSError, match="a pipe, not a regular file"):
             open_source(str(tmp_path / "pipe"))
 
 

@@ -7,6 +7,7 @@ the tiles of a TIFF. What is stored in other ways is read with zarr-python, seve
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from jaxtyping import UInt8
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Size
+from wsi_ats.regular import is_folder
 from wsi_ats.slides.base import DEFAULTS, OpenOptions, Slide, SlideAddress, SlideFacts
 from wsi_ats.slides.omezarr.array import array_facts, storage_of
 from wsi_ats.slides.omezarr.codecs import UnsupportedLayout
@@ -42,7 +44,7 @@ def is_zarr(path_or_url: str | Path) -> bool:
     text = str(path_or_url)
     if is_url(text):
         return re.search(r"\.zarr(/|$)", re.split("[?#]", text)[0]) is not None
-    return any((Path(text) / name).is_file() for name in GROUP_FILES)
+    return is_folder(text) and any(os.path.lexists(f"{text}/{name}") for name in GROUP_FILES)
 
 
 @dataclass(frozen=True, slots=True)

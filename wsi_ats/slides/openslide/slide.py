@@ -22,6 +22,7 @@ from wsi_ats.slides.associated import associated_image
 from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, Rgb, Slide, SlideAddress, SlideFacts
 from wsi_ats.slides.openslide.exact import common, spans, tile_size, tiles_under, window
 from wsi_ats.slides.scale import readings_of, scale_of
+from wsi_ats.slides.storage.local import refuse_irregular
 
 CACHE_BYTES = 64 * 2**20
 """Bytes of decoded tiles kept, for all slides of a process together."""
@@ -222,6 +223,7 @@ class OpenSlideSlide(Slide):
 def _open(address: OpenSlideAddress) -> openslide.OpenSlide:
     path = Path(address.path)
     try:
+        refuse_irregular(path)
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:

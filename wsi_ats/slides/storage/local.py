@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from wsi_ats.slides.storage.source import ByteRange, ByteSource, span
+from wsi_ats.regular import open_descriptor, regular_stat
+from wsi_ats.slides.storage.source import WHOLE, ByteRange, ByteSource, span, too_large
 
 OPEN_FILES = 64
 """Files that a folder keeps open; a process may have about 1,000, and shares them among all of its slides."""
-OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
-"""Flags of opening; O_NONBLOCK, since opening a pipe would wait for its writer."""
+BESIDE = (".dcm", ".dicom", ".vms", ".vmu")
+"""Slides that are several files of one folder, of which any may be named."""
 AHEAD = 32
 """Number of parts of a folder that the kernel is told about before they are read."""
+
+
+def companions_of(path: Path) -> list[Path]:
+    """What lies beside a slide of several files (MIRAX, DICOM, Hamamatsu), and may be a part of it. Raises OSError."""
+    suffix = path.suffix.lower()
+    if suffix not in (".mrxs", *BESIDE) or path.is_dir():
+        return []
+    folder = path.with_suffix("") if suffix == ".mrxs" else path.parent
+    return [file for file in folder.iterdir() if file != path] if folder.is_dir() else []
+
+
+def refuse_irregular(path: Path | str) -> None:
+    """Raise OSError where a slide is no regular file, or has something beside it that its reader would wait for.
+
+    For readers that open files by their names; folders beside a slide are let be, and links that lead nowhere."""
+    regular_stat(path)
+    for other in companions_of(Path(path)):
+        if other.exists() and not other.is_dir():
+            regular_stat(other)
 
 
 class _File:
@@ -30,10 +49,8 @@ class _File:
         self.fd = -1
         self.path = path
         self.lock = threading.Lock()
-        self.fd = os.open(path, OPEN_FLAGS)
+        self.fd = open_descriptor(path)
         facts = os.fstat(self.fd)
-        if not stat.S_ISREG(facts.st_mode):
-            raise FileNotFoundError(f"{path} is not a file")
         self.size = facts.st_size
         self.stamp = facts.st_size, facts.st_mtime_ns
 
@@ -44,9 +61,11 @@ class _File:
             if count:
                 os.posix_fadvise(self.fd, start, count, os.POSIX_FADV_WILLNEED)
 
-    def read(self, part: ByteRange) -> bytes:
+    def read(self, part: ByteRange, most: int = WHOLE) -> bytes:
         """Bytes of a part."""
         start, count = span(part, self.size)
+        if part.count is None and count > most:
+            raise OSError(too_large(self.path, count, most))
         pieces: list[bytes] = []
         try:
             while count:
@@ -93,14 +112,14 @@ class FileSource(ByteSource):
         """Bytes of a part. Raises OSError."""
         return self._file(part.key).read(part)
 
-    def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
+    def read_many(self, parts: Sequence[ByteRange], most: int = WHOLE) -> Iterator[bytes | None]:
         """The bytes of each part; all of them are announced to the kernel before the first is read."""
         file = self._file("")
         for part in parts:
             if not part.key:
                 file.hint(part)
         for part in parts:
-            yield None if part.key else file.read(part)
+            yield None if part.key else file.read(part, most)
 
     def exists(self, key: str) -> bool:
         """Whether the key is "", the file itself."""
@@ -144,7 +163,7 @@ class FolderSource(ByteSource):
         """Bytes of a part. Raises OSError."""
         return self._file(part.key).read(part)
 
-    def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
+    def read_many(self, parts: Sequence[ByteRange], most: int = WHOLE) -> Iterator[bytes | None]:
         """The bytes of each part; a number of parts ahead are announced to the kernel."""
         rest = iter(parts)
         while some := list(islice(rest, AHEAD)):
@@ -153,10 +172,10 @@ class FolderSource(ByteSource):
                 if file is not None:
                     file.hint(part)
             for file, part in zip(files, some, strict=True):
-                yield None if file is None else file.read(part)
+                yield None if file is None else file.read(part, most)
 
     def exists(self, key: str) -> bool:
-        """Whether there is a file of that name."""
+        """Whether there is a file of that name. Raises OSError where something else is."""
         return self._file_or_none(key) is not None
 
     def stamp(self, key: str = "") -> tuple[int, int]:
@@ -171,7 +190,7 @@ class FolderSource(ByteSource):
     def _file_or_none(self, key: str) -> _File | None:
         try:
             return self._file(key)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return None
 
     def _file(self, key: str) -> _File:
@@ -183,12 +202,27 @@ class FolderSource(ByteSource):
             if key in self._files:
                 self._files.move_to_end(key)
                 return self._files[key]
-        file = _File(self._path(key))
+        path = self._path(key)
+        try:
+            file = _File(path)
+        except FileNotFoundError:
+            self._refuse_lost(path)
+            raise
         with self._lock:
             self._files[key] = file
             while len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)
         return file
+
+    def _refuse_lost(self, path: str) -> None:
+        """Raise OSError where a file is not absent but lost: behind a link that leads nowhere (files that were not
+        fetched, as git-annex has them), or with the whole folder, as when its disk is gone."""
+        while not os.path.isdir(path):  # noqa: PTH112
+            if os.path.lexists(path):
+                raise OSError(f"{path} is a link to what is not there")
+            if path == self.address:
+                raise OSError(f"{path} is gone")
+            path = path.rpartition("/")[0]
 
     def _path(self, key: str) -> str:
         """Where the file of a key lies. Keys may come from a stranger's metadata: none leads out of the folder."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections import OrderedDict
-from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
+from wsi_ats.regular import is_folder
 from wsi_ats.slides.storage.local import FileSource, FolderSource
 from wsi_ats.slides.storage.source import ByteRange, ByteSource
-from wsi_ats.slides.storage.urls import public_url
 
-__all__ = ["ByteRange", "ByteSource", "as_file", "is_url", "open_source", "public_url"]
+__all__ = ["ByteRange", "ByteSource", "as_file", "is_url", "open_source"]
 
 KEPT_BYTES = 32 << 20
 """Blocks that a file view remembers: many times what the metadata of a slide needs."""
@@ -40,7 +39,7 @@ def open_source(address: str) -> ByteSource:
 
             return RemoteSource(address)
         address = unquote(urlsplit(address).path)
-    return FolderSource(address) if Path(address).is_dir() else FileSource(address)
+    return FolderSource(address) if is_folder(address) else FileSource(address)
 
 
 def as_file(source: ByteSource, block: int = 1 << 16) -> io.BufferedReader:

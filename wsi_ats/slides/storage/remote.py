@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from wsi_ats.shown import url_id
 from wsi_ats.slides.storage.ranges import Request, batches, requests
-from wsi_ats.slides.storage.source import ByteRange, ByteSource, span
+from wsi_ats.slides.storage.source import WHOLE, ByteRange, ByteSource, span, too_large
 from wsi_ats.slides.storage.transfer import AT_ONCE, submit
-from wsi_ats.slides.storage.urls import connect, public_url, reason, status
+from wsi_ats.slides.storage.urls import connect, reason, status
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -30,6 +31,10 @@ REMEMBERED = 4096
 """Files whose size and version are remembered, for each source."""
 BODY_ATTEMPTS = 3
 """Attempts at an answer whose connection breaks: obstore itself tries again only where a request fails."""
+PATIENCE_S = 60.0
+SLOWEST = 32 << 10
+"""Seconds that an answer may take, and bytes of it for which it may take a second more. The time limits of obstore
+begin again with every byte."""
 
 Answers = list[memoryview] | None
 """Bytes of each range of a batch; None where there is no such file."""
@@ -43,7 +48,7 @@ class RemoteSource(ByteSource):
 
     def __init__(self, url: str) -> None:
         """Take a URL; the server is not asked yet. Raises ConfigError."""
-        self.address = public_url(url)
+        self.address = url_id(url)
         self._store, self._root = connect(url, self.address)
         self._stamps: dict[str, tuple[int, int]] = {}
         self._closed = False
@@ -55,15 +60,23 @@ class RemoteSource(ByteSource):
                 return data
         raise FileNotFoundError(f"{self._name(part.key)} does not exist")
 
-    def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
+    def read_many(self, parts: Sequence[ByteRange], most: int = WHOLE) -> Iterator[bytes | None]:
         """The bytes of each part; near ones share a request, and up to 256 requests are under way."""
+        known = next(iter(self._stamps), None)
+        for data in self._read_many(parts, most):
+            if data is None and known is not None:
+                self._confirm(known)
+                known = None
+            yield data
+
+    def _read_many(self, parts: Sequence[ByteRange], most: int) -> Iterator[bytes | None]:
         parts = [self._located(part) for part in parts]
         wanted = batches(requests(parts), TOGETHER, self._stamps)
         places = {
             i: (b, r) for b, batch in enumerate(wanted) for r, one in enumerate(batch) for i in one.members
         }
         last = [max(i for request in batch for i in request.members) for batch in wanted]
-        window = _Window(wanted, self._begin)
+        window = _Window(wanted, lambda batch: self._begin(batch, most))
         try:
             for i, part in enumerate(parts):
                 if i not in places:
@@ -105,19 +118,31 @@ class RemoteSource(ByteSource):
         known = self._stamps.get(part.key)
         return part if known is None else ByteRange(part.key, *span(part, known[0]))
 
-    def _begin(self, batch: Sequence[Request]) -> Future[Answers]:
+    def _confirm(self, key: str) -> None:
+        """Raise OSError where a file is gone that was there: then others are not absent, but gone with it."""
+        if self._begin([Request(ByteRange(key, 0, 1), [0])], WHOLE).result() is None:
+            raise OSError(f"{self._name(key)} is gone from its server while it is read")
+
+    def _begin(self, batch: Sequence[Request], most: int) -> Future[Answers]:
         if self._closed:
             raise OSError(f"{self.address} is closed")
-        return submit(lambda: self._answers([request.part for request in batch]), len(batch))
+        return submit(lambda: self._answers([request.part for request in batch], most), len(batch))
 
-    async def _answers(self, parts: Sequence[ByteRange]) -> Answers:
-        """Bytes of ranges of one file; empty where one lies beyond the end."""
+    async def _answers(self, parts: Sequence[ByteRange], most: int) -> Answers:
+        """Bytes of ranges of one file; empty where one lies beyond the end, None where there is no such file."""
         key = parts[0].key
-        ask = self._one if len(parts) == 1 else self._several
         for attempt in range(1, BODY_ATTEMPTS + 1):
             try:
-                return await ask("/".join(filter(None, (self._root, key))), parts)
-            except FileNotFoundError:
+                async with asyncio.timeout(PATIENCE_S) as limit:
+                    return await self._ask("/".join(filter(None, (self._root, key))), parts, most, limit)
+            except TimeoutError:
+                raise OSError(
+                    f"{self._name(key)} cannot be read: the server has not answered after {PATIENCE_S:g} s and a "
+                    f"second more for every {SLOWEST >> 10} KiB"
+                ) from None
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise OSError(f"{self._name(key)} cannot be read: there is no such bucket") from None
                 return None
             except _failures() as error:
                 said = str(error)
@@ -130,20 +155,26 @@ class RemoteSource(ByteSource):
             await asyncio.sleep(0.1 * attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _one(self, path: str, parts: Sequence[ByteRange]) -> Answers:
+    async def _ask(
+        self, path: str, parts: Sequence[ByteRange], most: int, limit: asyncio.Timeout
+    ) -> list[memoryview]:
         import obstore
 
+        if len(parts) > 1:
+            starts, lengths = [part.offset for part in parts], [part.count or 0 for part in parts]
+            _allow(limit, sum(lengths))
+            several = await obstore.get_ranges_async(
+                self._store, path, starts=starts, lengths=lengths, coalesce=0
+            )
+            return [memoryview(data) for data in several]
         result = await obstore.get_async(self._store, path, options=_options(parts[0]))
+        first, end = result.range
+        if parts[0].count is None and end - first > most:
+            raise OSError(too_large(self._name(parts[0].key), end - first, most))
+        _allow(limit, end - first)
         data = memoryview(await result.bytes_async())
         self._check(parts[0].key, result.meta)
         return [data]
-
-    async def _several(self, path: str, parts: Sequence[ByteRange]) -> Answers:
-        import obstore
-
-        starts, lengths = [part.offset for part in parts], [part.count or 0 for part in parts]
-        found = await obstore.get_ranges_async(self._store, path, starts=starts, lengths=lengths, coalesce=0)
-        return [memoryview(data) for data in found]
 
     def _check(self, key: str, meta: Mapping[str, Any]) -> None:
         """Raises OSError where the file is not the one that was read before: an index of it would not fit."""
@@ -189,6 +220,11 @@ def _failures() -> tuple[type[Exception], ...]:
     from obstore.exceptions import BaseError
 
     return BaseError, ValueError
+
+
+def _allow(limit: asyncio.Timeout, count: int) -> None:
+    """Allow an answer of so many bytes its time."""
+    limit.reschedule((limit.when() or 0.0) + count / SLOWEST)
 
 
 def _options(part: ByteRange) -> GetOptions:

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
+WHOLE = 2 << 30
+"""Bytes beyond which a file is not read as a whole: memory is not to follow whatever a stranger put there."""
+
 
 class ByteRange(NamedTuple):
     """A range of bytes to read."""
@@ -38,16 +41,18 @@ class ByteSource(ABC):
         """
 
     @abstractmethod
-    def read_many(self, parts: Sequence[ByteRange]) -> Iterator[bytes | None]:
-        """The bytes of each part, in order; None where the key does not exist. Raises OSError as `read` does.
+    def read_many(self, parts: Sequence[ByteRange], most: int = WHOLE) -> Iterator[bytes | None]:
+        """The bytes of each part, in order; None where the key does not exist, and only there.
 
+        most: bytes that a part without a count may have. Raises OSError where one has more, where what is there is
+        no regular file, cannot be read or cannot be asked for, and where what was there is gone.
         A local file is read lazily, part by part, after the kernel was told about all of them. A server is
         asked for all parts at once.
         """
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether there is a file of that name."""
+        """Whether there is a file of that name. Raises OSError where that cannot be known, or where it is no file."""
 
     @abstractmethod
     def stamp(self, key: str = "") -> tuple[int, int]:
@@ -71,6 +76,11 @@ class ByteSource(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address}>"
+
+
+def too_large(name: str, size: int, most: int) -> str:
+    """What is wrong with a file that is to be read as a whole."""
+    return f"{name} has {size:,} bytes; at most {most:,} are read at once"
 
 
 def span(part: ByteRange, size: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.shown import redacted
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -28,15 +29,6 @@ RETRIES: RetryConfig = {
         "base": 2,
     },
 }
-
-
-def public_url(url: str) -> str:
-    """The URL without what may be a secret: user, password, query (signatures) and fragment."""
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() not in ("http", "https"):
-        return url.rstrip("/")
-    host, slash, path = re.split("[?#]", rest)[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
 
 
 def connect(url: str, address: str) -> tuple[ObjectStore, str]:
@@ -59,6 +51,11 @@ def connect(url: str, address: str) -> tuple[ObjectStore, str]:
             store = obstore.store.HTTPStore(_plain(url), client_options=_client(url), retry_config=RETRIES)
             return store, ""
         bucket, _, path = url.partition("://")[2].partition("/")
+        if "@" in bucket:
+            raise ConfigError(
+                f"{address}: a user in a URL of {scheme}:// is not taken",
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what obstore takes for this store",
+            )
         # Plain http only where the user names such an endpoint (AWS_ENDPOINT=http://...).
         options: ClientConfig = {**CLIENT, "allow_http": True}
         root = obstore.store.from_url(f"{scheme}://{bucket}", client_options=options, retry_config=RETRIES)
@@ -95,15 +92,18 @@ def reason(said: str) -> str:
     """Reason why a request failed, without the URL and without what the server wrote: both may hold credentials."""
     if found := re.search(r"status code: (\d{3}[A-Za-z ]*)", said):
         retries = re.search(r"after (\d+) retries", said)
-        return f"the server answers {found[1].strip()}" + (f", {retries[0]}" if retries else "")
+        more = f", {retries[0]}" if retries else ""
+        if found[1].startswith("403"):
+            more = "; a bucket that may not be listed answers so for a file that is not there, too"
+        return f"the server answers {found[1].strip()}{more}"
     if "RangeNotSupported" in said:
         return "the server cannot send parts of a file (it ignores the Range header)"
     if found := re.search(r'(?:message|error): "([^"]+)"', said):
-        return found[1]
+        return redacted(found[1])
     if "IncompleteMessage" in said or "ConnectionReset" in said:
         return "the server closes the connection without an answer"
     if "TimedOut" in said:
         return "the server does not answer in time"
     if "kind: Body" in said:
         return "the connection breaks within the answer"
-    return re.sub(r"\S*://\S*", "the URL", said.splitlines()[0]) if said else "no reason given"
+    return redacted(said.splitlines()[0]) if said else "no reason given"
