@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 RGB_WORDS = (("r", "red"), ("g", "green"), ("b", "blue"))
 RGB_COLOURS = ("ff0000", "00ff00", "0000ff")
-UNNAMED = re.compile(r"|(image|channel|ch|c)?[ :_-]*\d+(:\d+)*")
-"""Names that writers make up where they know none: "Channel 0", "Channel:0:1", "1"."""
+UNNAMED = re.compile(r"|(image|channel|ch|c)?[ :_-]*\d+(:\d+)*|.*(bright|rgb).*")
+"""Names that writers make up where they know none ("Channel 0", "Channel:0:1", "1"), and those of bright-field."""
 BRIGHT_FIELD = "a bright-field image in RGB is needed: fluorescence and grey images are not read"
 
 

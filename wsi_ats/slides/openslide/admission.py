@@ -49,6 +49,12 @@ def admitted(path: str) -> Contents | None:
     return contents
 
 
+def properties_in(handle: openslide.OpenSlide) -> dict[str, str]:
+    """Properties of a slide; those whose damaged names OpenSlide does not find again are left out."""
+    names = list(handle.properties)
+    return {name: text for name in names if (text := handle.properties.get(name)) is not None}
+
+
 class Choice(NamedTuple):
     """What is made of OpenSlide's levels, which are numbered as it numbers them."""
 

@@ -11,6 +11,7 @@ import openslide
 from jaxtyping import UInt8
 
 from wsi_ats.slides.codecs import APERIO_YCBCR, DEFLATE, DEFLATE_OLD, LOSSY
+from wsi_ats.slides.openslide.admission import properties_in
 from wsi_ats.slides.scale import OME_IMAGE
 from wsi_ats.slides.tiff.index import TiffImage, TiffIndex
 from wsi_ats.slides.tiff.planes import decode_tile
@@ -57,7 +58,7 @@ def compared(path: str, index: TiffIndex, read: Read) -> TiffIndex:
         names = tuple(handle.associated_images)
         agreed = replace(
             index,
-            properties={**dict(handle.properties), **_chosen(index)},
+            properties=properties_in(handle) | _chosen(index),
             associated={name: image for name, image in index.associated.items() if name not in names},
             by_openslide=names,
         )
