@@ -8,6 +8,7 @@ little on real slides, because a level's width and height are rounded separately
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ from wsi_ats.errors import WsiAtsError
 
 Pair = tuple[float | int, float | int]
 """A number each for x and y."""
+
+ROUNDED = 2
+"""Pixels by which a side of a level may be off from what its downsample makes of level 0: levels are halved again and
+again, and rounded each time."""
 
 MATCH = 0.01
 """Two downsamples within 1 % count as the same: a slide of 0.499 um/px is read as it is at 0.5 um/px."""
@@ -97,6 +102,24 @@ class Pyramid:
         """A pyramid from (width, height) per level, with the true ratio of each axis as the downsample."""
         (width, height), *_ = sizes
         return cls(tuple(Level(i, Size(w, h), (width / w, height / h)) for i, (w, h) in enumerate(sizes)))
+
+    @staticmethod
+    def fitting(sizes: Sequence[tuple[int, int]], slack: float = 0.0) -> list[int]:
+        """Which of these (width, height), the first of which is level 0, can be levels of it: positions in `sizes`.
+
+        A level has the proportions of level 0, to `ROUNDED` px and `slack` of its sides, and is smaller than the one
+        before it. Anything else is another image.
+
+        >>> Pyramid.fitting([(5120, 5120), (1300, 1000), (1280, 1280), (1280, 1280), (319, 320)])
+        [0, 2, 4]
+        """
+        found = [0]
+        for index, (width, height) in enumerate(sizes[1:], start=1):
+            finer = sizes[found[-1]]
+            smaller = width <= finer[0] and height <= finer[1] and (width, height) != tuple(finer)
+            if smaller and _have_one_downsample(sizes[0], (width, height), slack):
+                found.append(index)
+        return found
 
     @property
     def size(self) -> Size:
@@ -233,6 +256,14 @@ class Grid:
 
     def _corner(self, col_row: Int64[np.ndarray, "K 2"]) -> Int64[np.ndarray, "K 2"]:
         return _rounded(col_row * np.asarray(self.cell))
+
+
+def _have_one_downsample(full: tuple[int, int], size: tuple[int, int], slack: float) -> bool:
+    """Whether some downsample makes one size of the other, on both sides."""
+    off = [ROUNDED + slack * side for side in size]
+    least = max(whole / (side + o) for whole, side, o in zip(full, size, off, strict=True))
+    most = min(whole / max(side - o, 1e-9) for whole, side, o in zip(full, size, off, strict=True))
+    return least <= most
 
 
 def _rounded(values: Float64[np.ndarray, " ..."]) -> Int64[np.ndarray, " ..."]:

@@ -102,7 +102,7 @@ def test_info(place: Path) -> None:
         "backend: tiff (tiled JPEG TIFF, generic TIFF)",
         "vendor: generic-tiff",
         "size: 768 x 768 px",
-        "mpp: 0.5 x 0.5 um/px (openslide.mpp-x)",
+        "mpp: 0.5 x 0.5 um/px (tiff.XResolution)",
         "level 0: 768 x 768 px, downsample 1 x 1",
     ]
     facts = json.loads(run("info", "slides/test_1.tif", "--json", "--properties", "--mpp", "0.25").stdout)

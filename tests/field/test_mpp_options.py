@@ -51,7 +51,7 @@ def record(out: str, stem: str) -> dict[str, object]:
 
 def test_overriding_what_a_slide_says_is_told_where_the_answer_is(place: Path) -> None:
     result = run(*PREDICT, SAYS, "--out", "out", "--override-mpp", "0.25")
-    note = "mpp 0.25 x 0.25 was given, openslide.mpp-x says 0.5 x 0.5 um/px"
+    note = "mpp 0.25 x 0.25 was given, tiff.XResolution says 0.5 x 0.5 um/px"
     assert note in table("out").notes[SAYS]
     assert f"note: {SAYS}: {note}" in result.stderr
     assert note in run("info", SAYS, "--override-mpp", "0.25").stdout

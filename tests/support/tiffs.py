@@ -102,6 +102,9 @@ def write_pyramid(
     with tifffile.TiffWriter(path, **(options or {})) as tiff:
         for index, level in enumerate(levels):
             write_level(tiff, level, kind, tile, subfiletype=int(index > 0), **(more if index == 0 else {}))
+    if kind.startswith("jpeg-rgb"):  # tifffile says YCbCr of every JPEG
+        for page in range(len(levels)):
+            edit_tag(path, page, "PhotometricInterpretation", 2)
     return path
 
 

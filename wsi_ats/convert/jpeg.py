@@ -99,7 +99,7 @@ class JpegTiles:
 
 
 def _is_copied(image: TiffImage) -> bool:
-    return image.coding.compression == JPEG and not image.strips
+    return image.coding.compression == JPEG and not image.strips and image.planes == 1
 
 
 def _codec(coding: Coding) -> Codec:

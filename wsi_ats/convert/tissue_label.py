@@ -36,7 +36,8 @@ def tissue_view(slide: Slide, mpp: float | None = None) -> LazyView:
     """The frame of the view that tissue is found on, `mpp` um/px. Raises MissingMppError."""
     if slide.mpp_xy is None:
         raise MissingMppError(
-            f"slide {slide.name!r} does not say its micrometres per pixel, and tissue is found at a physical scale",
+            f"slide {slide.name!r} does not say its micrometres per pixel, and tissue is found at a physical scale"
+            f"{slide.mpp_doubts}",
             "give --mpp, or leave --tissue away",
         )
     wanted = ViewSettings().mpp if mpp is None else mpp

@@ -147,7 +147,8 @@ def resolve_downsample(
         wanted = (mpp / slide.mpp_xy[0], mpp / slide.mpp_xy[1])
     else:
         raise MissingMppError(
-            f"slide {slide.name!r} does not say its micrometres per pixel, which {setting}.mpp={mpp} needs",
+            f"slide {slide.name!r} does not say its micrometres per pixel, which {setting}.mpp={mpp} needs"
+            f"{slide.mpp_doubts}",
             f"add an `mpp` column to the manifest, give --mpp, or use a model trained with {setting}.downsample "
             f"instead of {setting}.mpp (train --set {setting}.downsample=...)",
         )

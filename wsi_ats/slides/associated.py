@@ -24,6 +24,14 @@ def associated_image(handle: openslide.OpenSlide, name: str) -> Image.Image:
     return handle.associated_images[name]
 
 
+def whole_level(handle: openslide.OpenSlide, level: int) -> Image.Image:
+    """A level that is an image of its own, RGBA. Raises OpenSlideError where it cannot be read or is huge."""
+    width, height = handle.level_dimensions[level]
+    if width * height > MAX_PIXELS:
+        raise openslide.OpenSlideError(f"{width} x {height} px are too many")
+    return handle.read_region((0, 0), level, (width, height))
+
+
 class AssociatedImages(Mapping[str, UInt8[np.ndarray, "h w 3"]]):
     """Associated images by name, (h, w, 3) uint8, each read when asked for. Raises SlideError where that fails."""
 

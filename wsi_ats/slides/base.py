@@ -135,6 +135,11 @@ class Slide(ABC):
         return None if self.mpp_xy is None else sum(self.mpp_xy) / 2
 
     @property
+    def mpp_doubts(self) -> str:
+        """What was said of the scale and is not believed, for messages on a slide without one: "; ..." or ""."""
+        return "".join(f"; {note}" for note in self.notes if "um/px" in note)
+
+    @property
     def associated_images(self) -> AssociatedImages:
         """Images beside the pyramid by name (label, macro, thumbnail, ...), (h, w, 3) uint8; read when asked for."""
         return AssociatedImages(self._associated_names, self._associated)
@@ -212,7 +217,9 @@ class Slide(ABC):
         [25, 45]
         """
         if self.mpp_xy is None:
-            raise MissingMppError(f"slide {self.name!r} has no mpp", "open it with open_slide(..., mpp=...)")
+            raise MissingMppError(
+                f"slide {self.name!r} has no mpp{self.mpp_doubts}", "open it with open_slide(..., mpp=...)"
+            )
         downsample = (mpp / self.mpp_xy[0], mpp / self.mpp_xy[1])
         if not min(downsample) >= 1 - MATCH:
             raise ConfigError(

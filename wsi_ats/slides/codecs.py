@@ -34,10 +34,11 @@ CODECS = {
     JPEG2000: "JPEG 2000",
 }
 """TIFF compressions that are decoded here."""
-LOSSY = (JPEG, APERIO_YCBCR, APERIO_RGB, JPEG2000)
+JPEG2000S = (APERIO_YCBCR, APERIO_RGB, JPEG2000)
+LOSSY = (JPEG, *JPEG2000S)
 """Compressions with a predictor of their own, or none, and decoders that may round differently."""
 
-JPEG_RGB, JPEG_YCBCR = 2, 3
+JPEG_GREY, JPEG_RGB, JPEG_YCBCR = 1, 2, 3
 """libjpeg's numbers of colour spaces."""
 SCAN = b"\xff\xda"
 """Marker of JPEG that ends the header."""
@@ -54,16 +55,18 @@ class Coding(NamedTuple):
     compression: int
     ycbcr: bool = False
     """Whether colours of JPEG are YCbCr, else RGB."""
-    jfif: bool = False
-    """Whether the TIFF says RGB, but its JPEG tiles have JFIF headers, so YCbCr."""
+    recoloured: bool = False
+    """Whether the tags of the TIFF say the other of RGB and YCbCr than its JPEG tiles, which are believed."""
     predictor: bool = False
     """Whether values are differences to the pixel on their left."""
     tables: bytes = b""
     """Tables of JPEG that all tiles share."""
+    grey: bool = False
+    """Whether a tile holds one of the three colours alone: `out` is then (h, w, 1)."""
 
 
 def decode(
-    coding: Coding, encoded: Encoded, out: UInt8[np.ndarray, "h w 3"], window: Box | None = None
+    coding: Coding, encoded: Encoded, out: UInt8[np.ndarray, "h w colours"], window: Box | None = None
 ) -> None:
     """Decode a tile into `out`, a contiguous array of the tile's size.
 
@@ -73,7 +76,7 @@ def decode(
     try:
         if coding.compression == JPEG:
             _decode_jpeg(coding, encoded, out, window)
-        elif coding.compression in (APERIO_YCBCR, APERIO_RGB, JPEG2000):
+        elif coding.compression in JPEG2000S:
             _decode_jpeg2000(coding, encoded, out)
         else:
             _decode_lossless(coding, encoded, out)
@@ -83,10 +86,15 @@ def decode(
 
 
 def _decode_jpeg(
-    coding: Coding, encoded: Encoded, out: UInt8[np.ndarray, "h w 3"], window: Box | None
+    coding: Coding, encoded: Encoded, out: UInt8[np.ndarray, "h w colours"], window: Box | None
 ) -> None:
     _check_jpeg(bytes(encoded), out.shape)
     tables = coding.tables or None
+    if coding.grey:
+        _codecs.jpeg8_decode(
+            encoded, tables=tables, colorspace=JPEG_GREY, outcolorspace=JPEG_GREY, out=out[..., 0]
+        )
+        return
     if window is not None and decode_window(encoded, tables, "YCBCR" if coding.ycbcr else "RGB", window, out):
         return
     space = JPEG_YCBCR if coding.ycbcr else JPEG_RGB
@@ -126,6 +134,23 @@ def _frame_size(header: bytes) -> tuple[int, int]:
     return size
 
 
+def said_colours(header: bytes) -> str:
+    """What the beginning of a JPEG says of its colours: "RGB", "YCbCr", or "" where it does not say.
+
+    Files with JFIF headers are YCbCr by definition; libjpeg numbers red, green and blue by their letters.
+    """
+    if header[:2] != b"\xff\xd8":
+        return ""
+    at, said = 2, ""
+    while header[at : at + 1] == b"\xff" and (marker := header[at + 1 : at + 2]) not in (b"", SCAN[1:]):
+        if marker == b"\xe0" and header[at + 4 : at + 9] == b"JFIF\0":
+            return "YCbCr"
+        if marker[0] in FRAMES and header[at + 10 : at + 17 : 3] == b"RGB":
+            said = "RGB"
+        at += 2 + int.from_bytes(header[at + 2 : at + 4])
+    return said
+
+
 def _check_size(size: tuple[int, int], shape: tuple[int, ...]) -> None:
     if size != shape[:2]:
         raise ValueError(f"it holds an image of {size[1]} x {size[0]} px, not of {shape[1]} x {shape[0]}")
@@ -154,7 +179,7 @@ def _rgb_of_ycbcr(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 
     return np.stack(rgb, axis=-1).clip(0, 255).astype(np.uint8)
 
 
-def _decode_lossless(coding: Coding, encoded: Encoded, out: UInt8[np.ndarray, "h w 3"]) -> None:
+def _decode_lossless(coding: Coding, encoded: Encoded, out: UInt8[np.ndarray, "h w colours"]) -> None:
     flat = out.reshape(-1)
     match coding.compression:
         case 1:

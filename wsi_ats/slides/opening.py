@@ -1,7 +1,8 @@
 """Choice of the backend that reads a file: a rule that follows from the file alone.
 
 OME-Zarr is read as such. The tiles of a tiled TIFF are read directly if they are as its family has them and a few
-of them equal OpenSlide's (`tiff`). All else is read by OpenSlide, and `backend_reason` says why.
+of them equal OpenSlide's (`tiff`). All else is read by OpenSlide, and `backend_reason` says why. A TIFF that
+contradicts itself, or of which OpenSlide would make other pixels than are meant, is read by none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from wsi_ats.slides.base import OpenOptions, Slide
 from wsi_ats.slides.openslide.slide import OpenSlideAddress
 from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.slides.tiff.slide import TiffAddress, TiffSlide
-from wsi_ats.slides.tiff.tags import UnsupportedLayout
+from wsi_ats.slides.tiff.tags import Refused, UnsupportedLayout
 
 REASONS = {
     "hamamatsu": "NDPI has no tiles",
@@ -90,12 +91,10 @@ def _file(path: str, name: str, options: OpenOptions) -> Slide:
         return TiffSlide(address)
     except UnsupportedLayout as error:
         reason = str(error)
-    except SlideError:
-        reason = ""  # whatever it is, OpenSlide says it as well
     try:
         slide = OpenSlideAddress(path, name, options).open()
     except SlideError as error:
-        if reason in ("", "not a TIFF"):
+        if reason == "not a TIFF" or isinstance(error.__cause__, Refused):
             raise
         raise SlideError(
             f"{error.message}; as a tiled TIFF it cannot be read, either: {reason}", error.remedy

@@ -2,12 +2,13 @@
 
 The sources, in the order in which they are believed; the first plausible one is taken:
 
-1. `openslide.mpp-x` and `-y`: what OpenSlide makes of the vendor's fields;
+1. `openslide.mpp-x` and `-y`, what OpenSlide makes of the vendor's fields; not where it made them of resolution tags;
 2. the vendor's fields themselves: Aperio, Philips, MIRAX, Ventana, Sakura, DICOM, Hamamatsu;
 3. the text of `tiff.ImageDescription`: Aperio's `|MPP = 0.4990|`, OME-XML (or the property `ome.xml`), Philips XML;
-4. the resolution tags of a TIFF.
+4. the resolution tags of a TIFF, which any program may have written for print.
 
-Values that no microscope has are passed over and nothing is ever guessed: where no source is left, there is no mpp.
+Values that no slide has are passed over and nothing is ever guessed: where no source is left, there is no mpp. Whatever
+contradicts the scale that holds is told in notes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,16 @@ from wsi_ats.geometry import Pair
 Properties = Mapping[str, str]
 
 PLAUSIBLE_MPP = (0.05, 20.0)
-"""Bounds of an mpp that is believed: others are print resolutions (72 to 1200 dpi) or placeholders."""
+"""Bounds of an mpp that is believed. What is coarser is a resolution for print (1200 to 72 dpi are 21 to 353 um/px) or
+a placeholder; overview images do have 20 to 100 um/px, but they are no slides, and no tile is read so coarsely."""
 DISAGREE = 0.05
-"""Share by which two sources may differ before the user is told."""
+"""Share by which two sources, or the two sides of a pixel, may differ before the user is told."""
+FIELD = 10.0
+"""Micrometres per px, times the power of the objective, as scanners have it: 0.25 at 40x, 0.5 at 20x."""
+FAR = 1.7
+"""Factor by which the scale may differ from what the power of the objective makes expect."""
+OME_IMAGE = "ome.image"
+"""Property: place of the image that is read among those of its OME-XML."""
 
 TIFF_UNITS = {"inch": 25400.0, "centimeter": 10000.0}
 """Micrometres per unit of the resolution tags."""
@@ -60,27 +68,59 @@ class Scale(NamedTuple):
     """Clauses on what was said otherwise, or was not believed."""
 
 
-def scale_of(readings: Sequence[Reading], given: Pair | None = None, default: Pair | None = None) -> Scale:
+def scale_of(
+    readings: Sequence[Reading],
+    given: Pair | None = None,
+    default: Pair | None = None,
+    power: float | None = None,
+) -> Scale:
     """The scale that holds: the one that was given, else the best statement of the slide, else the default.
 
     readings: what the slide states, best first. given, default: micrometres per level-0 px (x, y), from the user.
+    power: of the objective, where the slide says it; it is no scale, and only told where it contradicts one.
 
     >>> stated = [Reading((0.5, 0.5), "aperio.MPP"), Reading((0.25, 0.25), "tiff.XResolution")]
     >>> scale_of(stated, default=(1.0, 1.0))
     Scale(mpp=(0.5, 0.5), source='aperio.MPP', notes=('tiff.XResolution says 0.25 x 0.25 um/px',))
     >>> scale_of(stated[:1], given=(0.25, 0.25)).notes
     ('mpp 0.25 x 0.25 was given, aperio.MPP says 0.5 x 0.5 um/px',)
+    >>> scale_of([Reading((0.5, 0.5), "aperio.MPP")], power=40).notes
+    ('0.5 um/px is far from the 0.25 of an objective of 40x',)
     """
     believed = [reading for reading in readings if _is_plausible(reading)]
     if given is not None:
         differing = [str(r) for r in believed if _differ(r.mpp, given)]
         start = f"mpp {given[0]:.4g} x {given[1]:.4g} was given"
-        return Scale(given, "given", (f"{start}, {'; '.join(differing)}",) if differing else ())
+        conflict = (f"{start}, {'; '.join(differing)}",) if differing else ()
+        return Scale(given, "given", conflict + _unlikely(given, power))
     if believed:
         best = believed[0]
-        return Scale(best.mpp, best.source, tuple(str(r) for r in believed[1:] if _differ(r.mpp, best.mpp)))
-    doubted = tuple(f"{reading}, which is implausible" for reading in readings)
-    return Scale(default, "none" if default is None else "given as default", doubted)
+        told = tuple(str(r) for r in believed if _differ(r.mpp, best.mpp))
+        doubted = tuple(_doubt(r) for r in readings if not _is_plausible(r) and r.source != TAGS)
+        return Scale(best.mpp, best.source, told + doubted + _oblong(best) + _unlikely(best.mpp, power))
+    doubted = tuple(map(_doubt, readings))
+    if default is None:
+        return Scale(None, "none", doubted)
+    return Scale(default, "given as default", doubted + _unlikely(default, power))
+
+
+def _doubt(reading: Reading) -> str:
+    return f"{reading}, which is implausible ({PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g} are believed)"
+
+
+def _oblong(reading: Reading) -> tuple[str, ...]:
+    x, y = reading.mpp
+    return (f"pixels are not square: {reading}",) if _differ((x, x), (y, y)) else ()
+
+
+def _unlikely(mpp: Pair, power: float | None) -> tuple[str, ...]:
+    """A clause where the power of the objective makes expect quite another scale."""
+    if power is None:
+        return ()
+    own, expected = (mpp[0] + mpp[1]) / 2, FIELD / power
+    if max(own, expected) <= FAR * min(own, expected):
+        return ()
+    return (f"{own:.4g} um/px is far from the {expected:.4g} of an objective of {power:g}x",)
 
 
 def readings_of(properties: Properties) -> list[Reading]:
@@ -172,15 +212,21 @@ def _ome_root(properties: Properties) -> ElementTree.Element | None:
 
 
 def _ome(properties: Properties) -> tuple[float, float]:
-    """Of the largest image, the slide: others are its label and macro image."""
+    """Of the image that is read; where that is not known, of the one of its size, else of the largest."""
     root = _ome_root(properties)
-    images = [] if root is None else root.findall("{*}Image/{*}Pixels")
-    if not images:
+    images = [] if root is None else root.findall("{*}Image")
+    chosen = properties.get(OME_IMAGE, "")
+    if chosen.isdecimal():
+        images = images[int(chosen) : int(chosen) + 1]
+    pixels = [each for image in images if (each := image.find("{*}Pixels")) is not None]
+    if not pixels:
         return 0.0, 0.0
-    largest = max(images, key=lambda image: _positive(image.get("SizeX")) * _positive(image.get("SizeY")))
+    size = [properties.get(f"openslide.level[0].{side}", "") for side in ("width", "height")]
+    largest = max(pixels, key=lambda each: _positive(each.get("SizeX")) * _positive(each.get("SizeY")))
+    own = next((each for each in pixels if [each.get("SizeX"), each.get("SizeY")] == size), largest)
     x, y = (
-        _positive(largest.get(f"PhysicalSize{axis}"))
-        * OME_UNITS.get(largest.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
+        _positive(own.get(f"PhysicalSize{axis}"))
+        * OME_UNITS.get(own.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
         for axis in "XY"
     )
     return x, y
@@ -225,8 +271,17 @@ def _positive(text: str | None) -> float:
     return value if 0 < value < float("inf") else 0.0
 
 
+def _openslide(properties: Properties) -> tuple[float, float]:
+    """What OpenSlide makes of the vendor's fields; of a generic TIFF it is the resolution tags, which come last."""
+    if properties.get("openslide.vendor") == "generic-tiff":
+        return 0.0, 0.0
+    return _field("openslide.mpp-x", "openslide.mpp-y")(properties)
+
+
+TAGS = "tiff.XResolution"
+"""Source that is no statement of a microscope's: any program may write the resolution of a print there."""
 SOURCES: tuple[tuple[str, Callable[[Properties], tuple[float, float]]], ...] = (
-    ("openslide.mpp-x", _field("openslide.mpp-x", "openslide.mpp-y")),
+    ("openslide.mpp-x", _openslide),
     ("aperio.MPP", _field("aperio.MPP", "aperio.MPP")),
     (f"philips.{PHILIPS}", _philips_field),
     (f"{MIRAX}X", _field(f"{MIRAX}X", f"{MIRAX}Y")),
@@ -237,6 +292,6 @@ SOURCES: tuple[tuple[str, Callable[[Properties], tuple[float, float]]], ...] = (
     (f"{DESCRIPTION}: MPP", _aperio_text),
     ("OME-XML PhysicalSizeX", _ome),
     (f"{DESCRIPTION}: {PHILIPS}", _philips_text),
-    ("tiff.XResolution", _tags),
+    (TAGS, _tags),
 )
 """Each source by its name and how it is read: micrometres per px (x, y), 0 where it does not say."""

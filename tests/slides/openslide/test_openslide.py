@@ -66,7 +66,7 @@ def test_at_a_downsample_that_is_no_whole_number_pixels_are_copied_not_blended(t
 
 
 def test_reads_longer_than_openslide_reads_at_once(tmp_path: Path) -> None:
-    full, small = np.zeros((130, 20_800, 3), np.uint8), noise(60, 9_001)
+    full, small = np.zeros((139, 20_800, 3), np.uint8), noise(60, 9_001)
     path = write_tiff(tmp_path / "long.tif", [full, small])
     with open_slide(path, "openslide") as slide, open_slide([full, small]) as oracle:
         assert np.array_equal(slide.read((0, 0), (9_001, 60), 1), small)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from scipy.ndimage import gaussian_filter
 
 from tests.support.equality import HEIGHT, WIDTH, whole_levels
@@ -72,35 +73,27 @@ def test_levels_of_philips_have_their_true_sizes(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found, level[: sizes[index][1], : sizes[index][0]])
 
 
-def striped(path: Path) -> None:
-    import tifffile
-
-    tifffile.imwrite(path, picture(HEIGHT, WIDTH), photometric="rgb")
-
-
 def sixteen_bit(path: Path) -> None:
-    import tifffile
+    pixels = picture(HEIGHT, WIDTH).astype(np.uint16) * 257
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64))
 
-    tifffile.imwrite(path, picture(HEIGHT, WIDTH).astype(np.uint16), photometric="rgb", tile=(64, 64))
+
+def transparent(path: Path) -> None:
+    alpha = np.full((HEIGHT, WIDTH, 1), 200, np.uint8)
+    tifffile.imwrite(path, np.dstack([picture(HEIGHT, WIDTH), alpha]), photometric="rgb", tile=(64, 64))
 
 
-def other_photometric(path: Path) -> None:
+def ycbcr(path: Path) -> None:
     write_pyramid(path, whole_levels(1), "raw")
-    edit_tag(path, 0, "PhotometricInterpretation", 5)
+    edit_tag(path, 0, "PhotometricInterpretation", 6)
 
 
-@pytest.mark.parametrize("write", [striped, sixteen_bit, other_photometric])
+@pytest.mark.parametrize("write", [sixteen_bit, transparent, ycbcr])
 def test_irregular_files_are_left_to_openslide_with_the_reason(
     write: Callable[[Path], None], tmp_path: Path
 ) -> None:
     path = tmp_path / "a.tif"
     write(path)
-    try:
-        openslide.OpenSlide(path).close()
-    except openslide.OpenSlideError:
-        with pytest.raises(Exception, match=r"a\.tif.*"):
-            open_slide(path)
-        return
     with open_slide(path) as slide:
         assert slide.backend == "openslide"
         assert slide.backend_reason.startswith("OpenSlide: ")

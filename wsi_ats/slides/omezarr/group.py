@@ -14,6 +14,8 @@ Json = Mapping[str, Any]
 
 OURS = "wsi_ats"
 """Attribute of what this package notes about a slide that it converted."""
+MAX_SERIES = 100
+"""Most images of a store that are looked for."""
 GROUP_FILES = ("zarr.json", ".zattrs", ".zgroup")
 
 
@@ -33,21 +35,29 @@ class Group:
         return found if isinstance(found, Mapping) else {}
 
 
-def read_group(source: ByteSource, slide: str) -> Group:
-    """The group of the image: the root's, or that of the first series where bioformats2raw made the store.
+def groups_of(source: ByteSource, slide: str) -> list[Group]:
+    """The groups of a store's images: the root, or those of all series where bioformats2raw made the store.
 
     Raises SlideError where there is none, where it is damaged, or where its conversion was not finished.
     """
-    group = _group(source, "", slide)
-    ome = group.attributes.get("ome", group.attributes)
+    root = _group(source, "", slide)
+    ome = root.attributes.get("ome", root.attributes)
     if isinstance(ome, Mapping) and "bioformats2raw.layout" in ome and "multiscales" not in ome:
-        group = _group(source, "0/", slide)
-    if group.notes.get("complete", True) is not True:
+        return _series(source, slide)
+    if root.notes.get("complete", True) is not True:
         raise SlideError(
             f"slide {slide!r} is the beginning of a conversion that was stopped: {source.address}",
             "give the same `wsi-ats convert` command again: it goes on where it was stopped",
         )
-    return group
+    return [root]
+
+
+def _series(source: ByteSource, slide: str) -> list[Group]:
+    """The groups 0, 1, 2, ... of a store, up to the first that is not there."""
+    groups = [_group(source, "0/", slide)]
+    while len(groups) < MAX_SERIES and any(source.exists(f"{len(groups)}/{name}") for name in GROUP_FILES):
+        groups.append(_group(source, f"{len(groups)}/", slide))
+    return groups
 
 
 def _group(source: ByteSource, prefix: str, slide: str) -> Group:

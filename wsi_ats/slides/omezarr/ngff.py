@@ -14,6 +14,7 @@ from typing import Any
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Level, Pyramid, Size
+from wsi_ats.slides.channels import Channel
 
 Json = Mapping[str, Any]
 
@@ -87,15 +88,38 @@ class Multiscale:
         return (mpp[0], mpp[1]) if len(mpp) == 2 else None
 
 
-def parse_multiscale(attributes: Json, slide: str) -> Multiscale:
-    """The first image of a group.
+def count_multiscales(attributes: Json) -> int:
+    """Number of images in a group."""
+    images = _ome(attributes).get("multiscales")
+    return len(images) if isinstance(images, list) else 0
 
-    attributes: of the group, as Zarr has them. slide: name for messages.
+
+def channels_of(attributes: Json) -> list[Channel]:
+    """What a group says of the channels of its images; empty where it does not."""
+    omero = _ome(attributes).get("omero")
+    channels = omero.get("channels") if isinstance(omero, Mapping) else None
+    found = [
+        channel
+        for channel in (channels if isinstance(channels, list) else ())
+        if isinstance(channel, Mapping)
+    ]
+    return [Channel(str(channel.get("label") or ""), str(channel.get("color") or "")) for channel in found]
+
+
+def _ome(attributes: Json) -> Json:
+    ome = attributes.get("ome", attributes)
+    return ome if isinstance(ome, Mapping) else {}
+
+
+def parse_multiscale(attributes: Json, slide: str, place: int = 0) -> Multiscale:
+    """An image of a group.
+
+    attributes: of the group, as Zarr has them. slide: name for messages. place: of the image among the group's.
     Raises SlideError, with the value and the rule, where the metadata is absent or breaks the standard.
     """
-    ome = attributes.get("ome", attributes)
-    images = _expect(ome if isinstance(ome, Mapping) else {}, "multiscales", list, slide)
-    image = images[0] if images and isinstance(images[0], Mapping) else None
+    ome = _ome(attributes)
+    images = _expect(ome, "multiscales", list, slide)
+    image = images[place] if len(images) > place and isinstance(images[place], Mapping) else None
     if image is None:
         raise SlideError(
             f"slide {slide!r}: multiscales is {_short(images)}; it must have an image first", REMEDY

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,19 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wsi_ats.errors import SlideError
-from wsi_ats.geometry import Box, Level, Size
+from wsi_ats.geometry import Box, Level, Pyramid, Size
 from wsi_ats.regular import is_folder
+from wsi_ats.slides.associated import MAX_PIXELS
 from wsi_ats.slides.base import DEFAULTS, OpenOptions, Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.channels import BRIGHT_FIELD, are_rgb, named
+from wsi_ats.slides.ome import ome_images
 from wsi_ats.slides.omezarr.array import array_facts, storage_of
 from wsi_ats.slides.omezarr.codecs import UnsupportedLayout
-from wsi_ats.slides.omezarr.group import GROUP_FILES, Group, Json, read_arrays, read_group
-from wsi_ats.slides.omezarr.ngff import Multiscale, parse_multiscale, pyramid_of
+from wsi_ats.slides.omezarr.group import GROUP_FILES, Group, Json, read_arrays
+from wsi_ats.slides.omezarr.ngff import Multiscale, channels_of, parse_multiscale, pyramid_of
+from wsi_ats.slides.omezarr.series import Series, Store, open_store
 from wsi_ats.slides.omezarr.tiles import Tiles, rgb_axes
-from wsi_ats.slides.scale import Reading, scale_of
+from wsi_ats.slides.scale import OME_IMAGE, Reading, magnification_of, parse_xml, readings_of, scale_of
 from wsi_ats.slides.storage.opening import ByteRange, ByteSource, is_url, open_source
 from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling, UndecodableTile
 
@@ -75,9 +79,10 @@ class ZarrSlide(TiledSlide):
                 "check the path; relative paths start at the current folder",
             ) from error
         try:
-            self._group = group or read_group(self._source, address.name)
-            self._image = parse_multiscale(self._group.attributes, address.name)
-            facts = self._find_levels(address)
+            store = _given(group, address.name) if group else open_store(self._source, address.name)
+            self._group, self._image = store.slide.group, store.slide.image
+            self._beside = _names_of(store)
+            facts = self._find_levels(address, store)
         except OSError as error:
             self._source.close()
             raise SlideError(f"slide {address.name!r} cannot be opened: {error}", "try again") from error
@@ -93,18 +98,19 @@ class ZarrSlide(TiledSlide):
         """Release files and connections."""
         self._source.close()
 
-    def _find_levels(self, address: ZarrAddress) -> SlideFacts:
+    def _find_levels(self, address: ZarrAddress, store: Store) -> SlideFacts:
         """How the levels are stored, and what is known of the slide."""
         group, image = self._group, self._image
+        _refuse_other_colours(group.attributes, address.name)
         arrays = read_arrays(self._source, group, [d.path for d in image.datasets], address.name)
         self._buffers = Buffers()
-        self._tiles: list[Tiles | UnsupportedLayout] = []
+        tiles: list[Tiles | UnsupportedLayout] = []
         sizes = []
         for dataset, metadata in zip(image.datasets, arrays, strict=True):
             try:
                 shape, dtype = array_facts(metadata)
                 self._yxc = rgb_axes([axis.name for axis in image.axes], shape, dtype, address.name)
-                self._tiles.append(self._tiles_of(group.prefix + dataset.path, metadata))
+                tiles.append(self._tiles_of(group.prefix + dataset.path, metadata))
             except METADATA_ERRORS as error:
                 raise SlideError(
                     f"slide {address.name!r}: the metadata of level {dataset.path!r} cannot be used: "
@@ -112,17 +118,24 @@ class ZarrSlide(TiledSlide):
                     "copy it again from its source, or convert it again",
                 ) from error
             sizes.append(Size(shape[self._yxc[1]], shape[self._yxc[0]]))
-        pyramid, doubts = pyramid_of(image, sizes, address.name)
+        kept = _kept(sizes)
+        self._tiles = [tiles[index] for index in kept]
+        self._image = replace(image, datasets=tuple(image.datasets[index] for index in kept))
+        pyramid, doubts = pyramid_of(self._image, [sizes[index] for index in kept], address.name)
+        properties = _properties(image, group, arrays[0]) | doubts
         stated = [] if image.mpp_xy is None else [Reading(image.mpp_xy, "ngff scale")]
-        scale = scale_of(stated, address.options.mpp, address.options.default_mpp)
+        stated += readings_of({"ome.xml": store.xml, OME_IMAGE: str(store.slide.number)}) if store.xml else []
+        power = magnification_of(properties | ({"ome.xml": store.xml} if store.xml else {}))[0]
+        scale = scale_of(stated, address.options.mpp, address.options.default_mpp, power)
+        left_out = [dataset.path for dataset in image.datasets if dataset not in self._image.datasets]
         return SlideFacts(
             pyramid=pyramid,
             mpp_xy=scale.mpp,
             mpp_source=scale.source,
-            properties=_properties(image, group, arrays[0]) | doubts,
-            associated_names=tuple(group.notes.get("associated", ())),
+            properties=properties,
+            associated_names=(*group.notes.get("associated", ()), *self._beside),
             icc_profile=_icc_profile(self._source, group),
-            notes=scale.notes,
+            notes=(*store.notes, *_told(left_out, doubts), *scale.notes),
         )
 
     def _tiles_of(self, key: str, metadata: Json) -> Tiles | UnsupportedLayout:
@@ -201,9 +214,25 @@ class ZarrSlide(TiledSlide):
         from wsi_ats.slides.omezarr.fallback import FAILURES
 
         try:
+            if name in self._beside:
+                return self._read_beside(self._beside[name])
             return np.asarray(self._array(self._group.notes["associated"][name])[:]).transpose(1, 2, 0)
         except FAILURES as error:
             raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
+
+    def _read_beside(self, series: Series) -> UInt8[np.ndarray, "h w 3"]:
+        """Another image of the store, whole. Raises SlideError where it is not RGB, ValueError where it is huge."""
+        from wsi_ats.slides.omezarr.fallback import open_array
+
+        image = series.image
+        array = open_array(
+            self._source, series.group.prefix + image.datasets[0].path, series.group.zarr_format
+        )
+        yxc = rgb_axes([axis.name for axis in image.axes], array.shape, str(array.dtype), self.name)
+        if array.shape[yxc[0]] * array.shape[yxc[1]] > MAX_PIXELS:
+            raise ValueError(f"{series.size[0]} x {series.size[1]} px are too many")
+        pixels = np.asarray(array[tuple(slice(None) if axis in yxc else 0 for axis in range(array.ndim))])
+        return pixels.transpose([sorted(yxc).index(axis) for axis in yxc])
 
     def _array(self, path: str) -> zarr.Array[Any]:
         """An array as zarr-python sees it."""
@@ -212,6 +241,46 @@ class ZarrSlide(TiledSlide):
         if path not in self._arrays:
             self._arrays[path] = open_array(self._source, self._group.prefix + path, self._group.zarr_format)
         return self._arrays[path]
+
+
+def _refuse_other_colours(attributes: Json, slide: str) -> None:
+    """Raises SlideError where three channels are said to be others than red, green and blue."""
+    channels = channels_of(attributes)
+    if len(channels) == 3 and not are_rgb(channels):
+        raise SlideError(
+            f"slide {slide!r} has three channels{named(channels)} that are not red, green and blue",
+            BRIGHT_FIELD,
+        )
+
+
+def _given(group: Group, slide: str) -> Store:
+    return Store(Series(group, parse_multiscale(group.attributes, slide), 0))
+
+
+def _names_of(store: Store) -> dict[str, Series]:
+    """The other images of a store by name, each name once."""
+    root = parse_xml(store.xml)
+    images = {} if root is None else {image.number: image.name for image in ome_images(root)}
+    found: dict[str, Series] = {}
+    for series in store.beside:
+        name = images.get(series.number) or series.image.name or f"image {series.number + 1}"
+        found[name if name not in found else f"{name} {series.number + 1}"] = series
+    return found
+
+
+def _kept(sizes: Sequence[Size]) -> list[int]:
+    """Levels that can be ones of the first, or are larger, so that the metadata is wrong."""
+    full = sizes[0]
+    fitting = Pyramid.fitting([(size.width, size.height) for size in sizes])
+    larger = [i for i, size in enumerate(sizes) if size.width > full.width or size.height > full.height]
+    return sorted({*fitting, *larger})
+
+
+def _told(left_out: Sequence[str], doubts: Mapping[str, str]) -> Iterator[str]:
+    if left_out:
+        yield f"level(s) {', '.join(left_out)} left out: they have not the proportions of level 0, or its size"
+    if doubts:
+        yield "the scales of its levels contradict their sizes, which are taken"
 
 
 def _reason(image: Multiscale, group: Group, levels: Sequence[Tiles | UnsupportedLayout]) -> str:

@@ -18,11 +18,14 @@ from PIL import Image
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Pyramid, Size
-from wsi_ats.slides.associated import associated_image
+from wsi_ats.slides.associated import associated_image, whole_level
 from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, Rgb, Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.openslide.admission import Choice, admitted, check_values, choose_levels, properties_in
 from wsi_ats.slides.openslide.exact import common, spans, tile_size, tiles_under, window
-from wsi_ats.slides.scale import readings_of, scale_of
+from wsi_ats.slides.scale import magnification_of, readings_of, scale_of
 from wsi_ats.slides.storage.local import refuse_irregular
+from wsi_ats.slides.tiff.families import Contents
+from wsi_ats.slides.tiff.tags import Refused
 
 CACHE_BYTES = 64 * 2**20
 """Bytes of decoded tiles kept, for all slides of a process together."""
@@ -59,10 +62,17 @@ class OpenSlideSlide(Slide):
     threads = min(8, 2 * (os.cpu_count() or 1))
 
     def __init__(self, address: OpenSlideAddress) -> None:
-        handle = _open(address)
-        super().__init__(address, _facts(handle, address))
+        try:
+            contents = _admitted(address)
+            handle = _open(address)
+            choice = choose_levels(handle, contents)
+            check_values(address.path, choice.levels[-1], contents)
+        except Refused as error:
+            raise error.named(address.name, address.path) from error
+        super().__init__(address, _facts(handle, address, choice))
         self.bounds = bounds_of(self.properties)
-        self._downsamples = handle.level_downsamples
+        self._choice = choice
+        self._downsamples = [handle.level_downsamples[level] for level in choice.levels]
         self._tolerated = address.options.tolerate_bad_tiles
         self._bad: frozenset[tuple[int, int, int]] = frozenset()
         self._reopen = address
@@ -103,7 +113,9 @@ class OpenSlideSlide(Slide):
     def _block(self, level: Level, box: Box) -> UInt8[np.ndarray, "h w 3"]:
         """Pixels of a box that is small enough to be read at once."""
         tiles = (
-            tiles_under(box, tile_size(self.properties, level.index), level.size) if self._tolerated else {}
+            tiles_under(box, tile_size(self.properties, self._choice.levels[level.index]), level.size)
+            if self._tolerated
+            else {}
         )
         if self._bad.isdisjoint((level.index, *tile) for tile in tiles):
             try:
@@ -165,7 +177,8 @@ class OpenSlideSlide(Slide):
     def _read(
         self, location: tuple[int, int], level: Level, size: tuple[int, int]
     ) -> UInt8[np.ndarray, "h w 3"]:
-        return opaque(self._use(lambda h: h.read_region(location, level.index, size)), self.background)
+        number = self._choice.levels[level.index]
+        return opaque(self._use(lambda h: h.read_region(location, number, size)), self.background)
 
     def _location(self, level: Level, box: Box) -> tuple[int, int]:
         # OpenSlide divides by its own downsample, the mean of both axes: multiply by it to land on a pixel.
@@ -182,6 +195,9 @@ class OpenSlideSlide(Slide):
 
     def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
         try:
+            level = self._choice.beside.get(name)
+            if level is not None:
+                return opaque(self._use(lambda handle: whole_level(handle, level)), self.background)
             return opaque(self._use(lambda handle: associated_image(handle, name)), WHITE)
         except openslide.OpenSlideError as error:
             raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
@@ -220,19 +236,24 @@ class OpenSlideSlide(Slide):
         self._handle, self._lock, self._pid = None, threading.Lock(), os.getpid()
 
 
-def _open(address: OpenSlideAddress) -> openslide.OpenSlide:
-    path = Path(address.path)
+def _admitted(address: OpenSlideAddress) -> Contents | None:
+    """What is known of the file before OpenSlide opens it. Raises Refused, and SlideError where it cannot be read."""
     try:
-        refuse_irregular(path)
-        with path.open("rb") as file:
+        refuse_irregular(address.path)
+        with Path(address.path).open("rb") as file:
             empty = not file.read(1)
+        if empty:
+            raise SlideError(f"slide {address.name!r} is an empty file: {address.path}", "copy it again")
+        return admitted(address.path)
     except OSError as error:
         raise SlideError(
-            f"slide {address.name!r} cannot be opened: {error.strerror}: {address.path}",
+            f"slide {address.name!r} cannot be opened: {error.strerror or error}: {address.path}",
             "check the path; relative paths start at the current folder",
         ) from error
-    if empty:
-        raise SlideError(f"slide {address.name!r} is an empty file: {address.path}", "copy it again")
+
+
+def _open(address: OpenSlideAddress) -> openslide.OpenSlide:
+    path = Path(address.path)
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
@@ -256,19 +277,20 @@ def _cache(pid: int) -> openslide.OpenSlideCache:
     return openslide.OpenSlideCache(CACHE_BYTES)
 
 
-def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress) -> SlideFacts:
-    properties = dict(handle.properties)
-    scale = scale_of(readings_of(properties), address.options.mpp, address.options.default_mpp)
+def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress, choice: Choice) -> SlideFacts:
+    properties = properties_in(handle)
+    power = magnification_of(properties)[0]
+    scale = scale_of(readings_of(properties), address.options.mpp, address.options.default_mpp, power)
     return SlideFacts(
-        pyramid=Pyramid.of_sizes(list(handle.level_dimensions)),
+        pyramid=Pyramid.of_sizes([handle.level_dimensions[level] for level in choice.levels]),
         mpp_xy=scale.mpp,
         mpp_source=scale.source,
         properties=properties,
         background=colour_of(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "")),
-        associated_names=tuple(handle.associated_images),
+        associated_names=(*handle.associated_images, *choice.beside),
         # A region without pixels carries the profile, too, as it is in the file, be it damaged.
         icc_profile=handle.read_region((0, 0), 0, (0, 0)).info.get("icc_profile"),
-        notes=scale.notes,
+        notes=choice.notes + scale.notes,
     )
 
 

@@ -21,9 +21,9 @@ from wsi_ats.slides.codecs import Coding
 from wsi_ats.slides.tiff.index import TiffImage, TiffIndex
 
 VARIABLE = "WSI_ATS_CACHE"
-VERSION = 1
+VERSION = 2
 """Version of the files' layout; files of others are ignored."""
-NUMBERS = ("width", "height", "tile_width", "tile_height", "cols", "rows", "strips")
+NUMBERS = ("width", "height", "tile_width", "tile_height", "cols", "rows", "strips", "planes")
 """Fields of an image that are numbers."""
 
 
@@ -74,6 +74,7 @@ def _pack(index: TiffIndex) -> bytes:
         "stamp": index.stamp,
         "family": index.family,
         "note": index.note,
+        "notes": index.notes,
         "properties": dict(index.properties),
         "levels": [_pack_image(image, f"level{i}", arrays) for i, image in enumerate(index.levels)],
         "associated": {
@@ -105,6 +106,7 @@ def _unpack(content: bytes) -> TiffIndex:
             stamp=(facts["stamp"][0], facts["stamp"][1]),
             family=facts["family"],
             note=facts["note"],
+            notes=tuple(facts["notes"]),
             properties=facts["properties"],
             levels=tuple(_unpack_image(image, arrays) for image in facts["levels"]),
             associated={name: _unpack_image(image, arrays) for name, image in facts["associated"].items()},

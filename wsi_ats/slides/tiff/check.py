@@ -10,8 +10,11 @@ import numpy as np
 import openslide
 from jaxtyping import UInt8
 
-from wsi_ats.slides.codecs import APERIO_YCBCR, DEFLATE, DEFLATE_OLD, LOSSY, decode
+from wsi_ats.slides.codecs import APERIO_YCBCR, DEFLATE, DEFLATE_OLD, LOSSY
+from wsi_ats.slides.openslide.admission import properties_in
+from wsi_ats.slides.scale import OME_IMAGE
 from wsi_ats.slides.tiff.index import TiffImage, TiffIndex
+from wsi_ats.slides.tiff.planes import decode_tile
 from wsi_ats.slides.tiff.tags import UnsupportedLayout
 from wsi_ats.slides.tiled import Encoded, UndecodableTile
 
@@ -26,6 +29,9 @@ VENDORS = {
 }
 """OpenSlide's names of the families."""
 
+ORDER = "not correctly ordered"
+"""Part of what OpenSlide says where an image that is none of its levels is larger than one of them."""
+
 Read = Callable[[TiffImage, int], Encoded]
 """The bytes of a tile, by its number."""
 
@@ -33,8 +39,8 @@ Read = Callable[[TiffImage, int], Encoded]
 def compared(path: str, index: TiffIndex, read: Read) -> TiffIndex:
     """The index with OpenSlide's properties, after a look whether both have the same levels and pixels.
 
-    Raises UnsupportedLayout where they do not. OME-TIFF and generic TIFF that OpenSlide cannot read are accepted: big
-    endian ones, and codecs it has not got.
+    Raises UnsupportedLayout where they do not. What OpenSlide cannot read or takes for another image is accepted: big
+    endian files and codecs it has not got, planes that are colours, files whose largest image is not the first.
     """
     try:
         handle = openslide.OpenSlide(path)
@@ -46,28 +52,46 @@ def compared(path: str, index: TiffIndex, read: Read) -> TiffIndex:
             raise UnsupportedLayout(
                 f"OpenSlide takes it for {vendor or 'nothing it knows'}, not for {index.family}"
             )
-        sizes = [(level.width, level.height) for level in index.levels]
-        # Levels of an OME-TIFF in SubIFDs are unknown to OpenSlide.
-        missing = index.family == "OME-TIFF" and set(handle.level_dimensions) <= set(sizes)
-        if sizes != list(handle.level_dimensions) and not (missing and sizes[0] == handle.dimensions):
-            raise UnsupportedLayout(
-                f"OpenSlide has levels of {handle.level_dimensions} px, not {tuple(sizes)}"
-            )
+        if not _is_same_image(handle, index):
+            return replace(index, note=f"{index.note}; OpenSlide takes another image for the slide")
+        _compare_levels(handle, index)
+        names = tuple(handle.associated_images)
         agreed = replace(
             index,
-            properties=dict(handle.properties),
-            associated={},
-            by_openslide=tuple(handle.associated_images),
+            properties=properties_in(handle) | _chosen(index),
+            associated={name: image for name, image in index.associated.items() if name not in names},
+            by_openslide=names,
         )
-        _compare_pixels(handle, index, read)  # last: an error of OpenSlide's ends the handle
+        if index.levels[0].planes == 1 or index.family != "OME-TIFF":
+            _compare_pixels(handle, index, read)  # last: an error of OpenSlide's ends the handle
         return agreed
+
+
+def _is_same_image(handle: openslide.OpenSlide, index: TiffIndex) -> bool:
+    first = index.levels[0]
+    return index.first_page and handle.dimensions == (first.width, first.height)
+
+
+def _chosen(index: TiffIndex) -> dict[str, str]:
+    """What OpenSlide does not know: which image of an OME-XML it is."""
+    return {OME_IMAGE: index.properties[OME_IMAGE]} if OME_IMAGE in index.properties else {}
+
+
+def _compare_levels(handle: openslide.OpenSlide, index: TiffIndex) -> None:
+    """Raises UnsupportedLayout where OpenSlide lacks a level. What it has beside them is no level: see `families`."""
+    sizes = [(level.width, level.height) for level in index.levels]
+    # Levels of an OME-TIFF in SubIFDs are unknown to OpenSlide.
+    if index.family != "OME-TIFF" and not set(sizes) <= set(handle.level_dimensions):
+        raise UnsupportedLayout(f"OpenSlide has levels of {handle.level_dimensions} px, not {tuple(sizes)}")
 
 
 def _refused(index: TiffIndex, error: openslide.OpenSlideError) -> TiffIndex:
     """The index of a file that OpenSlide does not open, if that is for reasons that do not matter here."""
     unknown = isinstance(error, openslide.OpenSlideUnsupportedFormatError)
-    if VENDORS[index.family] != "generic-tiff" or not (
-        unknown or "Unsupported TIFF compression" in str(error)
+    disordered = ORDER in str(error) and bool(index.notes or index.associated)
+    if not disordered and (
+        VENDORS[index.family] != "generic-tiff"
+        or not (unknown or "Unsupported TIFF compression" in str(error))
     ):
         raise UnsupportedLayout(f"OpenSlide refuses it: {error}") from error
     for number, level in enumerate(index.levels):
@@ -113,10 +137,10 @@ def _compare_pixels(handle: openslide.OpenSlide, index: TiffIndex, read: Read) -
 def _samples(index: TiffIndex) -> Iterator[tuple[int, int]]:
     """(level, tile): the one of most bytes, so with most to see, and the last one of level 0; the first of the
     coarsest level, since OpenSlide resamples all others of a level whose downsample is no whole number."""
-    counts = index.levels[0].counts
+    counts = index.levels[0].sizes
     coarsest = len(index.levels) - 1
     tiles = [(0, int(counts.argmax())), (0, len(counts) - 1), (coarsest, 0)]
-    yield from (t for t in dict.fromkeys(tiles) if index.levels[t[0]].counts[t[1]])
+    yield from (t for t in dict.fromkeys(tiles) if index.levels[t[0]].sizes[t[1]])
 
 
 def _decoded(level: TiffImage, tile: int, read: Read) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -124,7 +148,8 @@ def _decoded(level: TiffImage, tile: int, read: Read) -> UInt8[np.ndarray, "h w 
     coding = level.coding
     out = np.empty(level.shape(tile), np.uint8)
     try:
-        decode(coding._replace(ycbcr=coding.ycbcr and not coding.jfif), read(level, tile), out)
+        said = replace(level, coding=coding._replace(ycbcr=coding.ycbcr != coding.recoloured))
+        decode_tile(said, read(level, tile), out)
     except UndecodableTile:
         return None
     return out
@@ -135,7 +160,7 @@ def _fails_its_checksum(level: TiffImage, tile: int, read: Read) -> bool:
 
     libtiff stops where the tile is full, before the checksum.
     """
-    if level.coding.compression not in (DEFLATE, DEFLATE_OLD):
+    if level.coding.compression not in (DEFLATE, DEFLATE_OLD) or level.planes > 1:
         return False
     try:
         zlib.decompress(read(level, tile))

@@ -17,15 +17,16 @@ from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Pyramid
 from wsi_ats.slides.associated import MAX_PIXELS, associated_image
 from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, SlideAddress, SlideFacts
-from wsi_ats.slides.codecs import APERIO_YCBCR, decode
+from wsi_ats.slides.codecs import APERIO_YCBCR
 from wsi_ats.slides.openslide.slide import opaque
-from wsi_ats.slides.scale import readings_of, scale_of
-from wsi_ats.slides.storage.opening import ByteRange, ByteSource, open_source
+from wsi_ats.slides.scale import magnification_of, readings_of, scale_of
+from wsi_ats.slides.storage.opening import ByteSource, open_source
 from wsi_ats.slides.tiff import cache as tiff_cache
 from wsi_ats.slides.tiff.check import compared
 from wsi_ats.slides.tiff.families import read_index
 from wsi_ats.slides.tiff.index import TiffImage, TiffIndex
-from wsi_ats.slides.tiff.tags import UnsupportedLayout
+from wsi_ats.slides.tiff.planes import decode_tile, stored
+from wsi_ats.slides.tiff.tags import Refused, UnsupportedLayout
 from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling, UndecodableTile
 
 
@@ -59,7 +60,10 @@ class TiffSlide(TiledSlide):
     backend = "tiff"
 
     def __init__(self, address: TiffAddress) -> None:
-        """Open it. Raises UnsupportedLayout where the file is for another backend, SlideError where it is damaged."""
+        """Open it.
+
+        Raises UnsupportedLayout where the file is for another backend, SlideError where it is damaged, or for none.
+        """
         source = _open(address)
         try:
             index = _index(address, source)
@@ -68,6 +72,9 @@ class TiffSlide(TiledSlide):
         except OSError as error:
             source.close()
             raise _unreadable(address, error) from error
+        except Refused as error:
+            source.close()
+            raise error.named(address.name, address.path) from error
         except BaseException:
             source.close()
             raise
@@ -96,7 +103,7 @@ class TiffSlide(TiledSlide):
         if self._closed:
             raise SlideError(f"slide {self.name!r} is closed", "read inside the `with` block")
         try:
-            yield from _stored(self._source, self._index.levels[level.index], indices)
+            yield from stored(self._source, self._index.levels[level.index], indices)
         except OSError as error:
             raise SlideError(
                 f"slide {self.name!r}: level {level.index} cannot be read: {error}",
@@ -108,7 +115,7 @@ class TiffSlide(TiledSlide):
     ) -> tuple[UInt8[np.ndarray, "_ _ 3"], int, int]:
         image = self._index.levels[level.index]
         pixels = self._buffers.take(image.shape(index))
-        decode(image.coding, encoded, pixels, window)
+        decode_tile(image, encoded, pixels, window)
         return pixels, 0, 0
 
     def _release(self, pixels: UInt8[np.ndarray, "_ _ 3"]) -> None:
@@ -117,10 +124,10 @@ class TiffSlide(TiledSlide):
     def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
         address = self._index_address()
         try:
-            if self._index.by_openslide is not None:
-                with openslide.OpenSlide(address.path) as handle:
-                    return opaque(associated_image(handle, name), WHITE)
-            return _whole(self._source, self._index.associated[name])
+            if name in self._index.associated:
+                return _whole(self._source, self._index.associated[name])
+            with openslide.OpenSlide(address.path) as handle:
+                return opaque(associated_image(handle, name), WHITE)
         except (OSError, openslide.OpenSlideError, UndecodableTile) as error:
             raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
 
@@ -151,7 +158,7 @@ def _index(address: TiffAddress, source: ByteSource) -> TiffIndex:
         return _remote_index(source)
 
     def read(image: TiffImage, tile: int) -> Encoded:
-        return source.read(ByteRange("", int(image.offsets[tile]), int(image.counts[tile])))
+        return next(stored(source, image, [tile])) or b""
 
     return compared(address.path, read_index(source), read)
 
@@ -171,28 +178,17 @@ def _remote_index(source: ByteSource) -> TiffIndex:
 
 def _facts(address: TiffAddress, index: TiffIndex) -> SlideFacts:
     options = address.options
-    scale = scale_of(readings_of(index.properties), options.mpp, options.default_mpp)
-    names = index.associated if index.by_openslide is None else index.by_openslide
+    power = magnification_of(index.properties)[0]
+    scale = scale_of(readings_of(index.properties), options.mpp, options.default_mpp, power)
     return SlideFacts(
         pyramid=Pyramid.of_sizes([(level.width, level.height) for level in index.levels]),
         mpp_xy=scale.mpp,
         mpp_source=scale.source,
         properties=index.properties,
-        associated_names=tuple(names),
+        associated_names=(*index.by_openslide, *index.associated),
         icc_profile=index.icc_profile,
-        notes=scale.notes,
+        notes=index.notes + scale.notes,
     )
-
-
-def _stored(source: ByteSource, image: TiffImage, tiles: Sequence[int]) -> Iterator[Encoded | None]:
-    """The bytes of tiles, in that order; None for those that are not stored."""
-    where, counts = image.offsets[tiles].tolist(), image.counts[tiles].tolist()
-    if all(counts):
-        yield from source.read_many([ByteRange("", at, n) for at, n in zip(where, counts, strict=True)])
-        return
-    found = source.read_many([ByteRange("", at, n) for at, n in zip(where, counts, strict=True) if n])
-    for count in counts:
-        yield next(found) if count else None
 
 
 def _whole(source: ByteSource, image: TiffImage) -> UInt8[np.ndarray, "h w 3"]:
@@ -201,11 +197,11 @@ def _whole(source: ByteSource, image: TiffImage) -> UInt8[np.ndarray, "h w 3"]:
         raise UndecodableTile(f"{image.width} x {image.height} px are too many")
     out = np.full((image.rows * image.tile_height, image.cols * image.tile_width, 3), 255, np.uint8)
     tiles = range(image.cols * image.rows)
-    for tile, encoded in zip(tiles, _stored(source, image, tiles), strict=True):
+    for tile, encoded in zip(tiles, stored(source, image, tiles), strict=True):
         if encoded is not None:
             row, col = divmod(tile, image.cols)
             pixels = np.empty(image.shape(tile), np.uint8)
-            decode(image.coding, encoded, pixels)
+            decode_tile(image, encoded, pixels)
             top, left = row * image.tile_height, col * image.tile_width
             out[top : top + len(pixels), left : left + image.tile_width] = pixels
     return out[: image.height, : image.width]
