@@ -53,7 +53,7 @@ def test_clam_names_without_suffix_are_found(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"row 1: 'both' may be any of both\.svs, both\.tif"):
         read_manifest(write(tmp_path, "case_id,slide_id,label\np1,both,1\n"))
     (row,) = read_manifest(write(tmp_path, "slide,label\ntumor_001,1\n"))
-    assert row.path.name == "tumor_001", "only CLAM leaves suffixes out"
+    assert row.path.name == "tumor_001.ndpi", "whatever the column is called"
 
 
 def test_nothing_is_taken_for_a_number(tmp_path: Path) -> None:
@@ -78,8 +78,7 @@ def test_bytes_and_commas_that_spreadsheets_add(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_text("slide,label\nä.svs,1\n", encoding="utf-8-sig")
     assert [row.slide for row in read_manifest(path)] == ["ä.svs"]
-    with pytest.warns(pd.errors.ParserWarning):
-        (row,) = read_manifest(write(tmp_path, "slide,label\nx.svs,1,\n"))
+    (row,) = read_manifest(write(tmp_path, "slide,label\nx.svs,1,\n"))
     assert (row.slide, row.label) == ("x.svs", "1")
 
 

@@ -188,8 +188,8 @@ def test_slides_of_one_name_do_not_collide_and_doubles_are_done_once(tmp_path: P
     slides = [SlideItem(f"{path.parent.name}/a.tif", path) for path in paths]
     run([*slides, slides[0]], tmp_path)
     predictions = table(tmp_path)
-    assert list(predictions.slide) == ["left/a.tif", "right/a.tif"]
-    assert predictions.prob_tumour[0] != predictions.prob_tumour[1]
+    assert list(predictions.slide) == ["left/a.tif", "right/a.tif", "left/a.tif"], "a row an item"
+    assert predictions.prob_tumour[0] == predictions.prob_tumour[2] != predictions.prob_tumour[1]
     assert len(calls(tmp_path / "model")) == 2
 
 

@@ -152,10 +152,11 @@ def test_manifests_of_clam_and_trident(tmp_path: Path) -> None:
         manifest(tmp_path, "slide_id\ntumor_001\n")
 
 
-def test_equal_rows_are_one_slide_and_unequal_ones_an_error(tmp_path: Path) -> None:
-    assert len(manifest(tmp_path, "slide,label\na.svs,x\na.svs,x\n")) == 1
-    with pytest.raises(ConfigError, match=r"rows 1 and 3 both name 'a\.svs'"):
-        manifest(tmp_path, "slide,label\na.svs,x\nb.svs,x\n./a.svs,y\n")
+def test_every_row_is_kept_and_two_scales_of_one_slide_are_an_error(tmp_path: Path) -> None:
+    found = manifest(tmp_path, "slide,label\na.svs,x\na.svs,x\n./a.svs,y\n")
+    assert [(item.id, item.extra["label"]) for item in found] == [("a.svs", label) for label in "xxy"]
+    with pytest.raises(ConfigError, match=r"row 1 and .*row 3 both name 'a\.svs' .* mpp is 0\.25 and 0\.5"):
+        manifest(tmp_path, "slide,mpp\na.svs,0.25\nb.svs,\n./a.svs,0.5\n")
 
 
 @pytest.mark.parametrize(

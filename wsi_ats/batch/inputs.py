@@ -1,24 +1,32 @@
-"""Inputs of a batch: from files, folders, globs and manifests to its slides, each once, in a fixed order."""
+"""Inputs of a batch: from files, folders, globs and manifests to its slides, in a fixed order.
+
+What cannot be looked into (a folder without permission, a pipe called .svs) is a slide that fails, so that it stands
+in the tables; only an argument that leads to nothing is an error."""
 
 from __future__ import annotations
 
 import glob
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import stat
+import warnings
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest import SUFFIXES, entries_of, read_table, slide_id
-from wsi_ats.shown import redacted
+from wsi_ats.manifest.columns import patient_column
+from wsi_ats.manifest.entries import entries_of, slide_id
+from wsi_ats.manifest.files import file_key
+from wsi_ats.manifest.search import SUFFIXES, is_store, search, series_of
+from wsi_ats.manifest.table import Warn, read_table
+from wsi_ats.shown import public_url, redacted
 from wsi_ats.slides.storage.opening import is_url
 
 __all__ = ["SlideItem", "find_slides", "manifest_slides", "slide_id"]
 
-DICOM = frozenset({".dcm", ".dicom"})
-MANIFESTS = frozenset({".csv", ".parquet"})
-_SERIES_UID = b"\x20\x00\x0e\x00UI"
-"""Tag (0020,000E) SeriesInstanceUID with its type, explicit little endian, as whole-slide DICOM has it."""
+MANIFESTS = frozenset({".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".parquet"})
+"""Suffixes of tables of slides."""
 
 
 @dataclass(frozen=True)
@@ -37,65 +45,181 @@ class SlideItem:
     patient: str = ""
     extra: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Other columns of the manifest, carried through to predictions.csv."""
+    twin: str = ""
+    """Id of the slide that this is another name of: the two have one prediction, and a row each. Empty: of none."""
+    trouble: str = field(default="", compare=False)
+    """Why it cannot be opened, where that is known already."""
+    hint: str = field(default="", compare=False)
+    """What to do where its file is missing."""
+
+    @property
+    def source(self) -> str:
+        """Id of the slide whose prediction is this one's."""
+        return self.twin or self.id
 
 
-def find_slides(arguments: Iterable[str | Path]) -> list[SlideItem]:
-    """The slides behind files, folders (searched recursively), globs and manifests (.csv, .parquet), in that
-    order.
+@dataclass(frozen=True)
+class _Named:
+    """A slide as it was found: what tells its file from others, and where it stands."""
 
-    A slide met twice is taken once. Raises `ConfigError` for an argument that leads to no slide. A slide that
-    a manifest names and that is not there is no error here: it fails alone, later, and the others are done.
+    item: SlideItem
+    key: Hashable
+    line: str = ""
+    """Row of a manifest; empty for slides that are named on the command line."""
+
+
+def find_slides(
+    arguments: Iterable[str | Path],
+    *,
+    slides_dir: Path | str | None = None,
+    patient: str | None = None,
+    warn: Warn = warnings.warn,
+) -> list[SlideItem]:
+    """The slides behind files, folders (searched recursively), globs and manifests, in that order.
+
+    A path met twice on the command line is taken once. Every row of a manifest is kept, and other names of a file that
+    was met (links, other spellings) are, as `twin` of the first. Raises `ConfigError` for an argument that leads to no
+    slide. A slide that a manifest names and that is not there is no error here: it fails alone, later, and the others
+    are done. slides_dir, patient, warn: as `read_manifest` takes them.
     """
-    items: dict[Path | str, SlideItem] = {}
-    for argument in arguments:
-        for item in _items_of(str(argument)):
-            items.setdefault(item.path, item)
+    named = [str(argument) for argument in arguments]
+    if slides_dir is not None and not any(map(_is_manifest, named)):
+        raise ConfigError(
+            f"--slides-dir is {slides_dir} and no manifest is given",
+            "it is for the paths in a manifest; give one",
+        )
+    found = (_named(argument, slides_dir, patient, warn) for argument in named)
+    items = _with_twins(itertools.chain.from_iterable(found))
     if not items:
         raise ConfigError(
             "no slides were given", remedy="name slides, folders of slides, globs or a manifest"
         )
-    return list(items.values())
+    return items
 
 
-def _items_of(argument: str) -> list[SlideItem]:
-    if is_url(argument):
-        return [SlideItem(slide_id(argument), argument)]
-    path = Path(argument)
-    if _is_store(path):
-        return [_item(path)]
-    if path.is_dir():
-        return _found(path, sorted(_search(path)), "has no file that looks like a slide")
-    if path.is_file():
-        return manifest_slides(path) if path.suffix.lower() in MANIFESTS else [_item(path)]
-    if glob.has_magic(argument):
-        # Not Path.glob: that one wants its folder and its pattern apart.
-        matches = sorted(Path(match) for match in glob.iglob(argument, recursive=True))  # noqa: PTH207
-        inside = (
-            sorted(_search(match)) if match.is_dir() and not _is_store(match) else [match]
-            for match in matches
-        )
-        return _found(path, [file for files in inside for file in files], "matches no slide")
+def _with_twins(found: Iterable[_Named]) -> list[SlideItem]:
+    """The slides, each of which knows whether an earlier one has the same file. Raises `ConfigError` for two slides of
+    one id."""
+    first: dict[tuple[Hashable, float | None], str] = {}
+    by_id: dict[str, _Named] = {}
+    paths: set[str] = set()
+    items = []
+    for named in found:
+        item = named.item
+        path = str(item.path)
+        if not named.line and path in paths:
+            continue
+        paths.add(path)
+        earlier = by_id.setdefault(item.id, named)
+        if (earlier.key, earlier.item.mpp) != (named.key, item.mpp):
+            _refuse(earlier, named)
+        source = first.setdefault((named.key, item.mpp), item.id)
+        items.append(replace(item, twin=source) if source != item.id else item)
+    return items
+
+
+def _refuse(one: _Named, other: _Named) -> None:
+    both = [named.line or f"argument {named.item.id}" for named in (one, other)]
+    said = (
+        f"mean different files, {public_url(str(one.item.path))} and {public_url(str(other.item.path))}"
+        if one.key != other.key
+        else f"say different things of it: mpp is {one.item.mpp} and {other.item.mpp}"
+    )
     raise ConfigError(
-        f"{argument} does not exist", remedy="check the path (a relative one starts at the working directory)"
+        f"{' and '.join(both)} both name {one.item.id!r} and {said}",
+        remedy="keep one of them, or predict them apart, each with its own --out",
     )
 
 
-def _found(argument: Path, files: Sequence[Path], otherwise: str) -> list[SlideItem]:
-    if not files:
+def _is_manifest(argument: str) -> bool:
+    return not is_url(argument) and Path(argument).suffix.lower() in MANIFESTS and not Path(argument).is_dir()
+
+
+def _named(argument: str, slides_dir: Path | str | None, patient: str | None, warn: Warn) -> Iterator[_Named]:
+    if is_url(argument):
+        return iter([_Named(SlideItem(slide_id(argument), argument), file_key(argument))])
+    path = Path(argument)
+    if not os.path.lexists(path) and glob.has_magic(argument):
+        return _matches(argument, warn)
+    try:
+        facts = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
-            f"{argument} {otherwise}",
-            remedy=f"slides end in {' '.join(sorted(SUFFIXES))}; name others one by one or in a manifest",
-        )
-    return [_item(file) for file in _one_a_series(files)]
+            f"{argument} does not exist",
+            remedy="check the path (a relative one starts at the working directory)",
+        ) from None
+    except OSError as error:
+        return iter([_in_trouble(path, error.strerror or str(error))])
+    if stat.S_ISDIR(facts.st_mode) and not is_store(path):
+        return _in_folder(path, warn)
+    if _is_manifest(argument):
+        return _rows(path, slides_dir, patient, warn)
+    return iter([_one(path)])
 
 
-def _is_store(path: Path) -> bool:
-    """Is it the folder of an OME-Zarr? One that is half written or hidden is none."""
-    return path.suffix.lower() == ".zarr" and not path.name.startswith(".") and path.is_dir()
+def _matches(pattern: str, warn: Warn) -> Iterator[_Named]:
+    # Not Path.glob: that one wants its folder and its pattern apart.
+    matches = sorted(Path(match) for match in glob.iglob(pattern, recursive=True))  # noqa: PTH207
+    found: list[_Named] = []
+    files: list[Path] = []
+    for match in matches:
+        if match.is_dir() and not is_store(match):
+            more, unreadable = _searched(match, warn)
+            files += more
+            found += unreadable
+        else:
+            files.append(match)
+    found += map(_one, _one_a_series(files))
+    if not found:
+        raise _nothing(f"{pattern} matches no slide")
+    return iter(found)
 
 
-def _item(path: Path) -> SlideItem:
-    return SlideItem(slide_id(path), _absolute(path))
+def _in_folder(folder: Path, warn: Warn) -> Iterator[_Named]:
+    files, unreadable = _searched(folder, warn)
+    if not files and not unreadable:
+        raise _nothing(f"{folder} has no file that looks like a slide")
+    return iter([*map(_one, _one_a_series(files)), *unreadable])
+
+
+def _searched(folder: Path, warn: Warn) -> tuple[list[Path], list[_Named]]:
+    """Slides in a folder, and the folders in it that cannot be listed."""
+    found = search(folder)
+    if found.told():
+        warn(f"{folder}: {found.told()}; those that a reader knows are read where they are named one by one")
+    return sorted(found.slides), [_in_trouble(path, why) for path, why in sorted(found.unreadable)]
+
+
+def _nothing(said: str) -> ConfigError:
+    endings = " ".join(sorted(SUFFIXES))
+    return ConfigError(said, remedy=f"slides end in {endings}; name others one by one or in a manifest")
+
+
+def _one(path: Path) -> _Named:
+    """A slide by its path; nothing is opened here but files of DICOM."""
+    place = _absolute(path)
+    try:
+        facts = place.stat()
+    except FileNotFoundError:  # a link to nothing, which is told when it is opened
+        return _Named(SlideItem(slide_id(path), place), str(place))
+    except OSError as error:
+        return _in_trouble(path, error.strerror or str(error))
+    if not stat.S_ISREG(facts.st_mode) and not is_store(path):
+        return _in_trouble(path, "it is not a regular file")
+    return _Named(SlideItem(slide_id(path), place), file_key(str(place)))
+
+
+def _in_trouble(path: Path, why: str) -> _Named:
+    place = _absolute(path)
+    return _Named(
+        SlideItem(
+            slide_id(path),
+            place,
+            trouble=f"{path} cannot be read: {why}",
+            hint="check its permissions and kind",
+        ),
+        str(place),
+    )
 
 
 def _absolute(path: Path) -> Path:
@@ -103,60 +227,33 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps "..")
 
 
-def _search(folder: Path) -> Iterator[Path]:
-    """Slides under `folder`; links are followed, each real folder once; hidden files and folders are left
-    alone."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        stores = [name for name in folders if _is_store(Path(place, name))]
-        yield from (Path(place, name) for name in stores)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in stores)
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(place, name)
-
-
 def _one_a_series(files: Sequence[Path]) -> list[Path]:
     """The files, but of the DICOM files of one folder and series (the levels of one slide) the first
     alone."""
     kept: dict[tuple[Path, bytes | str], Path] = {}
     for file in files:
-        kept.setdefault((file.parent, _series(file) or file.name), file)
+        kept.setdefault((file.parent, series_of(file) or file.name), file)
     return list(kept.values())
 
 
-def _series(file: Path) -> bytes | None:
-    """SeriesInstanceUID of a DICOM file; None where there is none near its beginning."""
-    if file.suffix.lower() not in DICOM:
-        return None
-    with file.open("rb") as stream:
-        head = stream.read(1 << 16)
-    _, found, after = head.partition(_SERIES_UID)
-    if head[128:132] != b"DICM" or not found:
-        return None
-    return after[2 : 2 + int.from_bytes(after[:2], "little")]
+def manifest_slides(
+    path: Path,
+    *,
+    slides_dir: Path | str | None = None,
+    patient: str | None = None,
+    warn: Warn = warnings.warn,
+) -> list[SlideItem]:
+    """The slides of a manifest, one a row; its columns are those of docs/formats.md.
+
+    Paths are relative to the manifest or to `slides_dir`; a name that lacks its suffix is looked for with every suffix
+    of a slide. Raises `ConfigError` naming the manifest, the row, the value and the rule."""
+    return _with_twins(_rows(path, slides_dir, patient, warn))
 
 
-def manifest_slides(path: Path) -> list[SlideItem]:
-    """The slides of a CSV or Parquet manifest: columns slide (or wsi, slide_id), patient (or case_id), mpp,
-    others.
-
-    Paths are relative to the manifest; CLAM's slide_id comes without a suffix and is then looked for with
-    every suffix of a slide. Raises `ConfigError` naming the manifest, the row, the value and the rule."""
-    items: dict[str, tuple[int, SlideItem]] = {}
-    for entry in entries_of(read_table(path), path):
-        place = entry.path if isinstance(entry.path, str) else _absolute(entry.path)
+def _rows(path: Path, slides_dir: Path | str | None, patient: str | None, warn: Warn) -> Iterator[_Named]:
+    table = read_table(path, warn)
+    for position, entry in enumerate(entries_of(table, patient_column(table, patient), slides_dir)):
+        place = entry.path if is_url(entry.path) else Path(os.path.abspath(entry.path))  # noqa: PTH100
         others = {name: redacted(text) for name, text in entry.others.items()}
-        item = SlideItem(entry.slide, place, entry.mpp, entry.patient, others)
-        earlier, same = items.setdefault(item.id, (entry.row, item))
-        if same != item:
-            raise ConfigError(
-                f"{path}: rows {earlier} and {entry.row} both name {item.id!r} and say different things of it",
-                remedy="keep one of them",
-            )
-    return [item for _, item in items.values()]
+        item = SlideItem(entry.slide, place, entry.mpp, entry.patient, others, hint=entry.hint)
+        yield _Named(item, entry.file, table.line(position))

@@ -273,13 +273,15 @@ def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, 
 
 def _stamp(job: Job) -> dict[str, int]:
     """Size and time of change of the slide's file: a slide that changed is predicted again."""
+    if job.item.trouble:
+        raise SlideError(job.item.trouble, remedy=job.item.hint)
     try:
         size, changed = fingerprint_of(job.item.path)
     except OSError as error:
         raise SlideError(
             f"slide {public_url(str(job.item.path))} cannot be found on {socket.gethostname()}: "
             f"{error.strerror or error}",
-            remedy=f"check the path; {SHARED}",
+            remedy=job.item.hint or f"check the path; {SHARED}",
         ) from error
     return {"size_bytes": size, "mtime_ns": changed}
 

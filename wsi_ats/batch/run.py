@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from wsi_ats.batch.job import (
 from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.batch.store import write_record
 from wsi_ats.batch.tables import write_tables
+from wsi_ats.batch.twins import once_each, with_known_twins
 from wsi_ats.errors import ConfigError, Failure, WsiAtsError
 from wsi_ats.shown import public_url
 
@@ -98,7 +99,8 @@ def run_batch(
     overwrite: bool = False,
     argv: Sequence[str] = (),
 ) -> Summary:
-    """Predict `items` into the folder `out` (see docs/formats.md) and say how it went.
+    """Predict `items` into the folder `out` (see docs/formats.md), a row each, and say how it went. Items that are
+    names of one file are predicted once.
 
     model: the model's folder. load: makes a model of its folder; `wsi_ats.load_model` by default. client: a
     Dask client whose workers do the slides; None does them in this process, one after the other. overwrite:
@@ -112,13 +114,14 @@ def run_batch(
     run = Run(uuid.uuid4().hex, time.time(), overwrite)
     config = settings.hash(network.hash)
     place = _make_folder(Path(out))
-    items = _once_each(items)
+    items = with_known_twins(items, place, config, settings.override_mpp)
+    slides = once_each(items)
     jobs = [
         Job(item, place, folder, network.hash, config, settings, run, load or _load_model, device)
-        for item in items
+        for item in slides
     ]
     log = _RunLog(place, settings, folder, network.hash, config, tuple(argv))
-    board = _Board(len(items), on_progress)
+    board = _Board(len(slides), on_progress)
     executor: Executor = Serial(predict_slide) if client is None else OnCluster(client, predict_slide)
     log.write("running", board.progress)
     status = "stopped by an error"
@@ -132,7 +135,7 @@ def run_batch(
         executor.cancel()
         write_tables(place, items, config, network.specs, board.settled)
         log.write(status, board.progress)
-    order = {item.id: position for position, item in enumerate(items)}
+    order = {item.id: position for position, item in enumerate(slides)}
     failures = sorted(board.failures, key=lambda failure: order[failure.slide])
     notes = {slide: board.notes[slide] for slide in sorted(board.notes, key=order.__getitem__)}
     return Summary(place, board.progress, tuple(failures), notes, board.mean_stages())
@@ -263,13 +266,6 @@ class _RunLog:
             "host": socket.gethostname(),
         }
         write_record(self.out / "run.json", record)
-
-
-def _once_each(items: Iterable[SlideItem]) -> list[SlideItem]:
-    first: dict[str, SlideItem] = {}
-    for item in items:
-        first.setdefault(item.id, item)
-    return list(first.values())
 
 
 def _make_folder(out: Path) -> Path:

@@ -1,11 +1,11 @@
 """predictions.csv and failures.csv: always made anew from the slides' folders, so that they cannot disagree
 with them.
 
-predictions.csv has one row a slide of the run, in the order given, so that it can be joined with the manifest
-row by row: `status` is done, failed (why: failures.csv) or pending (interrupted before its turn), and only
-done slides have numbers. Slides that other runs of the same model and settings left in the output folder (the
-tasks of an array job, each with its share of the slides) follow, ordered by id: whoever ends last writes the
-table of all.
+predictions.csv has one row a slide of the run, and one a row of its manifest, in the order given, so that it can be
+joined with the manifest row by row: `status` is done, failed (why: failures.csv) or pending (interrupted before its
+turn), and only done slides have numbers. Slides that other runs of the same model and settings left in the output
+folder (the tasks of an array job, each with its share of the slides) follow, ordered by id: whoever ends last writes
+the table of all.
 
 Numbers are rounded to 6 digits: the same batch gives the same bytes, `seconds` aside, however often it was
 interrupted."""
@@ -24,6 +24,7 @@ from wsi_ats.atomic import write_atomic
 from wsi_ats.batch.claim import acquire
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.store import Record, SlideStore, folder_name, read_record
+from wsi_ats.batch.twins import note
 from wsi_ats.errors import Failure
 from wsi_ats.tasks.answer import TaskSpec, columns_of
 
@@ -53,7 +54,8 @@ def write_tables(
     while (claim := acquire(out / ".tables")) is None:
         time.sleep(0.05)
     with claim:
-        rows = [*_own_rows(out, items, config_hash, settled), *_other_rows(out, items, config_hash)]
+        own = list(_own_rows(out, items, config_hash, settled))
+        rows = [*own, *_other_rows(out, own, config_hash)]
         write_atomic(out / "predictions.csv", _predictions(rows, specs))
         write_atomic(out / "failures.csv", _failures(rows))
 
@@ -62,19 +64,27 @@ def _own_rows(
     out: Path, items: Iterable[SlideItem], config_hash: str, settled: Collection[str]
 ) -> Iterator[Row]:
     for item in items:
-        store = SlideStore(out, item.id)
-        yield _row(item, store.folder, config_hash) if item.id in settled else Row(item, "pending", {})
+        store = SlideStore(out, item.source)
+        settled_one = item.source in settled
+        yield _row(item, store.folder, config_hash) if settled_one else Row(item, "pending", {})
 
 
-def _other_rows(out: Path, items: Iterable[SlideItem], config_hash: str) -> list[Row]:
-    own = {folder_name(item.id) for item in items}
+def _other_rows(out: Path, own: Sequence[Row], config_hash: str) -> list[Row]:
+    """Slides that other runs left, each file once: under another name it may be one of this run's."""
+    folders = {folder_name(row.item.source) for row in own}
+    taken = {_file_of(row) for row in own}
     rows = []
     for folder in (out / "slides").glob("*"):
-        if folder.name not in own:
+        if folder.name not in folders:
             row = _row(None, folder, config_hash)
-            if row.status != "pending":
+            if row.status != "pending" and _file_of(row) not in taken:
                 rows.append(row)
     return sorted(rows, key=lambda row: row.item.id)
+
+
+def _file_of(row: Row) -> tuple[str, object]:
+    """Path of a slide and the mpp that it was read with: of two rows that agree in both, one is too many."""
+    return str(row.item.path), row.record.get("mpp_given")
 
 
 def _row(item: SlideItem | None, folder: Path, config_hash: str) -> Row:
@@ -104,6 +114,7 @@ def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec]) -> bytes:
                 **{extra[key]: value for key, value in row.item.extra.items()},
                 **(_done(row.record, answered) if row.status == "done" else {}),
                 "status": row.status,
+                "notes": "; ".join((*row.record.get("notes", ()), *note(row.item))),
             }
 
     return _csv([*own, *extra.values()], cells())
@@ -122,13 +133,13 @@ def _done(record: Record, answered: Sequence[str]) -> Record:
         "bytes_read": record["bytes_read"],
         "bad_tiles": len(record["bad_tiles"]),
         "seconds": f"{record['seconds'].get('total', 0):.3f}",
-        "notes": "; ".join(record["notes"]),
     }
 
 
 def _failures(rows: Iterable[Row]) -> bytes:
     columns = list(Failure.__dataclass_fields__)
-    return _csv(columns, ({c: row.record[c] for c in columns} for row in rows if row.status == "failed"))
+    failed = {row.item.id: row.record for row in rows if row.status == "failed"}  # each id once
+    return _csv(columns, ({**{c: record[c] for c in columns}, "slide": id} for id, record in failed.items()))
 
 
 def _number(value: float | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from wsi_ats.errors import ConfigError
 
-NOT_GIVEN = frozenset({"", "NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null"})
+NOT_GIVEN = frozenset({"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"})
 """Texts of an empty cell, as people and other programs write it."""
 
 

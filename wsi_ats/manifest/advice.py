@@ -1,0 +1,133 @@
+"""Advice on a manifest for training: what is no error and may still make figures look better than they are."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from wsi_ats.manifest.columns import LIKE_PATIENT, PATIENT, SITE, SLIDE, known, plain
+from wsi_ats.manifest.entries import Entry
+from wsi_ats.manifest.table import Table, Warn
+from wsi_ats.tasks.texts import NOT_GIVEN
+
+MOST_CLASSES = 20
+"""Number of different targets up to which they are taken for classes."""
+MOST_SLIDES = 20
+"""Mean number of slides that a column may group and still be taken for one of patients."""
+ID = re.compile(r"(^|[\s_.-])(id|nr|no|number|code|barcode|accession|mrn|key)$|(?-i:ID)$", re.IGNORECASE)
+"""Ends of names of columns that hold ids."""
+CODE = re.compile(r"[A-Za-z]+[-_ ]?\d[\w-]*")
+"""Texts of ids: letters, then a number."""
+BARCODE = re.compile(r"TCGA-\w{2}-\w{4}")
+"""Beginning of TCGA's names of slides: that of the patient."""
+
+
+def advise(
+    table: Table,
+    entries: Sequence[Entry],
+    targets: Mapping[str, Sequence[str]],
+    patients: str,
+    *,
+    asked: bool,
+    warn: Warn,
+) -> None:
+    """Warn of patients that may not be recognised, spellings of one patient, and classes that come from one site."""
+    _several_slide_columns(table, warn)
+    if not asked:
+        _unknown_patients(table, entries, targets, patients, warn)
+    if patients:
+        _spellings(entries, patients, warn)
+    for name, cells in targets.items():
+        _one_site(table, name, cells, warn)
+
+
+def _several_slide_columns(table: Table, warn: Warn) -> None:
+    taken, *others = known(table.columns, SLIDE)
+    if others:
+        warn(f"column {taken!r} names the slides; so could {others[0]!r}, which is only carried along")
+
+
+def _unknown_patients(
+    table: Table,
+    entries: Sequence[Entry],
+    targets: Mapping[str, Sequence[str]],
+    patients: str,
+    warn: Warn,
+) -> None:
+    for column in known(table.columns, PATIENT):
+        if patients and column != patients and not _refines(table.column(patients), table.column(column)):
+            warn(
+                f"column {patients!r} names the patients; {column!r} groups the slides otherwise: give --patient "
+                "with the column that is meant"
+            )
+            return
+    if patients:
+        return
+    taken = {plain(name) for name in (*targets, *SLIDE, *SITE, "split", "mpp")}
+    for column in table.columns:
+        if plain(column) not in taken and _looks_like_patients(column, table.column(column)):
+            groups = len(set(table.column(column)))
+            warn(
+                f"column {column!r} looks like one of patients ({groups} for {len(entries)} slides) and is not used: "
+                f'give --patient "{column}" so that no patient is on both sides of a split, or --patient none'
+            )
+            return
+    codes = [found[0] for entry in entries if (found := BARCODE.search(entry.slide))]
+    if len(set(codes)) < len(codes):
+        warn(
+            f"{len(codes)} slides have names of {len(set(codes))} TCGA patients and the manifest has no column of "
+            "patients: slides of one may come on both sides of a split; add a column `patient` with the first 12 "
+            "letters of each name"
+        )
+
+
+def _refines(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether slides that are together in `other` are so in `one`."""
+    together: dict[str, str] = {}
+    return all(together.setdefault(b, a) == a for a, b in zip(one, other, strict=True))
+
+
+def _looks_like_patients(column: str, cells: Sequence[str]) -> bool:
+    """Whether a column groups a few slides each, under a name or in texts as those of patients are."""
+    given = [cell for cell in cells if cell not in NOT_GIVEN]
+    groups = len(set(given))
+    if len(given) < len(cells) / 2 or not max(2, len(given) / MOST_SLIDES) <= groups < len(given):
+        return False
+    if any(word in plain(column) for word in LIKE_PATIENT):
+        return True
+    if groups > 2 and ID.search(column):
+        return True
+    return groups > max(2, len(given) / 6) and all(map(CODE.fullmatch, given))
+
+
+def _spellings(entries: Sequence[Entry], patients: str, warn: Warn) -> None:
+    spelt: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        spelt["".join(entry.patient.split()).casefold()].add(entry.patient)
+    several = [sorted(names) for names in spelt.values() if len(names) > 1]
+    if several:
+        warn(
+            f"column {patients!r} has {' and '.join(map(repr, several[0]))}, which count as different patients"
+            + (f", and {len(several) - 1} more such" if len(several) > 1 else "")
+        )
+
+
+def _one_site(table: Table, target: str, cells: Sequence[str], warn: Warn) -> None:
+    """Warn of a class whose slides all come from one of several sites: the model may learn the site."""
+    counts = Counter(cell for cell in cells if cell not in NOT_GIVEN)
+    if not 2 <= len(counts) <= MOST_CLASSES:
+        return
+    for column in known(table.columns, SITE):
+        sites = table.column(column)
+        of_class: dict[str, set[str]] = defaultdict(set)
+        for cell, site in zip(cells, sites, strict=True):
+            of_class[cell].add(site)
+        alone = [cell for cell, count in counts.items() if count > 1 and len(of_class[cell]) == 1]
+        if alone and len(set(sites)) > 1:
+            words = ", ".join(f"{target} {cell!r} from {next(iter(of_class[cell]))!r}" for cell in alone[:3])
+            warn(
+                f"all slides of a class come from one place ({words}; column {column!r}): what tells the places apart, "
+                "stain and scanner, tells the classes apart, and a model may learn that alone"
+            )
+            return

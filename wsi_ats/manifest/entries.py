@@ -1,0 +1,120 @@
+"""Entries: the rows of any manifest, for training and for prediction, with what is common to both."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_ats.errors import ConfigError
+from wsi_ats.manifest.columns import optional_column, slide_column
+from wsi_ats.manifest.files import SlideFiles
+from wsi_ats.manifest.table import Table
+from wsi_ats.shown import url_id
+from wsi_ats.slides.storage.opening import is_url
+from wsi_ats.tasks.texts import NOT_GIVEN
+
+BROKEN = frozenset({"#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!"})
+"""Texts of cells whose formula went wrong in a spreadsheet."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of any manifest."""
+
+    slide: str
+    """Path as the manifest has it, normalised: the slide's id."""
+    path: str
+    """Path or URL of the slide, seen from the working folder."""
+    patient: str
+    """Id of the patient; empty where the manifest names none."""
+    mpp: float | None
+    """Micrometres per level-0 px; None where the manifest does not say."""
+    others: Mapping[str, str]
+    """Texts of the other columns, by name."""
+    row: int
+    """Number of the row, from 1, the header not counted."""
+    file: Hashable
+    """Key of the slide's file: the same for all names of one file."""
+    hint: str
+    """What to do where the file is missing."""
+
+    @property
+    def place(self) -> Path | str:
+        """Path of the slide, or its URL as a text."""
+        return self.path if is_url(self.path) else Path(self.path)
+
+
+def entries_of(table: Table, patients: str, slides_dir: Path | str | None = None) -> list[Entry]:
+    """The rows of a table.
+
+    patients: the column of patients; empty where there is none. slides_dir: folder that paths are relative to, instead
+    of that of the manifest; names without a folder are also found deeper in it. Raises `ConfigError` naming the
+    manifest, the row, the value and the rule.
+    """
+    slide, scale = slide_column(table), optional_column(table, "mpp")
+    index = {name: i for i, name in enumerate(table.columns)}
+    rest = [(name, i) for name, i in index.items() if name not in (slide, patients, scale)]
+    files = _files(table, slides_dir)
+    entries = []
+    for position, cells in enumerate(table.rows):
+        line = table.line(position)
+        if not cells[index[slide]]:
+            raise ConfigError(f"{line}: column {slide!r} is empty", remedy="name a slide in every row")
+        for name in filter(None, (slide, patients, scale)):
+            refuse_broken(cells[index[name]], name, line)
+        file = files.find(cells[index[slide]], line)
+        patient = cells[index[patients]] if patients else ""
+        entries.append(
+            Entry(
+                slide=slide_id(cells[index[slide]]),
+                path=file.path,
+                patient="" if patient in NOT_GIVEN else patient,
+                mpp=parse_mpp(cells[index[scale]], line) if scale else None,
+                others={name: cells[i] for name, i in rest},
+                row=table.numbers[position],
+                file=file.key,
+                hint=file.hint,
+            )
+        )
+    return entries
+
+
+def _files(table: Table, slides_dir: Path | str | None) -> SlideFiles:
+    if slides_dir is None:
+        return SlideFiles(table.path.parent, encoding=table.encoding)
+    if not is_url(str(slides_dir)) and not Path(slides_dir).is_dir():
+        raise ConfigError(
+            f"--slides-dir {slides_dir} is no folder",
+            remedy="give the folder that the slides of the manifest lie in",
+        )
+    return SlideFiles(slides_dir, searched=True, encoding=table.encoding)
+
+
+def slide_id(path: str | Path) -> str:
+    """A path as the id of a slide: as it is written, without `.`, `..` and double slashes, slashes forward; a URL without
+    user, password and signature."""
+    return url_id(str(path)) if is_url(str(path)) else os.path.normpath(path).replace(os.sep, "/")
+
+
+def parse_mpp(text: str, line: str) -> float | None:
+    """A positive number of micrometres per pixel, with a decimal point or comma; None where the cell is empty."""
+    if text in NOT_GIVEN:
+        return None
+    try:
+        mpp = float(text.replace(",", ".") if re.fullmatch(r"\d*,\d+", text) else text)
+    except ValueError:
+        mpp = -1.0
+    if not 0 < mpp < 1000:
+        raise ConfigError(f"{line}: mpp is {text!r}; it must be a positive number of micrometres per pixel")
+    return mpp
+
+
+def refuse_broken(text: str, column: str, line: str) -> None:
+    """Raise `ConfigError` for a cell that holds an error of a spreadsheet."""
+    if text in BROKEN:
+        raise ConfigError(
+            f"{line}: {column} is {text!r}, an error of the spreadsheet", "mend its formula, and save values"
+        )

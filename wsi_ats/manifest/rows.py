@@ -1,0 +1,207 @@
+"""Rows of a manifest for training: labelled slides, each file once, no patient in two splits."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from wsi_ats.errors import ConfigError
+from wsi_ats.manifest.advice import advise
+from wsi_ats.manifest.columns import column_called, label_column, optional_column, patient_column
+from wsi_ats.manifest.entries import Entry, entries_of, refuse_broken
+from wsi_ats.manifest.same_file import Twin, twins
+from wsi_ats.manifest.table import Table, Warn, read_table
+from wsi_ats.tasks.settings import LABEL
+from wsi_ats.tasks.texts import NOT_GIVEN, as_written
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+NAMED = 3
+"""Number of repeated rows that a warning names."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a manifest for training: one labelled slide."""
+
+    slide: str
+    """Path as the manifest has it: the slide's id."""
+    path: Path | str
+    """Path or URL of the slide, seen from the working folder."""
+    label: str
+    """Text of the target's column; empty where `cells` holds the targets."""
+    patient: str
+    """Id of the patient; the slide's own where the manifest names none."""
+    split: Split | None
+    """Split; None where the manifest has none."""
+    mpp: float | None
+    """Micrometres per level-0 px; None where the manifest does not say."""
+    default_mpp: float | None = None
+    """Micrometres per level-0 px if neither the manifest nor the slide says."""
+    cells: Mapping[str, str] = field(default_factory=dict)
+    """Texts of the columns that hold targets, where the settings name tasks."""
+    hint: str = field(default="", compare=False)
+    """What to do where the file is missing."""
+
+    def cell(self, column: str) -> str:
+        """The text of a target's column; without others, `label` is the label. Raises `ConfigError` for one that was
+        not read."""
+        if column in self.cells or column != LABEL:
+            try:
+                return self.cells[column]
+            except KeyError:
+                raise ConfigError(
+                    f"slide {self.slide!r}: column {column!r} was not read from the manifest",
+                    remedy="give read_manifest the columns of all tasks",
+                ) from None
+        return self.label
+
+
+def read_manifest(
+    path: Path | str,
+    target: str = LABEL,
+    columns: Sequence[str] = (),
+    *,
+    patient: str | None = None,
+    slides_dir: Path | str | None = None,
+    warn: Warn = warnings.warn,
+) -> list[Row]:
+    """Labelled slides of a manifest: CSV, xlsx or Parquet (columns as in docs/formats.md).
+
+    target: the column of the classes. columns: those of the targets of tasks, instead; a slide must have at least
+    one of them. patient: the column of patients, or `none`; by default one under a common name. slides_dir: folder that
+    paths are relative to, instead of the manifest's. warn: gets what may be wrong without being an error. In a column
+    of numbers 1.0 and 1 are one class: programs write an integer column with an empty cell somewhere as 1.0. Rows that
+    say the same of one file are one. Raises `ConfigError` naming the manifest, the column or row, the rule.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "manifest.csv")
+    ...     _ = path.write_text("slide,label,patient,split\\na/1.svs,tumour,007,train\\na/2.svs,normal,,val\\n")
+    ...     rows = read_manifest(path)
+    >>> [(row.slide, row.label, row.patient, row.split) for row in rows]  # without a patient, its own
+    [('a/1.svs', 'tumour', '007', 'train'), ('a/2.svs', 'normal', 'a/2.svs', 'val')]
+    """
+    table = read_table(Path(path), warn)
+    patients = patient_column(table, patient)
+    entries = entries_of(table, patients, slides_dir)
+    texts = _texts(table, target, columns)
+    for name, cells in texts.items():
+        for position, cell in enumerate(cells):
+            refuse_broken(cell, name, table.line(position))
+    split = optional_column(table, "split")
+    rows = [
+        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, table.line(i), bool(columns))
+        for i, entry in enumerate(entries)
+    ]
+    rows = _each_once(rows, entries, table.path, warn)
+    _refuse_torn(rows, table.path)
+    advise(table, entries, texts, patients, asked=patient is not None, warn=warn)
+    return rows
+
+
+def _texts(table: Table, target: str, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Texts of the columns of targets, by the names that they were asked for by."""
+    remedy = "name the columns of targets in the settings of tasks"
+    found = {name: column_called(table, name, remedy) for name in columns} or {
+        target: label_column(table, target)
+    }
+    return {name: as_written(_with_points(table, table.column(column))) for name, column in found.items()}
+
+
+def _with_points(table: Table, texts: list[str]) -> list[str]:
+    """Decimal commas as points, where all of a column's cells are numbers and commas do not part the cells."""
+    given = [text for text in texts if text not in NOT_GIVEN]
+    if table.delimiter == "," or not all(re.fullmatch(r"[+-]?\d+(,\d+)?", text) for text in given):
+        return texts
+    return [text.replace(",", ".") for text in texts]
+
+
+def _row(entry: Entry, cells: dict[str, str], split: str, line: str, of_tasks: bool) -> Row:
+    if NOT_GIVEN.issuperset(cells.values()):
+        found = " and ".join(f"{column} is {cell!r}" for column, cell in cells.items())
+        rule = "one of these must be given" if len(cells) > 1 else "both must be given"
+        raise ConfigError(
+            f"{line}: slide is {entry.slide!r} and {found}; {rule}",
+            remedy="label the slide, or leave its row out",
+        )
+    return Row(
+        entry.slide,
+        entry.place,
+        "" if of_tasks else next(iter(cells.values())),
+        entry.patient or entry.slide,
+        _split(entry.others.get(split, ""), line),
+        entry.mpp,
+        cells=cells if of_tasks else {},
+        hint=entry.hint,
+    )
+
+
+def _split(value: str, line: str) -> Split | None:
+    if value in NOT_GIVEN:
+        return None
+    for split in SPLITS:
+        if value.casefold() == split:
+            return split
+    raise ConfigError(f"{line}: split is {value!r}; it must be train, val or test")
+
+
+def _each_once(rows: list[Row], entries: Sequence[Entry], path: Path, warn: Warn) -> list[Row]:
+    """The rows without those that say again what an earlier one says of the same file.
+
+    Raises `ConfigError` for rows that say different things of one file.
+    """
+    found = twins(entries)
+    for twin in found:
+        _refuse_conflict(twin, rows, entries, path)
+    if found:
+        more = "" if len(found) <= NAMED else f"; and {len(found) - NAMED} more"
+        pairs = "; ".join(_pair(twin, entries) for twin in found[:NAMED])
+        warn(f"manifest {path} lists slides twice, and each is taken once: {pairs}{more}")
+    dropped = {twin.second for twin in found}
+    return [row for position, row in enumerate(rows) if position not in dropped]
+
+
+def _refuse_conflict(twin: Twin, rows: Sequence[Row], entries: Sequence[Entry], path: Path) -> None:
+    one, other = rows[twin.first], rows[twin.second]
+    said = {
+        "patient": (entries[twin.first].patient, entries[twin.second].patient),
+        "split": (one.split or "", other.split or ""),
+        "mpp": (one.mpp or "", other.mpp or ""),
+        **(
+            {name: (one.cells[name], other.cells[name]) for name in one.cells}
+            or {"label": (one.label, other.label)}
+        ),
+    }
+    differ = [f"{name} is {a!r} and {b!r}" for name, (a, b) in said.items() if a != b]
+    if differ:
+        raise ConfigError(
+            f"manifest {path} lists slide {one.slide!r} twice and says different things of it "
+            f"({_pair(twin, entries)}): {', '.join(differ)}",
+            remedy="keep the row that is right",
+        )
+
+
+def _pair(twin: Twin, entries: Sequence[Entry]) -> str:
+    one, other = entries[twin.first], entries[twin.second]
+    how = "a copy of" if twin.copy else "the file of"
+    return f"row {other.row}, {other.slide!r}, is {how} row {one.row}, {one.slide!r}"
+
+
+def _refuse_torn(rows: Sequence[Row], path: Path) -> None:
+    """Raise `ConfigError` where a patient has slides in several splits."""
+    by_patient: dict[str, set[Split | None]] = {}
+    for row in rows:
+        by_patient.setdefault(row.patient, set()).add(row.split)
+    torn = sorted(patient for patient, splits in by_patient.items() if len(splits) > 1)
+    if torn:
+        raise ConfigError(
+            f"manifest {path} puts {len(torn)} patient(s) into more than one split, {torn[0]!r} for one: "
+            "validation on a patient that was trained on proves nothing",
+            remedy="give all slides of a patient the same split",
+        )
