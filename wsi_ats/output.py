@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,30 +40,45 @@ class OutputError(WsiAtsError):
     """
 
     @classmethod
-    def of(cls, place: Path | str, error: OSError) -> OutputError:
-        """The output error that an error of the system means for `place`."""
-        number = error.errno or 0
+    def of(cls, place: Path | str, number: int) -> OutputError:
+        """The output error that an error of the system, by its number, means for `place`."""
         remedy = next((text for numbers, text in REMEDIES.items() if number in numbers), "see to its disk")
-        # h5py puts its own inner workings into the text.
-        reason = os.strerror(number) if number else str(error)
         return cls(
-            f"{place} cannot be written: {reason}",
+            f"{place} cannot be written: {os.strerror(number)}",
             remedy=f"{remedy}; then give the same command again: what is done is kept",
         )
 
 
 @contextmanager
 def writing(place: Path | str) -> Iterator[None]:
-    """A block that writes into `place` and reads nothing else: what the system refuses in it is an `OutputError`."""
+    """A block that writes into `place` and reads nothing else: what the system refuses in it is an `OutputError`.
+
+    Libraries pass such errors on as others of their own, which are recognised."""
     try:
         yield
-    except OSError as error:
-        raise OutputError.of(error.filename if _is_below(error.filename, place) else place, error) from error
+    except WsiAtsError:
+        raise
+    except Exception as error:
+        number = _number(error)
+        if number is None:
+            raise
+        raise OutputError.of(_told(error, place), number) from error
 
 
-def _is_below(name: object, place: Path | str) -> bool:
-    """Whether an error names something in `place` that a user would know: temporary names are hidden ones."""
-    if not isinstance(name, str):
-        return False
-    path = Path(name)
-    return path.is_relative_to(place) and not path.name.startswith(".")
+def _number(error: BaseException) -> int | None:
+    """Number of the error of the system behind an error; None where there is none, or where it is not known."""
+    found = re.search(r"(?:errno = |os error )(\d+)", str(error))  # h5py and safetensors
+    if isinstance(error, OSError):
+        return error.errno or (int(found[1]) if found else errno.EIO)
+    if found is not None:
+        return int(found[1])
+    return None if error.__context__ is None else _number(error.__context__)  # torch
+
+
+def _told(error: Exception, place: Path | str) -> Path | str:
+    """What is said to be at fault: the file that the error names, where it is in `place` and no temporary one."""
+    named = getattr(error, "filename", None)
+    if not isinstance(named, str):
+        return place
+    path = Path(named)
+    return path if path.is_relative_to(place) and path.suffix != ".part" else place

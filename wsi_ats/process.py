@@ -46,6 +46,18 @@ class Process:
             return None
         return is_running(self.pid, self.started)
 
+    def is_me(self) -> bool:
+        """Whether this is the process that asks."""
+        me = Process.me()
+        return (self.place, self.pid, self.started) == (me.place, me.pid, me.started)
+
+    def is_halted(self) -> bool:
+        """Whether the process was seen to be stopped, as by Ctrl-Z: it may go on at any time."""
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:
+            return False
+
 
 def is_running(pid: int, started: float) -> bool | None:
     """Whether the process `pid` of this place that began at `started` runs; None where the system does not tell.

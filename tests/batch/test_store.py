@@ -226,9 +226,12 @@ def test_a_pid_that_another_process_has_now_is_not_taken_for_its_holder(tmp_path
 
 def test_claim_of_a_living_process_stays_however_old(tmp_path: Path) -> None:
     path = tmp_path / "claim"
-    write_claim(path, time=0.0)
-    os.utime(path, (0, 0))
-    assert acquire(path) is None
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        write_claim(path, pid=process.pid, started=_start_of(process.pid), time=0.0)
+        os.utime(path, (0, 0))
+        assert acquire(path) is None
+        process.communicate(b"\n")
+    assert acquire(path) is not None
 
 
 def test_claim_of_another_machine_stays_while_it_is_touched(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -78,7 +79,22 @@ class Found:
         alive = self.holder.is_alive()
         if alive is None:
             return self.silence() > self._limit(run, silence_limit)
-        return not alive
+        return not alive or self._is_forgotten(silence_limit)
+
+    def _is_forgotten(self, silence_limit: float) -> bool:
+        """Whether a process that lives does not know of its claim any more: the disk was away when it was to be given
+        back.
+
+        It has not been touched for so long that this process has waited, asleep machines and halted processes aside.
+        """
+        assert self.holder is not None
+        if self.holder.is_me():
+            return self.token not in _held
+        touched, since = _watched.setdefault(self.token, (self.touched, time.monotonic()))
+        if touched != self.touched or self.holder.is_halted():
+            _watched[self.token] = self.touched, time.monotonic()
+            return False
+        return time.monotonic() - since > silence_limit
 
     def silence(self) -> float:
         """Seconds since the last touch, by the clock of the file system: clocks of machines differ."""
@@ -120,12 +136,13 @@ class Claim:
     def release(self) -> None:
         """Give the claim back, unless it was taken over in the meantime."""
         self._over.set()
-        _held.pop(self.holder.token, None)
         try:
             if self._is_mine():
                 self.path.unlink(missing_ok=True)
-        except OSError:  # its disk is gone or full: the claim counts as left behind when this process ends
+        except OSError:  # its disk is away: the claim is forgotten, and found to be
             return
+        finally:
+            _held.pop(self.holder.token, None)
 
     def give_up(self, stage: str, why: str) -> None:
         """Leave word in the claim for whoever finds it: this process is about to end, because of what it holds."""
@@ -155,6 +172,8 @@ class Claim:
 
 _held: dict[str, Claim] = {}
 """Claims that this process holds, by their token."""
+_watched: dict[str, tuple[float, float]] = {}
+"""Claims of living processes that this one waits for, by their token: last touch, and since when it is known."""
 
 
 def release_all() -> None:
@@ -165,9 +184,9 @@ def release_all() -> None:
 
 def acquire(path: Path, run: str = "", silence_limit: float = SILENCE_LIMIT) -> Claim | None:
     """Claim `path` for this process; None where another process that may be alive holds it."""
-    holder = Holder.of(run)
-    if _create(path, _content(holder)):
-        return _hold(Claim(path, holder))
+    made = _make(Claim(path, Holder.of(run)), _create)
+    if made is not None:
+        return made
     found = look(path)
     if found is None or not found.is_gone(run, silence_limit):
         return None
@@ -178,11 +197,9 @@ def acquire(path: Path, run: str = "", silence_limit: float = SILENCE_LIMIT) -> 
         again = look(path)
         if again is None or again.token != found.token:
             return None
-        holder = Holder.of(run, again.holder)
-        write_atomic(path, _content(holder))
+        return _make(Claim(path, Holder.of(run, again.holder), again.holder), write_atomic)
     finally:
         takeover.release()
-    return _hold(Claim(path, holder, again.holder))
 
 
 def look(path: Path) -> Found | None:
@@ -228,8 +245,17 @@ def _content(holder: Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
 
 
-def _hold(claim: Claim) -> Claim:
+def _make(claim: Claim, write: Callable[[Path, bytes], object]) -> Claim | None:
+    """The claim, written; None where `write` finds one there. It is known as held before others can see it."""
     _held[claim.holder.token] = claim
+    try:
+        written = write(claim.path, _content(claim.holder))
+    except BaseException:
+        del _held[claim.holder.token]
+        raise
+    if written is False:
+        del _held[claim.holder.token]
+        return None
     return claim
 
 
