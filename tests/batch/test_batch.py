@@ -29,6 +29,7 @@ from wsi_ats.batch.run import Progress, Summary, run_batch
 from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.batch.store import SlideStore, read_prediction
 from wsi_ats.errors import ConfigError, ModelError
+from wsi_ats.output import OutputError
 
 ROOT = Path(__file__).parents[2]
 QUICK = PredictSettings(tiles=5, heatmap=False)
@@ -239,7 +240,7 @@ def test_a_model_that_changes_stops_the_batch(tmp_path: Path) -> None:
         predict_slide(job)
     with pytest.raises(ModelError, match="file system that every worker sees"):
         predict_slide(replace(job, model=tmp_path / "elsewhere"))
-    with pytest.raises(ConfigError, match="file system that every worker sees"):
+    with pytest.raises(OutputError, match="file system that every worker sees"):
         predict_slide(replace(job, out=tmp_path / "elsewhere"))
 
 
@@ -394,8 +395,13 @@ def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_progress_says_rates_and_time_left() -> None:
-    line = describe(Progress(total=100, done=30, known=10, failed=5, tiles=500, seconds=50.0))
-    assert line == "35/100 slides, 10 done before, 5 failed, 0.50 slides/s, 10 tiles/s, 2 min left"
+    progress = Progress(total=100, done=30, known=10, failed=5, tiles=500, seconds=50.0, rate=0.5)
+    line = describe(progress)
+    assert line == "35/100 slides, 10 done before, 5 failed, 10 tiles/s, 0.50 slides/s, 2 min left"
+    early = replace(progress, rate=0.0, waiting="waiting for workers")
+    assert describe(early) == (
+        "35/100 slides, 10 done before, 5 failed, 10 tiles/s, waiting for workers (after 50 s)"
+    )
     assert [duration(s) for s in (3.0, 600.0, 36_000.0)] == ["3 s", "10 min", "10 h 0 min"]
 
 
@@ -409,7 +415,7 @@ def test_progress_report(terminal: bool) -> None:
     console = Console(file=text, force_terminal=terminal, width=120)
     with ProgressReport(console) as report:
         for done in range(1, 4):
-            report(Progress(total=3, done=done, seconds=float(done), tiles=done * 8))
-    assert "3/3 slides, 1.00 slides/s, 8 tiles/s" in text.getvalue()
+            report(Progress(total=3, done=done, seconds=float(done), tiles=done * 8, rate=1.0))
+    assert "3/3 slides, 8 tiles/s, 1.00 slides/s" in text.getvalue()
     if not terminal:
         assert text.getvalue().count("\n") == 2, "the first line and the last"

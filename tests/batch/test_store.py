@@ -24,8 +24,10 @@ from wsi_ats.atomic import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.batch import claim as claims
 from wsi_ats.batch.attention_file import write_attention
 from wsi_ats.batch.claim import Holder, acquire, look
-from wsi_ats.batch.store import SlideStore, folder_name, read_prediction, read_record
+from wsi_ats.batch.records import Result, read_record
+from wsi_ats.batch.store import SlideStore, folder_name, read_prediction
 from wsi_ats.errors import WsiAtsError
+from wsi_ats.process import Process, _start_of
 from wsi_ats.tasks.answer import TaskResult, TaskSpec
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -91,7 +93,7 @@ def test_a_prediction_comes_back_as_it_was(tmp_path: Path, mpp: tuple[float, flo
     store = SlideStore(tmp_path, "x/case_7.svs")
     store.folder.mkdir(parents=True)
     store.write_attention(prediction)
-    store.write_result(prediction, {"slide": store.id})
+    store.write_result(prediction, {"slide": "x/case_7.svs"})
     back = read_prediction(store.folder)
     order = np.argsort(prediction.cells)
     assert order.tolist() != sorted(order), "drawn in no order, stored in that of the cells"
@@ -166,9 +168,9 @@ def test_a_folder_that_is_not_finished_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", '{"a": 1'])
 def test_a_damaged_record_is_no_record(tmp_path: Path, content: str) -> None:
     path = tmp_path / "result.json"
-    assert read_record(path) is None
+    assert read_record(path, Result) is None
     path.write_text(content)
-    assert read_record(path) is None
+    assert read_record(path, Result) is None
 
 
 # Claims
@@ -182,7 +184,7 @@ def dead() -> int:
 
 
 def write_claim(path: Path, **changes: object) -> Holder:
-    holder = replace(Holder.me(), token="theirs", **changes)
+    holder = replace(Holder.of(""), token="theirs", **changes)
     path.write_text(json.dumps(asdict(holder)))
     return holder
 
@@ -209,7 +211,7 @@ def test_claim_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> None:
 
 def test_claim_of_a_zombie_is_taken_over(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    started = claims.psutil.Process(process.pid).create_time()
+    started = _start_of(process.pid)
     while Path(f"/proc/{process.pid}/stat").read_text().split()[2] != "Z":
         time.sleep(0.01)
     write_claim(tmp_path / "claim", pid=process.pid, started=started)
@@ -218,15 +220,18 @@ def test_claim_of_a_zombie_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_pid_that_another_process_has_now_is_not_taken_for_its_holder(tmp_path: Path) -> None:
-    write_claim(tmp_path / "claim", started=Holder.me().started - 1000)
+    write_claim(tmp_path / "claim", started=Process.me().started - 1000)
     assert acquire(tmp_path / "claim") is not None
 
 
 def test_claim_of_a_living_process_stays_however_old(tmp_path: Path) -> None:
     path = tmp_path / "claim"
-    write_claim(path, time=0.0)
-    os.utime(path, (0, 0))
-    assert acquire(path) is None
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        write_claim(path, pid=process.pid, started=_start_of(process.pid), time=0.0)
+        os.utime(path, (0, 0))
+        assert acquire(path) is None
+        process.communicate(b"\n")
+    assert acquire(path) is not None
 
 
 def test_claim_of_another_machine_stays_while_it_is_touched(tmp_path: Path) -> None:
@@ -240,23 +245,20 @@ def test_claim_of_another_machine_stays_while_it_is_touched(tmp_path: Path) -> N
 
 
 def test_claim_of_the_same_run_on_another_machine_is_taken_over(tmp_path: Path) -> None:
-    write_claim(tmp_path / "claim", host="elsewhere", run="ours")
-    assert acquire(tmp_path / "claim", "ours") is not None
-
-
-def test_claim_from_before_this_machine_was_started_again(tmp_path: Path) -> None:
     path = tmp_path / "claim"
-    write_claim(path, boot="earlier", time=time.time())
-    assert acquire(path) is None, "another machine of the same name"
-    write_claim(path, boot="earlier", time=claims.psutil.boot_time() - 60)
-    assert acquire(path) is not None
+    write_claim(path, host="elsewhere", run="ours")
+    assert acquire(path, "ours") is None, "it may only have lost its connection"
+    old = path.stat().st_mtime - claims.OWN_SILENCE_LIMIT - 5
+    os.utime(path, (old, old))
+    assert acquire(path, "theirs") is None
+    assert acquire(path, "ours") is not None
 
 
 def test_claim_that_was_never_written_is_taken_over_after_a_while(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     path.touch()
     assert acquire(path) is None
-    old = path.stat().st_mtime - claims.EMPTY_LIMIT - 5
+    old = path.stat().st_mtime - claims.ODD_LIMIT - 5
     os.utime(path, (old, old))
     assert acquire(path) is not None
 

@@ -12,21 +12,26 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
+from wsi_ats.batch.claim import release_all
 from wsi_ats.errors import ConfigError
 
 CONNECT_SECONDS = 20
 
 
-class LeaveInterrupts(WorkerPlugin):  # type: ignore[misc]
+class StopsWhenTold(WorkerPlugin):  # type: ignore[misc]
     """A plugin that makes a worker process ignore Ctrl-C: a terminal sends it to the whole group of processes, and the
-    one in front decides what to stop."""
+    one in front decides what to stop. One that is stopped gives back its claims: it has not died of its slide."""
 
-    name = "wsi-ats-leave-interrupts"
+    name = "wsi-ats-stops-when-told"
 
     def setup(self, worker: Worker) -> None:
         """Set the worker process up; called by Dask in it."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def teardown(self, worker: Worker) -> None:
+        """Leave the slides to others; called by Dask when the worker closes."""
+        release_all()
 
 
 def client_for(
@@ -63,12 +68,11 @@ def local_cluster(workers: int) -> Iterator[Client]:
     """A Dask client on `workers` processes of this machine, gone at the end of the block.
 
     A worker that dies (out of memory, a crash in a codec) is started again; the slide that it was at is tried
-    once more and then given up. Each worker gets an equal share of the cores for its arithmetic."""
+    once more and then given up, as its claim says. Each worker gets an equal share of the cores for its arithmetic."""
     if workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1")
     threads = str(max(1, cores() // workers))
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         _environment_kept() as restore,
         LocalCluster(
             n_workers=workers,
@@ -84,7 +88,7 @@ def local_cluster(workers: int) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         restore()
-        client.register_plugin(LeaveInterrupts())
+        client.register_plugin(StopsWhenTold())
         yield client
 
 

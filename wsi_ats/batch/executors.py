@@ -6,7 +6,8 @@ import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol, runtime_checkable
 
 from distributed import CancelledError, Client, Future
@@ -30,6 +31,9 @@ class Executor(Protocol):
 
     def next(self, timeout: float) -> Finished | None:
         """A finished job and its outcome or what it raised; None where none ends within `timeout` seconds."""
+
+    def waits_for(self) -> str:
+        """What the jobs under way wait for, for people; empty where they are being done."""
 
     def cancel(self) -> None:
         """Give up the jobs under way."""
@@ -58,6 +62,10 @@ class Serial:
         job = self._jobs.popleft()
         return job, self._work(job)
 
+    def waits_for(self) -> str:
+        """Nothing: a job is done at once."""
+        return ""
+
     def cancel(self) -> None:
         """Forget the jobs."""
         self._jobs.clear()
@@ -78,18 +86,20 @@ class OnCluster:
         self._client, self._work = client, work
         self._finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._jobs: dict[str, tuple[Job, Future]] = {}
-        self._threads, self._looked = 1, float("-inf")
+        self._threads, self._looked = 0, float("-inf")
 
     def capacity(self) -> int:
         """Number of jobs that may be under way: a small multiple of the cluster's threads."""
         if time.monotonic() - self._looked > self.LOOK_EVERY:
-            self._threads = max(1, sum(self._client.nthreads().values()))
+            with self._connected():
+                self._threads = sum(self._client.nthreads().values())
             self._looked = time.monotonic()
-        return self.AHEAD * self._threads
+        return self.AHEAD * max(1, self._threads)
 
     def submit(self, job: Job) -> None:
         """Send the job to the scheduler."""
-        future = self._client.submit(self._work, job, key=f"slide-{uuid.uuid4().hex}", pure=False)
+        with self._connected():
+            future = self._client.submit(self._work, job, key=f"slide-{uuid.uuid4().hex}", pure=False)
         self._jobs[future.key] = (job, future)
         future.add_done_callback(self._finished.put)
 
@@ -103,21 +113,42 @@ class OnCluster:
         job, _ = self._jobs.pop(future.key)
         if future.cancelled():
             raise self._lost()
-        error = future.exception()
+        with self._connected():
+            error = future.exception()
+            result = future.result() if error is None else error
         if isinstance(error, CancelledError):
             raise self._lost()
-        result = future.result() if error is None else error
         future.release()
         return job, result
 
+    def waits_for(self) -> str:
+        """Workers, where the scheduler has none."""
+        self.capacity()
+        if self._threads:
+            return ""
+        return f"waiting for workers: none is connected to the scheduler at {self._client.scheduler.address}"
+
     def cancel(self) -> None:
         """Give up the jobs under way; a worker that is at one finishes it."""
-        self._client.cancel([future for _, future in self._jobs.values()])
+        futures = [future for _, future in self._jobs.values()]
         self._jobs.clear()
+        if self._client.status == "running":
+            with suppress(
+                Exception
+            ):  # the scheduler may be lost at this very moment: there is nothing to give up then
+                self._client.cancel(futures)
 
     def _check_connection(self) -> None:
         if self._client.status not in ("running", "connecting", "newly-created"):
             raise self._lost()
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """A block that talks with the scheduler: what is raised in it means that it was lost."""
+        try:
+            yield
+        except Exception as error:
+            raise self._lost() from error
 
     def _lost(self) -> WsiAtsError:
         return WsiAtsError(

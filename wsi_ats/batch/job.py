@@ -18,15 +18,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
-from wsi_ats.batch.claim import acquire
+from wsi_ats.batch.claim import Claim, acquire, look
+from wsi_ats.batch.deadline import GRACE, Deadline, TimedOut
 from wsi_ats.batch.inputs import SlideItem
+from wsi_ats.batch.records import Record, answers
 from wsi_ats.batch.settings import PredictSettings
-from wsi_ats.batch.store import Record, SlideStore
-from wsi_ats.errors import ConfigError, Failure, ModelError, NoTissueError, SlideError, WsiAtsError
+from wsi_ats.batch.store import SlideStore
+from wsi_ats.errors import Failure, ModelError, NoTissueError, SlideError, WsiAtsError
 from wsi_ats.lowres.view import read_view
+from wsi_ats.output import OutputError, writing
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
-from wsi_ats.shown import public_url, redacted, shown, url_id
+from wsi_ats.shown import public_url, shown, url_id
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.fingerprint import fingerprint_of
@@ -38,8 +41,13 @@ SHARED = "on a cluster, model, slides and output folder must lie on a file syste
 """Remedy where a worker misses a file that the driver sees."""
 MODELS_KEPT = 2
 """Number of models that a process keeps loaded."""
+SLOW = "look at where the slide is stored, or give it more time: --timeout SECONDS, 0 for any number"
+"""Remedy where a slide took too long."""
 PICTURE_PX = 1024
 """Longest side in px of the picture of a slide without tissue."""
+DEATHS = 2
+"""Number of processes in a row that may die while they have a slide open, before it is set aside as failed: one may
+have been killed for a reason of its own."""
 
 
 @runtime_checkable
@@ -86,6 +94,10 @@ class Job:
     run: Run
     load: Load
     device: str = "cpu"
+    specs: tuple[TaskSpec, ...] = ()
+    """Specs of the model's tasks."""
+    timeout: float = 0.0
+    """Seconds that the slide may take; 0: any number."""
 
     @property
     def mpp(self) -> float | None:
@@ -113,26 +125,70 @@ class Outcome:
     notes: tuple[str, ...] = ()
     """Notes of the prediction."""
     failure: Failure | None = None
+    waits_for: str = ""
+    """Who is at a busy slide, for people."""
 
 
 def predict_slide(job: Job) -> Outcome:
     """Predict one slide and write its folder, unless that is done already or another process is at it.
 
     What goes wrong with the slide becomes a failure; what would go wrong with every slide is raised:
-    `ModelError`, `ConfigError` for an output folder that this machine does not see, `OSError` where
-    failure.json cannot be written."""
+    `ModelError`, and `OutputError` for an output folder that this machine does not see or cannot write to."""
     known = settled(job)
     if known is not None:
         return known
     if not job.out.is_dir():
-        raise ConfigError(f"output folder {job.out} is not there on {socket.gethostname()}", remedy=SHARED)
-    job.store.folder.mkdir(parents=True, exist_ok=True)
-    claim = acquire(job.store.claim, job.run.id)
-    if claim is None:
-        return Outcome(job.item.id, "busy")
+        raise OutputError(f"output folder {job.out} is not there on {socket.gethostname()}", remedy=SHARED)
+    # First: a process that dies while it loads a model has not died of a slide.
+    model = _model_of(job)
+    try:
+        job.store.make()
+    except OutputError:
+        raise
+    except WsiAtsError as error:
+        return Outcome(job.item.id, "failed", failure=_failure(job, "write", error))
+    with writing(job.out):
+        claim = acquire(job.store.claim, job.run.id)
+        if claim is None:
+            return Outcome(job.item.id, "busy", waits_for=_holder(job))
     with claim:
         # Looked at again under the claim: another process may have finished the slide since.
-        return settled(job) or _attempt(job)
+        return settled(job) or _after_deaths(job, claim) or _attempt(job, model, claim)
+
+
+def has_killed(job: Job) -> bool:
+    """Whether a process may have died of the slide: its claim was left behind, or an earlier run set it aside."""
+    found = look(job.store.claim)
+    if found is not None and found.holder is not None:
+        return found.is_gone(job.run.id)
+    failure = job.store.failure()
+    return failure is not None and failure["stage"] == WORKER
+
+
+WORKER = "worker"
+"""Stage of a failure of which no more is known than that processes died."""
+
+
+def _holder(job: Job) -> str:
+    found = look(job.store.claim)
+    return "" if found is None else f"{job.item.id} ({found.describe(job.run.id)})"
+
+
+def _after_deaths(job: Job, claim: Claim) -> Outcome | None:
+    """A failure where the slide has taken its processes with it, as the claims of these say; else None."""
+    if claim.last is None:
+        return None
+    if claim.last.why:
+        return fail(job, claim.last.stage, WsiAtsError(claim.last.why, remedy=SLOW))
+    if claim.holder.deaths < DEATHS:
+        return None
+    error = WsiAtsError(
+        f"{claim.holder.deaths} processes in a row died while they were at {job.item.id}, the last of them process "
+        f"{claim.last.pid} on {claim.last.host}",
+        remedy="out of memory: run fewer workers; a crash in a decoder: save the slide in another format; killed "
+        "from outside: give the same command again",
+    )
+    return fail(job, WORKER, error)
 
 
 def settled(job: Job) -> Outcome | None:
@@ -150,23 +206,27 @@ def settled(job: Job) -> Outcome | None:
             job.item.id, status, *measured, bad_tiles=len(result["bad_tiles"]), notes=tuple(result["notes"])
         )
     failure = job.store.failure()
-    if failure is not None and failure.get("config_hash") == job.config_hash and _is_new(job, failure, True):
-        fields = {name: str(failure.get(name, "")) for name in ("stage", "error", "remedy")}
+    if failure is not None and failure["config_hash"] == job.config_hash and _is_new(job, failure, True):
+        fields = {name: failure[name] for name in ("stage", "error", "remedy")}
         return Outcome(job.item.id, "failed", failure=Failure(job.item.id, **fields))
     return None
 
 
 def fail(job: Job, stage: str, error: BaseException, remedy: str = "") -> Outcome:
     """Write failure.json, with the traceback of an error that was not raised on purpose."""
+    failure = _failure(job, stage, error, remedy)
+    trace = "\n".join(shown(line) for line in "".join(traceback.format_exception(error)).split("\n"))
+    job.store.write_failure(failure, provenance(job, None), trace)
+    return Outcome(job.item.id, "failed", failure=failure)
+
+
+def _failure(job: Job, stage: str, error: BaseException, remedy: str = "") -> Failure:
     if isinstance(error, WsiAtsError):
         message, remedy = error.message, error.remedy or remedy
     else:
         message = shown(f"{type(error).__name__}: {error}")
         remedy = remedy or f"see the traceback in {job.store.folder.name}/failure.json"
-    failure = Failure(job.item.id, stage, " ".join(message.split()), " ".join(remedy.split()))
-    trace = "".join(redacted(line) for line in traceback.format_exception(error))
-    job.store.write_failure(failure, provenance(job, None), trace)
-    return Outcome(job.item.id, "failed", failure=failure)
+    return Failure(job.item.id, stage, shown(" ".join(message.split())), shown(" ".join(remedy.split())))
 
 
 def provenance(job: Job, found: Mapping[str, Any] | None) -> Record:
@@ -228,17 +288,28 @@ def _model_of(job: Job) -> Predictor:
         return model
 
 
-def _attempt(job: Job) -> Outcome:
+def _attempt(job: Job, model: Predictor, claim: Claim) -> Outcome:
     job.store.clear()
-    model = _model_of(job)
     watch = Stopwatch()
+    late = f"timed out after {job.timeout:g} s"
+
+    def leave_word(stage: str) -> None:
+        claim.give_up(
+            _named(stage), f"{late} and {GRACE:g} s more in stage {_named(stage)}, and did not stop"
+        )
+
+    deadline = Deadline(job.timeout, leave_word)
     try:
-        with watch("total"):
-            prediction, found = _predict(job, model, watch)
-        prediction = prediction.measured(prediction.bytes_read, {**prediction.seconds, **watch.seconds})
-        with watch("write"):
-            job.store.write_result(prediction, provenance(job, found))
-    except ModelError:
+        with deadline:
+            with watch("total"):
+                prediction, found = _predict(job, model, watch)
+            prediction = prediction.measured(prediction.bytes_read, {**prediction.seconds, **watch.seconds})
+            with watch("write"):
+                job.store.write_result(prediction, provenance(job, found))
+    except TimedOut:
+        stage = _named(deadline.stage)
+        return settled(job) or fail(job, stage, WsiAtsError(f"{late} in stage {stage}", remedy=SLOW))
+    except (ModelError, OutputError):
         raise
     except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
         return fail(job, _stage_of(error), error)
@@ -277,10 +348,10 @@ def _stamp(job: Job) -> dict[str, int]:
         raise SlideError(job.item.trouble, remedy=job.item.hint)
     try:
         size, changed = fingerprint_of(job.item.path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no name of a file
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise SlideError(
-            f"slide {public_url(str(job.item.path))} cannot be found on {socket.gethostname()}: "
-            f"{error.strerror or error}",
+            f"slide {public_url(str(job.item.path))} cannot be found on {socket.gethostname()}: {why}",
             remedy=job.item.hint or f"check the path; {SHARED}",
         ) from error
     return {"size_bytes": size, "mtime_ns": changed}
@@ -293,19 +364,22 @@ def _is_of(job: Job, result: Record) -> bool:
     except SlideError:
         return False
     wanted = {"slide": job.item.id, "config_hash": job.config_hash, "mpp_given": job.mpp, **stamp}
-    return all(result.get(key) == value for key, value in wanted.items())
+    return all(result[key] == value for key, value in wanted.items()) and answers(result, job.specs)
 
 
 def _is_new(job: Job, record: Record, must_be: bool) -> bool:
-    return not must_be or float(record.get("finished", 0)) >= job.run.started
+    return not must_be or float(record["finished"]) >= job.run.started
 
 
 def _stage_of(error: Exception) -> str:
     """Where a slide failed, as the stopwatch marked it."""
     if isinstance(error, NoTissueError):
         return "tissue"
-    stage = str(getattr(error, "stage", "predict"))
-    return "predict" if stage == "total" else stage
+    return _named(str(getattr(error, "stage", "")))
+
+
+def _named(stage: str) -> str:
+    return "predict" if stage in ("", "total") else stage
 
 
 def _thumbnail(slide: Slide) -> bytes:

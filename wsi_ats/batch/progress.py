@@ -41,7 +41,7 @@ class ProgressReport:
             self._bar.update(
                 self._task, total=progress.total, completed=finished, description=describe(progress)
             )
-        elif time.monotonic() >= self._next_line or finished == progress.total:
+        elif time.monotonic() >= self._next_line or finished == progress.total or progress.waiting:
             self._next_line = time.monotonic() + LINE_EVERY
             self._console.print(describe(progress), markup=False)
 
@@ -53,21 +53,22 @@ class ProgressReport:
 
 
 def describe(progress: Progress) -> str:
-    """Progress in one line: slides, failures, slides/s, tiles/s, time left. Rates are of the slides that this run
-    predicts."""
+    """Progress in one line: slides, failures, tiles/s, slides/s and the time left at that rate, what is waited for.
+    Rates are of the slides that this run predicts."""
     finished = progress.done + progress.failed
-    made = finished - progress.known
     parts = [f"{finished}/{progress.total} slides"]
     if progress.known:
         parts.append(f"{progress.known} done before")
     if progress.failed:
         parts.append(f"{progress.failed} failed")
-    if made and progress.seconds > 0:
-        left = (progress.total - finished) * progress.seconds / made
-        parts.append(f"{made / progress.seconds:.2f} slides/s")
+    if progress.tiles and progress.seconds > 0:
         parts.append(f"{progress.tiles / progress.seconds:.0f} tiles/s")
+    if progress.rate > 0:
+        parts.append(f"{progress.rate:.2f} slides/s")
         if finished < progress.total:
-            parts.append(f"{duration(left)} left")
+            parts.append(f"{duration((progress.total - finished) / progress.rate)} left")
+    if progress.waiting:
+        parts.append(f"{progress.waiting} (after {duration(progress.seconds)})")
     return ", ".join(parts)
 
 

@@ -5,18 +5,22 @@ at the end, also when the batch is interrupted."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from distributed import Client, KilledWorker
 
-from wsi_ats.batch.claim import acquire, look
+from wsi_ats.atomic import remove_temporaries
+from wsi_ats.batch.claim import look, remove_leftovers
 from wsi_ats.batch.executors import Executor, OnCluster, Serial
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.job import (
@@ -25,23 +29,36 @@ from wsi_ats.batch.job import (
     Outcome,
     Predictor,
     Run,
-    fail,
+    has_killed,
     predict_slide,
     remember_model,
     settled,
     versions,
 )
+from wsi_ats.batch.records import write_record
 from wsi_ats.batch.settings import PredictSettings
-from wsi_ats.batch.store import write_record
 from wsi_ats.batch.tables import write_tables
 from wsi_ats.batch.twins import once_each, with_known_twins
+from wsi_ats.catalogue import is_random
 from wsi_ats.errors import ConfigError, Failure, WsiAtsError
+from wsi_ats.output import OutputError, writing
 from wsi_ats.shown import public_url
 
 POLL = 0.5
 """Seconds between two looks at a slide that another process is at."""
-DEATHS = 3
-"""Number of times that a slide may be lost with a worker that had not begun it before it is given up."""
+LOSSES = 50
+"""Number of times that Dask may give up a job whose workers died, without one that comes to its end, before that is
+told: workers that die of what they all do would be started for ever."""
+TIMEOUT = 1800.0
+"""Seconds that a slide may take where nothing else is asked for; with a sampler that reads every tile, any number."""
+TELL_EVERY = 30.0
+"""Seconds between two looks of people at a batch: run.json is written anew, and what it waits for told again."""
+PATIENCE = 5.0
+"""Seconds that a batch waits before it says so."""
+WINDOW = 50
+"""Number of slides that the rate is taken over: the first ones also wait for models to be loaded."""
+FEW = 5
+"""Number of slides below which no rate is told."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,10 @@ class Progress:
     """Seconds since the batch began."""
     slide: str = ""
     """Id of the slide that came to its end last."""
+    rate: float = 0.0
+    """Slides that this run predicts a second, over the last ones; 0 while it is too early to tell."""
+    waiting: str = ""
+    """What the batch waits for where nothing is under way; else empty."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +119,18 @@ def run_batch(
     device: str = "cpu",
     overwrite: bool = False,
     argv: Sequence[str] = (),
+    timeout: float | None = None,
 ) -> Summary:
     """Predict `items` into the folder `out` (see docs/formats.md), a row each, and say how it went. Items that are
     names of one file are predicted once.
 
     model: the model's folder. load: makes a model of its folder; `wsi_ats.load_model` by default. client: a
     Dask client whose workers do the slides; None does them in this process, one after the other. overwrite:
-    also predict slides that are done. on_progress: called after every slide. Slides that fail are in the
-    summary and in failures.csv; raised is only what concerns them all: `ModelError`, `ConfigError`, a lost
-    scheduler, a full disk, KeyboardInterrupt. The tables are written then too."""
+    also predict slides that are done. on_progress: called after every slide, and now and then while nothing is under
+    way. timeout: seconds that a slide may take, 0 for any number; it then fails, and a process that does not come
+    back from it is ended. Slides that fail are in the summary and in failures.csv; raised is only what concerns them
+    all: `ModelError`, `ConfigError`, a lost scheduler, `OutputError` for a full disk, KeyboardInterrupt. The tables
+    are written then too, where they can be."""
     folder = Path(model).absolute()
     # Loaded here first: a model that cannot be loaded is told before any slide is touched.
     network = (load or _load_model)(folder, device)
@@ -116,12 +140,27 @@ def run_batch(
     place = _make_folder(Path(out))
     items = with_known_twins(items, place, config, settings.override_mpp)
     slides = once_each(items)
+    specs = tuple(network.specs)
+    if timeout is None:
+        timeout = TIMEOUT if is_random(settings.sampler) else 0.0
     jobs = [
-        Job(item, place, folder, network.hash, config, settings, run, load or _load_model, device)
+        Job(
+            item,
+            place,
+            folder,
+            network.hash,
+            config,
+            settings,
+            run,
+            load or _load_model,
+            device,
+            specs=specs,
+            timeout=timeout,
+        )
         for item in slides
     ]
-    log = _RunLog(place, settings, folder, network.hash, config, tuple(argv))
-    board = _Board(len(slides), on_progress)
+    log = _RunLog(place, settings, folder, network.hash, config, tuple(map(public_url, argv)))
+    board = _Board(len(slides), on_progress, log)
     executor: Executor = Serial(predict_slide) if client is None else OnCluster(client, predict_slide)
     log.write("running", board.progress)
     status = "stopped by an error"
@@ -132,38 +171,57 @@ def run_batch(
         status = "interrupted"
         raise
     finally:
-        executor.cancel()
-        write_tables(place, items, config, network.specs, board.settled)
-        log.write(status, board.progress)
+        with _told_first(status):
+            executor.cancel()
+            # Those under way may have ended since: what is on the disk counts.
+            for job in jobs if status != "finished" else ():
+                board.look_again(job)
+            write_tables(place, items, config, specs, board.settled, board.failures, board.wait)
+            log.write(status, board.progress)
     order = {item.id: position for position, item in enumerate(slides)}
-    failures = sorted(board.failures, key=lambda failure: order[failure.slide])
+    failures = sorted(board.failures.values(), key=lambda failure: order[failure.slide])
     notes = {slide: board.notes[slide] for slide in sorted(board.notes, key=order.__getitem__)}
     return Summary(place, board.progress, tuple(failures), notes, board.mean_stages())
+
+
+@contextmanager
+def _told_first(status: str) -> Iterator[None]:
+    """A block after the work whose failure to write is not told where the work itself has failed: that comes first."""
+    try:
+        yield
+    except OutputError:
+        if status == "finished":
+            raise
 
 
 class _Board:
     """Keeps count of what became of the slides."""
 
-    def __init__(self, total: int, tell: OnProgress | None) -> None:
+    def __init__(self, total: int, tell: OnProgress | None, log: _RunLog) -> None:
         self.progress = Progress(total)
         self.settled: set[str] = set()
-        self.failures: list[Failure] = []
+        self.failures: dict[str, Failure] = {}
         self.notes: dict[str, tuple[str, ...]] = {}
-        self._tell = tell
+        self._tell, self._log = tell, log
         self._stages: dict[str, float] = {}
-        self._start = time.perf_counter()
+        self._start = self._told = time.perf_counter()
+        self._idle_since: float | None = None
+        self._ends: deque[float] = deque(maxlen=WINDOW)
 
     def settle(self, outcome: Outcome) -> None:
         """Count a slide that came to its end."""
         self.settled.add(outcome.slide)
         made = outcome.status == "done"
         if outcome.failure is not None:
-            self.failures.append(outcome.failure)
+            self.failures[outcome.slide] = outcome.failure
         if outcome.notes:
             self.notes[outcome.slide] = outcome.notes
         for stage, seconds in outcome.seconds.items() if made else ():
             self._stages[stage] = self._stages.get(stage, 0.0) + seconds
-        before = self.progress
+        before, now = self.progress, time.perf_counter()
+        self._idle_since = None
+        if outcome.status != "known":
+            self._ends.append(now)
         self.progress = replace(
             before,
             done=before.done + (outcome.failure is None),
@@ -172,11 +230,47 @@ class _Board:
             tiles=before.tiles + made * outcome.tiles,
             bytes=before.bytes + made * outcome.bytes,
             bad_tiles=before.bad_tiles + outcome.bad_tiles,
-            seconds=time.perf_counter() - self._start,
+            seconds=now - self._start,
             slide=outcome.slide,
+            rate=self._rate(outcome.seconds.get("total", 0.0)),
+            waiting="",
         )
+        self._say()
+
+    def look_again(self, job: Job) -> None:
+        """Count a slide that is not known to have come to its end, where its folder says that it has."""
+        outcome = None if job.item.id in self.settled else settled(job)
+        if outcome is not None:
+            self._tell = None
+            self.settle(outcome)
+
+    def wait(self, what: str) -> None:
+        """Say what is waited for, when that changes and every now and then."""
+        now = time.perf_counter()
+        if not what or self._idle_since is None:
+            self._idle_since = now if what else None
+        elif now - self._idle_since > PATIENCE and (
+            not self.progress.waiting or now - self._told > TELL_EVERY
+        ):
+            self._told = now
+            self.progress = replace(self.progress, waiting=what, seconds=now - self._start)
+            self._say()
+
+    def look_up(self) -> None:
+        """Bring run.json up to date, every now and then."""
+        self._log.refresh(self.progress)
+
+    def _say(self) -> None:
         if self._tell is not None:
             self._tell(self.progress)
+
+    def _rate(self, seconds: float) -> float:
+        """Slides a second over the last ones, of which one takes `seconds`: where several are done at once they end in
+        bursts, and one burst has no rate."""
+        span = self._ends[-1] - self._ends[0] if self._ends else 0.0
+        if len(self._ends) <= FEW or span <= 2 * seconds:
+            return self.progress.rate
+        return (len(self._ends) - 1) / span
 
     def mean_stages(self) -> dict[str, float]:
         """Mean seconds a stage over the slides that this run predicted."""
@@ -186,17 +280,20 @@ class _Board:
 
 def _work(jobs: Sequence[Job], executor: Executor, board: _Board) -> None:
     """Bring every job to its end: a bounded number under way, those of other processes looked at now and
-    then."""
-    todo: deque[Job] = deque()
+    then, and last those that processes may have died of."""
+    todo, last = deque[Job](), deque[Job]()
     for job in jobs:
         outcome = settled(job)
-        if outcome is None:
-            todo.append(job)
-        else:
+        if outcome is not None:
+            _tidy(job)
             board.settle(outcome)
-    busy: deque[tuple[float, Job]] = deque()
-    deaths: Counter[str] = Counter()
-    under_way = 0
+            continue
+        with writing(job.out):
+            (last if has_killed(job) else todo).append(job)
+        board.look_up()
+    todo += last
+    busy: deque[tuple[float, Job, str]] = deque()
+    losses = under_way = 0
     while todo or busy or under_way:
         while busy and busy[0][0] <= time.monotonic():
             todo.appendleft(busy.popleft()[1])
@@ -204,41 +301,51 @@ def _work(jobs: Sequence[Job], executor: Executor, board: _Board) -> None:
             executor.submit(todo.popleft())
             under_way += 1
         finished = executor.next(timeout=POLL)
+        board.look_up()
         if finished is None:
+            board.wait(executor.waits_for() or _others(busy if not under_way else ()))
             continue
         under_way -= 1
         job, result = finished
         if isinstance(result, KilledWorker):
-            deaths[job.item.id] += 1
-            result = _after_death(job, deaths[job.item.id])
+            losses += 1
+            if losses > LOSSES:
+                raise _dying(losses) from result
+            # What its claim says is for the next worker that gets it.
+            result = Outcome(job.item.id, "busy")
         if isinstance(result, BaseException):
             raise result
         if result.status == "busy":
-            busy.append((time.monotonic() + POLL, job))
+            busy.append((time.monotonic() + POLL, job, result.waits_for))
         else:
+            losses = 0
             board.settle(result)
 
 
-def _after_death(job: Job, deaths: int) -> Outcome:
-    """A slide that was lost with its worker: failed where the worker was at it, to be tried again where it
-    was only next in that worker's queue."""
-    found = look(job.store.claim)
-    begun = found is not None and found.holder is not None and found.holder.run == job.run.id
-    if not begun and deaths <= DEATHS:
-        return Outcome(job.item.id, "busy")
-    job.store.folder.mkdir(parents=True, exist_ok=True)
-    claim = acquire(job.store.claim, job.run.id)
-    if claim is None:
-        return Outcome(job.item.id, "busy")
-    with claim:
-        error = WsiAtsError(
-            f"the worker process died, twice, while it was at {job.item.id}",
-            remedy="out of memory: run fewer workers; a crash in a decoder: save the slide in another format",
-        )
-        return settled(job) or fail(job, "worker", error)
+def _tidy(job: Job) -> None:
+    """Delete the claim that a process left behind which died right after the slide was done."""
+    path = job.store.claim
+    with writing(job.out):
+        found = look(path)
+        if found is not None and found.is_gone(job.run.id):
+            path.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
+def _others(busy: Iterable[tuple[float, Job, str]]) -> str:
+    """What is waited for where other processes are at all slides that are left."""
+    who = [text for _, _, text in busy if text]
+    return f"waiting for {len(who)} slide(s) that other processes are at: {who[0]}" if who else ""
+
+
+def _dying(losses: int) -> WsiAtsError:
+    return WsiAtsError(
+        f"worker processes have died {losses} times, and no slide came to its end meanwhile",
+        remedy="look at the workers' logs: they may be short of memory or miss a library; run fewer workers, or "
+        "--workers 0 to see the error; then give the same command again: what is done is kept",
+    )
+
+
+@dataclass
 class _RunLog:
     """Writes run.json."""
 
@@ -249,15 +356,23 @@ class _RunLog:
     config_hash: str
     argv: tuple[str, ...]
     start: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _written: float = 0.0
+
+    def refresh(self, progress: Progress) -> None:
+        """Say how far the run is, unless that was said just now."""
+        if time.monotonic() - self._written > TELL_EVERY:
+            self.write("running", progress)
 
     def write(self, status: str, progress: Progress) -> None:
         """Say how far the run is, and its end where it has ended."""
-        end = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._written = time.monotonic()
         record = {
             "status": status,
             "start": self.start.isoformat(timespec="seconds"),
-            "end": end,
-            "argv": [public_url(argument) for argument in self.argv],
+            "updated": now,
+            "end": None if status == "running" else now,
+            "argv": list(self.argv),
             "config": asdict(self.settings),
             "config_hash": self.config_hash,
             "model": {"folder": str(self.model), "hash": self.model_hash},
@@ -265,14 +380,29 @@ class _RunLog:
             "versions": versions(),
             "host": socket.gethostname(),
         }
-        write_record(self.out / "run.json", record)
+        with writing(self.out):
+            write_record(self.out / "run.json", record)
 
 
 def _make_folder(out: Path) -> Path:
+    """Make the output folder ready, and find out whether it can be written to before anything is computed for it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+    slides = out / "slides"
+    if slides.is_symlink():
+        raise ConfigError(
+            f"{slides} is a link; results are written into folders alone",
+            remedy="give the place that it leads to as output folder",
+        )
+    with writing(out):
+        slides.mkdir(exist_ok=True)
+        for name in ("run.json", "predictions.csv", "failures.csv", ".tables"):
+            if (out / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out / name))
+        remove_temporaries(out)
+        remove_leftovers(out / ".tables")
     return out.absolute()
 
 

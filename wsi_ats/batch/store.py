@@ -8,12 +8,13 @@ done.
         failure.json   instead of the others: stage, error, remedy, traceback
         no-tissue.png  beside failure.json where no tissue was found: what the slide looks like
         .claim         while a process works on the slide
+
+Nothing is written through a link, nor read through one: what it leads to is not this slide's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,16 +26,20 @@ from jaxtyping import Float32
 
 from wsi_ats.atomic import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.batch.attention_file import read_attention, write_attention
+from wsi_ats.batch.records import Failed, Predicted, Record, Result, read_record, write_record
 from wsi_ats.errors import Failure, WsiAtsError
+from wsi_ats.output import writing
 from wsi_ats.prediction import Prediction
+from wsi_ats.shown import redacted
 from wsi_ats.tasks.answer import TaskResult, TaskSpec
 
-Record = dict[str, Any]
+MADE = ("result.json", "failure.json", "attention.h5", "heatmap.png", "no-tissue.png")
+"""Names of what is written for a slide; result.json is also the first to go."""
 
 
 def folder_name(id: str) -> str:
     """Name of a slide's folder: readable, safe on every file system, and different for different ids."""
-    stem = re.sub(r"[^A-Za-z0-9._-]", "_", id.rsplit("/", 1)[-1])
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", redacted(id).rsplit("/", 1)[-1])
     stem = (stem.rsplit(".", 1)[0] or stem)[:80]
     return f"{stem}-{hashlib.sha256(id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
@@ -43,43 +48,80 @@ class SlideStore:
     """Reads and writes the folder of one slide."""
 
     def __init__(self, out: Path, id: str) -> None:
-        self.id = id
         self.folder = out / "slides" / folder_name(id)
-        self.claim = self.folder / ".claim"
+
+    @classmethod
+    def at(cls, folder: Path) -> SlideStore:
+        """The store of a slide's folder, whatever slide that is."""
+        store = cls.__new__(cls)
+        store.folder = folder
+        return store
+
+    @property
+    def claim(self) -> Path:
+        """Path of the claim on the slide."""
+        return self.folder / ".claim"
 
     def result(self) -> Record | None:
         """The content of result.json; None where there is none."""
-        return read_record(self.folder / "result.json")
+        return self._read("result.json", Result)
 
     def failure(self) -> Record | None:
         """The content of failure.json; None where there is none."""
-        return read_record(self.folder / "failure.json")
+        return self._read("failure.json", Failed)
+
+    def _read(self, name: str, shape: type[Result] | type[Failed]) -> Record | None:
+        record = read_record(self.folder / name, shape)
+        return None if record is None or self.folder.is_symlink() else record
+
+    def make(self) -> None:
+        """Make the folder. Raises `WsiAtsError` where something else than this slide's files is in its place, and
+        `OutputError` where it cannot be made."""
+        remedy = "move it away: what lies there is not of this batch"
+        with writing(self.folder.parents[1]):
+            if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+                what = "a link" if self.folder.is_symlink() else "no folder"
+                raise WsiAtsError(f"{self.folder} is {what}; results are written into folders alone", remedy)
+            # Not its parents: where they have vanished, a disk that was there is not any more.
+            self.folder.mkdir(exist_ok=True)
+            for path in (self.folder / name for name in (self.claim.name, *MADE)):
+                if path.is_dir() and not path.is_symlink():
+                    if any(path.iterdir()):
+                        raise WsiAtsError(f"{path} is a folder; a file is to be written there", remedy)
+                    path.rmdir()
 
     def clear(self) -> None:
         """Make room for a new attempt: result.json goes first, so that nothing half-made is taken for
         done."""
-        for name in ("result.json", "failure.json", "attention.h5", "heatmap.png", "no-tissue.png"):
-            (self.folder / name).unlink(missing_ok=True)
-        for leftover in self.folder.glob(f"{self.claim.name}.*"):
-            leftover.unlink(missing_ok=True)
-        remove_temporaries(self.folder)
+        with writing(self.folder):
+            for name in MADE:
+                (self.folder / name).unlink(missing_ok=True)
+            # Under the claim nobody else writes these: whatever is left half-written is rubbish.
+            for name in (*(f".{name}" for name in MADE), self.claim.name):
+                for leftover in self.folder.glob(f"{name}.*"):
+                    leftover.unlink(missing_ok=True)
+            remove_temporaries(self.folder)
 
     def write_attention(self, prediction: Prediction) -> None:
         """Write attention.h5."""
-        make_atomic(self.folder / "attention.h5", lambda path: write_attention(path, prediction))
+        with writing(self.folder):
+            make_atomic(self.folder / "attention.h5", lambda path: write_attention(path, prediction))
 
     def write_picture(self, name: str, content: bytes) -> None:
         """Write a picture called `name` into the slide's folder."""
-        write_atomic(self.folder / name, content)
+        with writing(self.folder):
+            write_atomic(self.folder / name, content)
 
     def write_result(self, prediction: Prediction, provenance: Mapping[str, Any]) -> None:
         """Write result.json: from then on the slide is done."""
-        write_record(self.folder / "result.json", {**provenance, **describe(prediction)})
+        with writing(self.folder):
+            write_record(self.folder / "result.json", {**provenance, **describe(prediction)})
 
     def write_failure(self, failure: Failure, provenance: Mapping[str, Any], trace: str = "") -> None:
         """Write failure.json."""
-        content = {**provenance, **asdict(failure), "traceback": trace}
-        write_record(self.folder / "failure.json", content)
+        content = {**provenance, **asdict(failure), "slide": provenance["slide"], "traceback": trace}
+        with writing(self.folder):
+            write_record(self.folder / "failure.json", content)
 
 
 def describe(prediction: Prediction) -> Record:
@@ -120,7 +162,7 @@ def read_prediction(folder: Path | str) -> Prediction:
     Raises `WsiAtsError` where the folder holds no finished slide.
     """
     folder = Path(folder)
-    record = read_record(folder / "result.json")
+    record = read_record(folder / "result.json", Predicted)
     if record is None:
         raise WsiAtsError(
             f"{folder} holds no finished slide (no readable result.json)", remedy="predict the slide first"
@@ -158,18 +200,3 @@ def _answers(records: Sequence[Record], contributions: Float32[np.ndarray, "N O"
         )
         for spec, record, part in zip(specs, records, np.split(contributions, ends[:-1], axis=1), strict=True)
     )
-
-
-def read_record(path: Path) -> Record | None:
-    """The JSON object in a file; None where there is no such file or object: it is then made again."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object in one step, readable by people."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, text.encode("utf-8", "surrogateescape") + b"\n")

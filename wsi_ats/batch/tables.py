@@ -8,24 +8,27 @@ folder (the tasks of an array job, each with its share of the slides) follow, or
 the table of all.
 
 Numbers are rounded to 6 digits: the same batch gives the same bytes, `seconds` aside, however often it was
-interrupted."""
+interrupted. Texts are shown as `wsi_ats.shown.cell` has them: names of files may be anything."""
 
 from __future__ import annotations
 
 import csv
 import io
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from wsi_ats.atomic import write_atomic
-from wsi_ats.batch.claim import acquire
+from wsi_ats.batch.claim import acquire, look
 from wsi_ats.batch.inputs import SlideItem
-from wsi_ats.batch.store import Record, SlideStore, folder_name, read_record
+from wsi_ats.batch.records import Record, answers
+from wsi_ats.batch.store import SlideStore, folder_name
 from wsi_ats.batch.twins import note
 from wsi_ats.errors import Failure
+from wsi_ats.output import writing
+from wsi_ats.shown import cell
 from wsi_ats.tasks.answer import TaskSpec, columns_of
 
 MEASURED = ("tiles_read", "rounds", "bytes_read", "bad_tiles", "seconds", "status", "notes")
@@ -46,40 +49,56 @@ def write_tables(
     config_hash: str,
     specs: Sequence[TaskSpec],
     settled: Collection[str],
+    failures: Mapping[str, Failure],
+    waiting: Callable[[str], object] = lambda text: None,
 ) -> None:
-    """Write both tables; `settled` are the ids of the items that this run found or made done or failed.
+    """Write both tables; `settled` are the ids of the items that this run found or made done or failed, `failures`
+    those of the failed.
 
-    One process at a time: of two that end together the later one must also be the one that has seen more.
+    One process at a time: of two that end together the later one must also be the one that has seen more. waiting:
+    gets who is waited for. Raises `OutputError` where the tables cannot be written.
     """
-    while (claim := acquire(out / ".tables")) is None:
-        time.sleep(0.05)
-    with claim:
-        own = list(_own_rows(out, items, config_hash, settled))
-        rows = [*own, *_other_rows(out, own, config_hash)]
-        write_atomic(out / "predictions.csv", _predictions(rows, specs))
-        write_atomic(out / "failures.csv", _failures(rows))
+    lock = out / ".tables"
+    with writing(out):
+        while (claim := acquire(lock)) is None:
+            found = look(lock)
+            if found is not None:
+                waiting(f"waiting to write the tables after {found.describe()}")
+            time.sleep(0.05)
+        with claim:
+            own = list(_own_rows(out, items, config_hash, specs, settled, failures))
+            rows = [*own, *_other_rows(out, own, config_hash, specs)]
+            write_atomic(out / "predictions.csv", _predictions(rows, specs))
+            write_atomic(out / "failures.csv", _failures(rows))
 
 
 def _own_rows(
-    out: Path, items: Iterable[SlideItem], config_hash: str, settled: Collection[str]
+    out: Path,
+    items: Iterable[SlideItem],
+    config_hash: str,
+    specs: Sequence[TaskSpec],
+    settled: Collection[str],
+    failures: Mapping[str, Failure],
 ) -> Iterator[Row]:
     for item in items:
-        store = SlideStore(out, item.source)
-        settled_one = item.source in settled
-        yield _row(item, store.folder, config_hash) if settled_one else Row(item, "pending", {})
+        failure = failures.get(item.source)
+        if failure is not None:
+            # Of what failed it is told also where that could not be written down.
+            yield Row(item, "failed", asdict(failure))
+        elif item.source in settled:
+            found = _row(item, SlideStore(out, item.source), config_hash, specs)
+            yield found or Row(item, "pending", {})
+        else:
+            yield Row(item, "pending", {})
 
 
-def _other_rows(out: Path, own: Sequence[Row], config_hash: str) -> list[Row]:
+def _other_rows(out: Path, own: Sequence[Row], config_hash: str, specs: Sequence[TaskSpec]) -> list[Row]:
     """Slides that other runs left, each file once: under another name it may be one of this run's."""
     folders = {folder_name(row.item.source) for row in own}
     taken = {_file_of(row) for row in own}
-    rows = []
-    for folder in (out / "slides").glob("*"):
-        if folder.name not in folders:
-            row = _row(None, folder, config_hash)
-            if row.status != "pending" and _file_of(row) not in taken:
-                rows.append(row)
-    return sorted(rows, key=lambda row: row.item.id)
+    others = (folder for folder in (out / "slides").glob("*") if folder.name not in folders)
+    rows = (_row(None, SlideStore.at(folder), config_hash, specs) for folder in others)
+    return sorted((row for row in rows if row and _file_of(row) not in taken), key=lambda row: row.item.id)
 
 
 def _file_of(row: Row) -> tuple[str, object]:
@@ -87,44 +106,50 @@ def _file_of(row: Row) -> tuple[str, object]:
     return str(row.item.path), row.record.get("mpp_given")
 
 
-def _row(item: SlideItem | None, folder: Path, config_hash: str) -> Row:
+def _row(
+    item: SlideItem | None, store: SlideStore, config_hash: str, specs: Sequence[TaskSpec]
+) -> Row | None:
     """A slide as its folder has it; an item's own patient and extra columns win over those it was stored
     with."""
-    for name, status in (("result.json", "done"), ("failure.json", "failed")):
-        record = read_record(folder / name)
-        if record is not None and record.get("config_hash") == config_hash:
-            stored = SlideItem(
-                record["slide"], Path(record["path"]), None, record["patient"], record["extra"]
-            )
-            return Row(item or stored, status, record)
-    return Row(item or SlideItem("", folder), "pending", {})
+    for record, status in ((store.result(), "done"), (store.failure(), "failed")):
+        if record is None or record["config_hash"] != config_hash:
+            continue
+        if status == "done" and not answers(record, specs):
+            continue
+        stored = SlideItem(record["slide"], Path(record["path"]), None, record["patient"], record["extra"])
+        return Row(item or stored, status, record)
+    return None
 
 
 def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec]) -> bytes:
     answered = columns_of(specs)
     own = ["slide", "patient", *answered, *MEASURED]
     # Extra columns in the order they are first met; one that has the name of ours is told apart.
-    extra = {key: f"manifest_{key}" if key in own else key for row in rows for key in row.item.extra}
+    extra = {key: cell(f"manifest_{key}" if key in own else key) for row in rows for key in row.item.extra}
 
     def cells() -> Iterator[Mapping[str, Any]]:
         for row in rows:
             yield {
-                "slide": row.item.id,
-                "patient": row.item.patient,
-                **{extra[key]: value for key, value in row.item.extra.items()},
+                "slide": cell(row.item.id),
+                "patient": cell(row.item.patient),
+                **{extra[key]: cell(value) for key, value in row.item.extra.items()},
                 **(_done(row.record, answered) if row.status == "done" else {}),
                 "status": row.status,
-                "notes": "; ".join((*row.record.get("notes", ()), *note(row.item))),
+                "notes": cell("; ".join((*row.record.get("notes", ()), *note(row.item)))),
             }
 
-    return _csv([*own, *extra.values()], cells())
+    return _csv(list(dict.fromkeys([*own, *extra.values()])), cells())
 
 
 def _done(record: Record, answered: Sequence[str]) -> Record:
     cells = [
-        cell
+        entry
         for answer in record["answers"]
-        for cell in (answer["prediction"], *map(_number, answer["values"]), *map(_number, answer["stderr"]))
+        for entry in (
+            cell(answer["prediction"]),
+            *map(_number, answer["values"]),
+            *map(_number, answer["stderr"]),
+        )
     ]
     return {
         **dict(zip(answered, cells, strict=True)),
@@ -139,7 +164,8 @@ def _done(record: Record, answered: Sequence[str]) -> Record:
 def _failures(rows: Iterable[Row]) -> bytes:
     columns = list(Failure.__dataclass_fields__)
     failed = {row.item.id: row.record for row in rows if row.status == "failed"}  # each id once
-    return _csv(columns, ({**{c: record[c] for c in columns}, "slide": id} for id, record in failed.items()))
+    cells = ({**{c: cell(record[c]) for c in columns}, "slide": cell(id)} for id, record in failed.items())
+    return _csv(columns, cells)
 
 
 def _number(value: float | None) -> str:
@@ -151,4 +177,4 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    return text.getvalue().encode("utf-8", "backslashreplace")

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsi_ats.batch.inputs import SlideItem
-from wsi_ats.batch.store import folder_name, read_record
+from wsi_ats.batch.records import Result, read_record
+from wsi_ats.batch.store import folder_name
 from wsi_ats.manifest.files import file_key
 
 
@@ -37,9 +38,9 @@ def with_known_twins(
     candidates = [name for name in _folders(out) if name not in own and _stem(name) in stems]
     known: dict[tuple[Hashable, float | None], str] = {}
     for name in candidates:
-        record = read_record(out / "slides" / name / "result.json")
-        if record is not None and record.get("config_hash") == config_hash:
-            known[file_key(str(record.get("path"))), record.get("mpp_given")] = str(record.get("slide"))
+        record = read_record(out / "slides" / name / "result.json", Result)
+        if record is not None and record["config_hash"] == config_hash:
+            known[file_key(record["path"]), record["mpp_given"]] = record["slide"]
     if not known:
         return list(items)
     done = {id for name, id in own.items() if (out / "slides" / name / "result.json").exists()}

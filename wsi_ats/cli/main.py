@@ -1,8 +1,8 @@
 """The command line: parsing, messages and exit statuses; the work is done elsewhere.
 
-Exit status: 0 all done; 1 some slides failed; 2 nothing done, because of an argument, a setting or the one slide
-asked for; 130 interrupted by Ctrl-C; 143 ended by SIGTERM, as by SLURM at a time limit. An interrupted `train` or
-`predict` goes on when the same command is given again.
+Exit status: 0 all done; 1 some slides failed; 2 not done, because of an argument, a setting, the one slide asked for,
+or a place that cannot be written to; 130 interrupted by Ctrl-C; 143 ended by SIGTERM, as by SLURM at a time limit. An
+interrupted `train` or `predict` goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -223,6 +223,14 @@ def predict(
         str | None, typer.Option(metavar="ADDRESS", help="Use an existing Dask cluster, tcp://host:port.")
     ] = None,
     device: Device = "auto",
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Time that a slide may take before it fails; 0: any. Default: 1800, any with --sampler all.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Predict slides again that are done already.")] = False,
 ) -> None:
     """Classify slides; the same command again goes on where it was stopped."""
@@ -248,7 +256,16 @@ def predict(
     cluster = client_for(len(items), workers=workers, scheduler=scheduler, device=device)
     with ProgressReport(errors) as report, cluster as client:
         summary = run_batch(
-            items, out, how, client, report, model=model, device=device, overwrite=overwrite, argv=sys.argv
+            items,
+            out,
+            how,
+            client,
+            report,
+            model=model,
+            device=device,
+            overwrite=overwrite,
+            argv=sys.argv,
+            timeout=timeout,
         )
     show_summary(summary)
     if not summary.ok:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import signal
 import threading
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 
 from wsi_ats.errors import SlideError, WsiAtsError
+from wsi_ats.output import OutputError
 from wsi_ats.shown import shown
 
 if TYPE_CHECKING:  # these take a while to import
@@ -41,6 +43,10 @@ def _lines(text: str) -> str:
     return "\n".join(shown(line) for line in text.split("\n"))
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of the system that are no fault of a command, whatever it was writing."""
+
+
 class Terminated(KeyboardInterrupt):
     """The process got SIGTERM, which is taken as Ctrl-C is."""
 
@@ -55,6 +61,12 @@ def with_status(function: Callable[..., None], resumable: bool) -> Callable[...,
                 function(*args, **kwargs)
         except WsiAtsError as error:
             errors.print(f"error: {error}", style="red", markup=False)
+            raise typer.Exit(2) from None
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            full = OutputError.of(error.filename or "a file", error.errno)
+            errors.print(f"error: {full}", style="red", markup=False)
             raise typer.Exit(2) from None
         except KeyboardInterrupt as stop:
             how, status = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)

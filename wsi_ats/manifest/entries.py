@@ -94,8 +94,8 @@ def _files(table: Table, slides_dir: Path | str | None) -> SlideFiles:
 
 
 def slide_id(path: str | Path) -> str:
-    """A path as the id of a slide: as it is written, without `.`, `..` and double slashes, slashes forward; a URL without
-    user, password and signature."""
+    """A path as the id of a slide: as it is written, without `.`, `..` and double slashes, slashes forward; a URL
+    without user, password and signature."""
     return url_id(str(path)) if is_url(str(path)) else os.path.normpath(path).replace(os.sep, "/")
 
 

@@ -18,6 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from wsi_ats.atomic import make_atomic, write_atomic
 from wsi_ats.errors import ModelError, WsiAtsError
+from wsi_ats.output import writing
 from wsi_ats.train.data import BadTiles
 from wsi_ats.train.figures import metric_label
 
@@ -30,9 +31,17 @@ class Checkpoints(TorchCheckpointIO):  # type: ignore[misc]
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any | None = None
     ) -> None:
-        """Write the state to `path` in one step."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        make_atomic(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        """Write the state to `path` in one step. Raises `OutputError` where it cannot be written."""
+
+        def save(temporary: Path) -> None:
+            # Opened here: of a file that it opens itself, torch does not tell what is wrong.
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+
+        path = Path(path)
+        with writing(path.parents[1]):
+            path.parent.mkdir(exist_ok=True)  # not the run's folder: where it has vanished, so has its disk
+            make_atomic(path, save)
 
     def load_checkpoint(
         self, path: Path | str, map_location: Any = "cpu", weights_only: bool | None = True
@@ -112,7 +121,8 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
         if self.waited == 0:
             trainer.save_checkpoint(self.best)
         trainer.save_checkpoint(self.last)
-        write_atomic(self._log, self._table())
+        with writing(self._log):
+            write_atomic(self._log, self._table())
         self._say(self._line(trainer.max_epochs))  # an epoch that was told is kept
         trainer.should_stop = not self.is_patient
 

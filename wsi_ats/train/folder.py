@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float64
 
 from wsi_ats import __version__
-from wsi_ats.atomic import write_atomic
+from wsi_ats.atomic import remove_temporaries, write_atomic
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
+from wsi_ats.output import writing
 from wsi_ats.tasks.answer import values_named
 from wsi_ats.tasks.metrics import Interval
 from wsi_ats.tasks.settings import LABEL
@@ -68,24 +69,28 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
-    write_atomic(slides, table)
-    save_config(config, settings)
+    with writing(out):
+        for folder in (out, out / "checkpoints", out / "model"):
+            remove_temporaries(folder)
+        write_atomic(slides, table)
+        save_config(config, settings)
 
 
 def remove_run(out: Path) -> None:
     """Delete what a run writes, and nothing else that lies there."""
-    for name in OWN:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    with writing(out):
+        for path in (out / name for name in OWN):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_failures(out: Path, failures: Iterable[Failure]) -> None:
     """Write failures.csv; of its header alone where nothing failed."""
     table = _table([field.name for field in fields(Failure)], (asdict(f).values() for f in failures))
-    write_atomic(out / "failures.csv", table)
+    with writing(out):
+        write_atomic(out / "failures.csv", table)
 
 
 def read_failures(out: Path) -> list[Failure]:
@@ -107,7 +112,9 @@ def write_validation(
         [row.slide, *map(row.cell, columns), *(f"{value:.6g}" for value in mine)]
         for row, mine in zip(rows, every, strict=True)
     )
-    write_atomic(out / "validation.csv", _table(["slide", *columns, *values_named(tasks.specs)], lines))
+    table = _table(["slide", *columns, *values_named(tasks.specs)], lines)
+    with writing(out):
+        write_atomic(out / "validation.csv", table)
 
 
 def finish_run(out: Path, config: Config, result: Trained) -> None:
@@ -123,7 +130,8 @@ def finish_run(out: Path, config: Config, result: Trained) -> None:
         "failures": len(result.failures),
         "bad_tiles": dict(result.bad_tiles),
     }
-    write_atomic(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+    with writing(out):
+        write_atomic(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> bytes:

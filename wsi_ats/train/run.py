@@ -24,6 +24,7 @@ from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.lowres.prepare import PreparedSlide
 from wsi_ats.manifest import Row, with_splits
 from wsi_ats.model_folder import save_model
+from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card
@@ -99,7 +100,8 @@ def train(
             f"{sum(bad.values())} damaged tile(s) of {len(bad)} slide(s) were background: see {out / 'run.json'}"
         )
     result = Trained(out / "model", figures, len(keeper.epochs), seconds, failures, bad)
-    save_model(module.model, result.folder, model_card(tasks, rows, result))
+    with writing(result.folder):
+        save_model(module.model, result.folder, model_card(tasks, rows, result))
     finish_run(out, config, result)
     return result
 

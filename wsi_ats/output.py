@@ -1,0 +1,84 @@
+"""Output that cannot be written: said in one line, whatever was being written, and the end of the work.
+
+A fault of a slide concerns that slide; one of the place where all results go concerns everything that would still be
+computed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wsi_ats.errors import WsiAtsError
+
+REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT): "make room there",
+    (errno.EROFS,): "make the file system writable, or choose another place",
+    (errno.EACCES, errno.EPERM): "give this user the right to write there, or choose another place",
+    (errno.EFBIG,): "raise the limit of file sizes (ulimit -f)",
+    (errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN): (
+        "see that it is there still: not moved, not deleted, its disk mounted and well"
+    ),
+    (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP): "move what lies there out of the way",
+}
+"""What to do about an error of the system, by its number."""
+
+
+class OutputError(WsiAtsError):
+    """A result cannot be kept where it was to be written; the message names the place and the reason.
+
+    >>> with writing("/proc/nowhere"):
+    ...     Path("/proc/nowhere").write_text("a result")
+    Traceback (most recent call last):
+    ...
+    wsi_ats.output.OutputError: /proc/nowhere cannot be written: No such file or directory
+      Remedy: see that it is there still: ...; then give the same command again: what is done is kept
+    """
+
+    @classmethod
+    def of(cls, place: Path | str, number: int) -> OutputError:
+        """The output error that an error of the system, by its number, means for `place`."""
+        remedy = next((text for numbers, text in REMEDIES.items() if number in numbers), "see to its disk")
+        return cls(
+            f"{place} cannot be written: {os.strerror(number)}",
+            remedy=f"{remedy}; then give the same command again: what is done is kept",
+        )
+
+
+@contextmanager
+def writing(place: Path | str) -> Iterator[None]:
+    """A block that writes into `place` and reads nothing else: what the system refuses in it is an `OutputError`.
+
+    Libraries pass such errors on as others of their own, which are recognised."""
+    try:
+        yield
+    except WsiAtsError:
+        raise
+    except Exception as error:
+        number = _number(error)
+        if number is None:
+            raise
+        raise OutputError.of(_told(error, place), number) from error
+
+
+def _number(error: BaseException) -> int | None:
+    """Number of the error of the system behind an error; None where there is none, or where it is not known."""
+    found = re.search(r"(?:errno = |os error )(\d+)", str(error))  # h5py and safetensors
+    if isinstance(error, OSError):
+        return error.errno or (int(found[1]) if found else errno.EIO)
+    if found is not None:
+        return int(found[1])
+    return None if error.__context__ is None else _number(error.__context__)  # torch
+
+
+def _told(error: Exception, place: Path | str) -> Path | str:
+    """What is said to be at fault: the file that the error names, where it is in `place` and no temporary one."""
+    named = getattr(error, "filename", None)
+    if not isinstance(named, str):
+        return place
+    path = Path(named)
+    return path if path.is_relative_to(place) and path.suffix != ".part" else place
