@@ -15,7 +15,8 @@ from wsi_ats.geometry import Grid
 from wsi_ats.tasks.answer import TaskResult
 
 if TYPE_CHECKING:
-    from wsi_ats.heatmap.picture import Heatmap, HeatmapStyle
+    from wsi_ats.heatmap.picture import Heatmap
+    from wsi_ats.heatmap.style import HeatmapStyle
     from wsi_ats.slides.base import Slide
 
 
@@ -153,7 +154,8 @@ class Prediction:
         return replace(self, bytes_read=bytes_read, seconds=dict(seconds))
 
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
-        """The attention as a picture over `slide`; over white where no slide is given."""
+        """The attention, and what each tile added to the answer, as a picture over `slide`; over white where no slide
+        is given."""
         # Here: matplotlib takes a while to import, and a prediction rarely needs it.
         from wsi_ats.heatmap.picture import Heatmap
 

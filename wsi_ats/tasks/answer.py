@@ -12,6 +12,10 @@ from jaxtyping import Float32, Float64, Int64
 from wsi_ats.catalogue import TASK_KINDS, TaskEntry
 from wsi_ats.errors import WsiAtsError
 
+DRAWING = "drawing of tiles"
+"""What a standard error covers. It is said beside every one: how sure the model is, or whether it is right, is not in
+it."""
+
 
 @dataclass(frozen=True)
 class TaskSpec:
