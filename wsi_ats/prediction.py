@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
-from wsi_ats.tasks.answer import TaskResult
+from wsi_ats.tasks.answer import COVERS, TaskResult
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.picture import Heatmap
@@ -39,7 +39,7 @@ class Prediction:
     >>> prediction.probabilities.tolist(), len(prediction.tissue), prediction.tiles_read <= 8
     ([0.5, 0.5], 32, True)
     >>> model.predict(open_slide(pixels, name="made"), sampler="all")
-    Prediction('made': normal 0.500 ± 0.000; 32 of 32 tiles read)
+    Prediction('made': normal 0.500 ± 0.000 (±: from the drawing of tiles alone); 32 of 32 tiles read)
     """
 
     slide: str
@@ -170,4 +170,4 @@ def _in_short(result: TaskResult) -> str:
     if result.text not in names:  # of labels, none or several
         return result.text or "no label"
     value, error = (float(part[names.index(result.text)]) for part in (result.values, result.stderr))
-    return f"{result.text} {value:.3f}" + (f" ± {error:.3f}" if math.isfinite(error) else "")
+    return f"{result.text} {value:.3f}" + (f" ± {error:.3f} ({COVERS})" if math.isfinite(error) else "")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -18,12 +17,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.offsetbox import AnchoredOffsetbox, TextArea, VPacker
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
 
 from wsi_ats.shown import shown
-from wsi_ats.tasks.answer import DRAWING
+from wsi_ats.tasks.answer import COVERS
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.panels import Panel
@@ -45,6 +43,8 @@ _TICKS = ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 """Ticks a decade of a logarithmic colour bar, from the most to the fewest."""
 _TICK_PX = 17
 """Least distance in px of two ticks."""
+_LINES = (0, 27, 48, 66)
+"""Distance in px of the title's lines, and of what follows them, from its top."""
 _WIDE = 2.0
 """Width over height from which on the panels stand below each other."""
 
@@ -114,28 +114,22 @@ class Layout:
 def title(on: Axes | Figure, prediction: Prediction, ink: str, px: float, more: str = "") -> None:
     """Write the answer to the main task in bold, below it the slide, how much of it was read and what the standard
     error covers, each in at most `px` px; at the top of a figure, or above axes."""
-    read = f"{len(prediction.cells):,} of {len(prediction.tissue):,} tissue tiles read"
-    read = "   ·   ".join(["", read, *([more] if more else [])])
-    name = fitted(shown(prediction.slide), px - text_width(read, 10), 10)
-    errors = f"±: standard error from the {DRAWING} alone; it does not say whether the model is right"
     answer = headline(prediction.main, px)
-    lines: list[Artist] = [
-        TextArea(answer, textprops=_text(ink, 14, weight="bold")),
-        TextArea(name + read, textprops=_text(ink, 10, alpha=0.8)),
-        TextArea(fitted(errors, px, 9), textprops=_text(ink, 9, alpha=0.65)),
-    ]
-    whole = isinstance(on, Figure)
-    box = AnchoredOffsetbox(
-        loc="upper left" if whole else "lower left",
-        child=VPacker(children=lines if "±" in answer else lines[:2], pad=0, sep=6),
-        pad=0,
-        borderpad=0,
-        frameon=False,
-        bbox_to_anchor=(_EDGE, round(on.bbox.height) - 16) if whole else (0, 1.02),
-        bbox_transform=None if isinstance(on, Figure) else on.transAxes,
-    )
-    box.set_clip_on(False)
-    on.add_artist(box)
+    read = f"{len(prediction.cells):,} of {len(prediction.tissue):,} tissue tiles read"
+    rest = "   ·   ".join(["", read, *([more] if more else [])])
+    name = fitted(shown(prediction.slide), px - text_width(rest, 10), 10)
+    lines = [(answer, _text(ink, 14, weight="bold")), (name + rest, _text(ink, 10, alpha=0.8))]
+    if "±" in answer:
+        long = f"{COVERS}; it does not say whether the model is right"
+        lines.append((long if text_width(long, 9) <= px else COVERS, _text(ink, 9, alpha=0.65)))
+    figure = on if isinstance(on, Figure) else on.figure
+    if isinstance(on, Figure):
+        corner, right, up = on.transFigure, _EDGE, -16
+    else:
+        corner, right, up = on.transAxes, 0, 8 + _LINES[len(lines)]
+    for down, (words, style) in zip(_LINES, lines, strict=False):
+        place = corner + ScaledTranslation(right / DPI, (up - down) / DPI, figure.dpi_scale_trans)
+        on.text(0, 1, words, transform=place, va="top", **style)
 
 
 def _text(ink: str, size: int, **more: Any) -> dict[str, Any]:
@@ -192,6 +186,7 @@ def colour_bar(bar: Colorbar, panel: Panel, ink: str, px: int) -> None:
         lambda value, _: f"{value:{style}}{panel.unit}" if value else f"0{panel.unit}"
     )
     bar.update_ticks()
+    bar.ax.set_facecolor("white")  # what is transparent shows as on glass
     bar.outline.set_edgecolor(ink)
     bar.ax.tick_params(labelsize=10, colors=ink)
     bar.set_label(textwrap.fill(shown(panel.label), px // 8), **_text(ink, 10))
@@ -230,9 +225,14 @@ def legend_handles(ink: str, *, read: bool) -> list[Line2D]:
 def legend_style(ink: str) -> dict[str, Any]:
     """Look of a legend: in a row, without a frame."""
     return {
-        "loc": "upper right", "ncols": 2, "frameon": False, "fontsize": 10, "labelcolor": ink,
+        "ncols": 2, "frameon": False, "fontsize": 10, "labelcolor": ink,
         "borderaxespad": 0, "borderpad": 0.4, "handlelength": 1.6, "columnspacing": 1.6,
     }  # fmt: skip
+
+
+def below(ax: Axes) -> Transform:
+    """Axes' coordinates, moved down below the scale bar."""
+    return ax.transAxes + ScaledTranslation(0, -34 / DPI, ax.figure.dpi_scale_trans)
 
 
 def bar_length(slide_width: int, mpp: tuple[float, float] | None) -> tuple[float, str]:

@@ -120,9 +120,8 @@ class Heatmap:
         frame.scale_bar(ax, self.prediction, ink)
         ax.legend(
             handles=frame.legend_handles(ink, read=self._outlined),
-            bbox_to_anchor=(1, 0),
-            **frame.legend_style(ink),
-        )
+            loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=frame.below(ax), **frame.legend_style(ink),
+        )  # fmt: skip
         return ax
 
     def panels(self) -> dict[str, Panel]:
@@ -151,8 +150,8 @@ class Heatmap:
         frame.title(figure, self.prediction, ink, layout.text_px)
         frame.scale_bar(figure.axes[0 if layout.beside else -2], self.prediction, ink)
         figure.legend(
-            handles=frame.legend_handles(ink, read=self._outlined), bbox_to_anchor=layout.legend,
-            **{**frame.legend_style(ink), "loc": "lower left"},
+            handles=frame.legend_handles(ink, read=self._outlined),
+            loc="lower left", bbox_to_anchor=layout.legend, **frame.legend_style(ink),
         )  # fmt: skip
         return figure
 
