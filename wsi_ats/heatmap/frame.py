@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -65,9 +68,9 @@ class Layout:
     inches: tuple[float, float]
     places: tuple[Place, ...]
     beside: bool
-    pitch: int
+    pitch: float
     """Width in px that a panel has, its colour bar included."""
-    text_px: int
+    text_px: float
     """Width in px of the title."""
     bar_px: int
     """Length in px of a colour bar."""
@@ -104,8 +107,8 @@ class Layout:
             inches=(width / DPI, height / DPI),
             places=tuple(places),
             beside=beside,
-            pitch=pitch,
-            text_px=width - 2 * _EDGE,
+            pitch=float(pitch),
+            text_px=float(width - 2 * _EDGE),
             bar_px=bar,
             legend=((_EDGE - 4) / width, 6 / height),
         )
@@ -177,10 +180,10 @@ def colour_bar(bar: Colorbar, panel: Panel, ink: str, px: int) -> None:
     """Give a colour bar of `px` px ticks that can be read ("10×", not 10^1) and say what they count."""
     low, high = bar.norm.vmin or 0.0, bar.norm.vmax or 1.0
     if isinstance(bar.norm, LogNorm):
-        bar.locator = FixedLocator(log_ticks(low, high, px))
-        bar.minorlocator = NullLocator()
+        ticks = log_ticks(low, high, px)
     else:
-        bar.locator = MaxNLocator(6)
+        ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+    bar.locator, bar.minorlocator = FixedLocator(ticks), NullLocator()
     style = ",.4g" if panel.unit else "+.3g"
     bar.formatter = FuncFormatter(
         lambda value, _: f"{value:{style}}{panel.unit}" if value else f"0{panel.unit}"
@@ -295,7 +298,16 @@ def fitted(text: str, px: float, size: int, weight: str = "normal") -> str:
 def text_width(text: str, size: int, weight: str = "normal") -> float:
     """Width in px of a line of text."""
     font = FontProperties(size=size, weight=weight)
-    return float(_renderer().get_text_width_height_descent(text, font, False)[0])
+    with any_script():
+        return float(_renderer().get_text_width_height_descent(text, font, False)[0])
+
+
+@contextmanager
+def any_script() -> Iterator[None]:
+    """Letters that the font lacks become boxes without a warning each: slides are named in every script."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 @cache

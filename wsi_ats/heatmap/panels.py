@@ -105,7 +105,7 @@ def _attention_label(style: HeatmapStyle, norm: Normalize, prediction: Predictio
         times = prediction.relative_attention
         return (
             "percentile of attention within this slide: its order alone "
-            f"(here {times.min():.2g}× to {times.max():.2g}× its mean)"
+            f"(here {times.min():.3g}× to {times.max():.3g}× its mean)"
         )
     label = "attention relative to its mean over the tissue"
     return f"{label} (log; up to {norm.vmin:g}×: not coloured)" if style.scale == "log" else label

@@ -134,7 +134,7 @@ class Heatmap:
         """Layout of the picture that `save` writes."""
         width, height = self.prediction.slide_size
         count = len(PANELS) if self.style.panels == "both" else 1
-        return frame.Layout.around(width, height * self._aspect, self.style.size, count)
+        return frame.Layout.around(float(width), height * self._aspect, self.style.size, count)
 
     def figure(self) -> Figure:
         """The picture that `save` writes, apart from pyplot's state and matplotlib's style."""
@@ -166,13 +166,14 @@ class Heatmap:
         # bytes.
         options: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
         figure = self.figure()
-        figure.savefig(
-            buffer,
-            format=kind,
-            dpi=frame.DPI,
-            facecolor=figure.get_facecolor(),
-            **(options if kind == "png" else {}),
-        )
+        with frame.any_script():
+            figure.savefig(
+                buffer,
+                format=kind,
+                dpi=frame.DPI,
+                facecolor=figure.get_facecolor(),
+                **(options if kind == "png" else {}),
+            )
         return buffer.getvalue()
 
     def _repr_png_(self) -> bytes:

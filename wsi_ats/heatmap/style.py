@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from matplotlib import colormaps
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.geometry import Pair
 
 Scale = Literal["log", "linear", "percentile"]
 Panels = Literal["both", "attention", "contributions"]
@@ -27,7 +28,7 @@ class HeatmapStyle:
     scale: Scale = "log"
     """Scale of the attention's colours. log and linear: multiples of the mean; percentile: rank among the tissue cells,
     as CLAM draws it (the upper half of the tissue is then always warm, whatever the attention)."""
-    limits: tuple[float, float] | None = None
+    limits: Pair | None = None
     """Lowest and highest value of the attention's colours, in multiples or percent, so that pictures of several slides
     can be compared; None: 1x, or 0, to the slide's own highest, at least 10x."""
     contribution_limit: float | None = None
