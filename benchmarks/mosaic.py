@@ -39,7 +39,7 @@ from wsi_ats.predict import predict_prepared
 from wsi_ats.reading import Reading as Budget
 from wsi_ats.synthetic.mosaic import load_tiles, write_cohort
 from wsi_ats.synthetic.truth import SlideTruth
-from wsi_ats.tasks.metrics import auc, bootstrap_auc
+from wsi_ats.tasks.metrics import auc, auc_interval
 from wsi_ats.train.data import Examples
 from wsi_ats.train.run import train
 
@@ -247,8 +247,8 @@ def answers_of(net: DownsampledCNN, views: list[tuple[torch.Tensor, int]]) -> tu
     return answers, np.array([label for _, label in views])
 
 
-def interval_of(answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    interval = bootstrap_auc(answers, labels, np.random.default_rng(0))
+def interval_of(answers: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    interval = auc_interval(answers, labels)
     return {"auc": interval.value, "low": interval.low, "high": interval.high}
 
 

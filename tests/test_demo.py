@@ -53,10 +53,11 @@ def test_the_demo_leaves_slides_a_model_and_predictions(small_run: SmallRun) -> 
 def test_the_report_says_what_was_found_and_where_it_is(small_run: SmallRun) -> None:
     table = pd.read_csv(small_run.folder / "out" / "predictions.csv")
     assert line_of(small_run, "slides never trained on").endswith("  4 of 1536 x 1536 px")
-    value, low, high = numbers(line_of(small_run, "AUC (95 % bootstrap interval)"))[1:]
+    line = line_of(small_run, "AUC [95 % interval]")
+    assert line.endswith(" (2 and 2 slides: too few for an interval)")
+    value = numbers(line)[1]
     tumour = table.prob_tumour.to_numpy()
     assert value == pytest.approx(slow_auc(tumour, np.array([0, 1, 0, 1])), abs=6e-4)
-    assert 0 <= low <= value <= high <= 1
     sampled, everything = numbers(line_of(small_run, "tiles read"))
     assert sampled == pytest.approx(table.tiles_read.mean(), abs=0.51)
     assert sampled < everything
@@ -158,10 +159,9 @@ def test_held_out_auc_joins_slides_by_id_in_any_order(tmp_path: Path) -> None:
         for i in rng.permutation(24):
             writer.writerow([slide_id(test[i].path), "?", 1 - tumour[i], tumour[i]])
         writer.writerow(["another.tif", "?", 0.5, 0.5])
-    found = held_out_auc(tmp_path / "predictions.csv", test, seed=0)
+    found = held_out_auc(tmp_path / "predictions.csv", test)
     assert found.value == pytest.approx(slow_auc(tumour, labels), abs=1e-6)
     assert found.low < found.value < found.high
-    assert found == held_out_auc(tmp_path / "predictions.csv", test, seed=0)
 
 
 def test_cost_is_a_mean() -> None:

@@ -239,15 +239,18 @@ def test_the_tables_of_formats_name_what_the_files_hold(small_run: SmallRun) -> 
     out = small_run.folder / "out"
     slide = next((out / "slides").iterdir())
     with h5py.File(slide / "attention.h5") as file:
-        datasets, attributes = set(file), set(file.attrs)
+        datasets, of_coords = set(file), set(file["coords"].attrs)
+        attributes = set(file.attrs)
     found = {
         "predictions.csv": header(out / "predictions.csv"),
         "failures.csv": header(out / "failures.csv"),
         "run.json": set(json.loads((out / "run.json").read_text())),
         "result.json": set(json.loads((slide / "result.json").read_text())),
         "attention.h5": datasets,
-        "attention.h5 attributes": attributes,
+        "attention.h5 coords attributes": of_coords,
+        "attention.h5 attributes": attributes - of_coords,
     }
+    assert of_coords < attributes, "on the file, too"
     assert {name: keys_of_table(name) for name in found} == found
 
 

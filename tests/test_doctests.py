@@ -34,7 +34,9 @@ NAMED = {
     "wsi_ats.slides": ("Slide.dask Slide.read Slide.read_at_mpp Slide.read_many open_slide"),
     "wsi_ats.stopwatch": "Stopwatch",
     "wsi_ats.tasks.answer": "TaskResult TaskSpec median_grade",
-    "wsi_ats.tasks.metrics": "Interval auc balanced_accuracy bootstrap bootstrap_auc c_index quadratic_kappa r2",
+    "wsi_ats.tasks.metrics": (
+        "Interval area_limits auc auc_interval balanced_accuracy bootstrap c_index mean_interval quadratic_kappa r2"
+    ),
 }
 """What must have an example, by module."""
 

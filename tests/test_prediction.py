@@ -12,7 +12,7 @@ import pytest
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.prediction import Prediction
-from wsi_ats.tasks.answer import TaskResult, TaskSpec
+from wsi_ats.tasks.answer import COVERS, TaskResult, TaskSpec
 
 
 def answer_of(
@@ -124,7 +124,8 @@ def test_repr_is_one_short_line(
     answer = TaskResult(spec, np.array(values), np.array(stderr), contributions)
     prediction = make_prediction(answer=answer)
     tissue = len(prediction.tissue)
-    assert repr(prediction) == f"Prediction('case_7.svs': {words}; 4 of {tissue} tiles read)"
+    covers = f" ({COVERS})" if "±" in words else ""
+    assert repr(prediction) == f"Prediction('case_7.svs': {words}{covers}; 4 of {tissue} tiles read)"
 
 
 def test_prediction_needs_neither_torch_nor_matplotlib() -> None:

@@ -22,7 +22,7 @@ from wsi_ats.model_folder import load_model
 from wsi_ats.prediction import Prediction
 from wsi_ats.synthetic.cohort import CLASSES, Cohort, make_slides
 from wsi_ats.synthetic.truth import SlideTruth, lesion_fraction_in_cells
-from wsi_ats.tasks.metrics import Interval, bootstrap_auc
+from wsi_ats.tasks.metrics import Interval, auc_interval
 from wsi_ats.train.run import train
 
 Say = Callable[[str], object]
@@ -83,7 +83,7 @@ class Report:
         example = next((self.out / "out" / "slides").glob("test_001-*"), self.out / "out" / "slides")
         yield ""
         yield f"slides never trained on        {self.cohort.test} of {self.cohort.px} x {self.cohort.px} px"
-        yield f"AUC (95 % bootstrap interval)  {self.auc}"
+        yield f"AUC [95 % interval]            {self.auc}"
         yield (
             f"attention on the lesions       {spot.attention_share:.0%}, where they are "
             f"{spot.tissue_share:.1%} of the tissue: {spot.times:.0f} times chance"
@@ -152,7 +152,7 @@ def _report(
     return Report(
         out,
         cohort,
-        held_out_auc(out / "out" / "predictions.csv", test, seed),
+        held_out_auc(out / "out" / "predictions.csv", test),
         concentration(
             [sampled[row.slide] for row in with_lesion],
             [SlideTruth.load(Path(row.path).with_suffix(".geojson")) for row in with_lesion],
@@ -164,14 +164,14 @@ def _report(
     )
 
 
-def held_out_auc(predictions: Path, test: Sequence[Row], seed: int) -> Interval:
+def held_out_auc(predictions: Path, test: Sequence[Row]) -> Interval:
     """AUC of predictions.csv against the labels of the manifest."""
     table = pd.read_csv(predictions).set_index("slide")
     answers = table.loc[[slide_id(row.path) for row in test], [f"prob_{c}" for c in CLASSES]].to_numpy(
         np.float64
     )
     labels = np.array([CLASSES.index(row.label) for row in test])
-    return bootstrap_auc(answers, labels, np.random.default_rng(seed))
+    return auc_interval(answers, labels)
 
 
 def concentration(predictions: Sequence[Prediction], truths: Sequence[SlideTruth]) -> Concentration:

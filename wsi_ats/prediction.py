@@ -12,10 +12,11 @@ from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
-from wsi_ats.tasks.answer import TaskResult
+from wsi_ats.tasks.answer import COVERS, TaskResult
 
 if TYPE_CHECKING:
-    from wsi_ats.heatmap.picture import Heatmap, HeatmapStyle
+    from wsi_ats.heatmap.picture import Heatmap
+    from wsi_ats.heatmap.style import HeatmapStyle
     from wsi_ats.slides.base import Slide
 
 
@@ -38,7 +39,7 @@ class Prediction:
     >>> prediction.probabilities.tolist(), len(prediction.tissue), prediction.tiles_read <= 8
     ([0.5, 0.5], 32, True)
     >>> model.predict(open_slide(pixels, name="made"), sampler="all")
-    Prediction('made': normal 0.500 ± 0.000; 32 of 32 tiles read)
+    Prediction('made': normal 0.500 ± 0.000 (±: from the drawing of tiles alone); 32 of 32 tiles read)
     """
 
     slide: str
@@ -153,7 +154,8 @@ class Prediction:
         return replace(self, bytes_read=bytes_read, seconds=dict(seconds))
 
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
-        """The attention as a picture over `slide`; over white where no slide is given."""
+        """The attention, and what each tile added to the answer, as a picture over `slide`; over white where no slide
+        is given."""
         # Here: matplotlib takes a while to import, and a prediction rarely needs it.
         from wsi_ats.heatmap.picture import Heatmap
 
@@ -168,4 +170,4 @@ def _in_short(result: TaskResult) -> str:
     if result.text not in names:  # of labels, none or several
         return result.text or "no label"
     value, error = (float(part[names.index(result.text)]) for part in (result.values, result.stderr))
-    return f"{result.text} {value:.3f}" + (f" ± {error:.3f}" if math.isfinite(error) else "")
+    return f"{result.text} {value:.3f}" + (f" ± {error:.3f} ({COVERS})" if math.isfinite(error) else "")

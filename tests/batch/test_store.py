@@ -143,6 +143,7 @@ def test_attention_file_has_tridents_layout(tmp_path: Path) -> None:
         "target_magnification": 16.0,
         "level0_magnification": 20.0,
         "overlap": -16,
+        "savetodir": ".",
     }
 
 

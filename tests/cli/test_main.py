@@ -155,11 +155,24 @@ def test_heatmap(place: Path) -> None:
     text = run("heatmap", "run/model", "slides/test_1.tif", "--out", "new/h.png", "--size", "300").stdout
     assert text.startswith("test_1.tif: normal 0.")
     assert "±" in text
+    assert "(±: from the drawing of tiles alone)" in text
     assert "tissue tiles read" in text
     with Image.open("new/h.png") as picture:
         assert min(picture.size) > 300
         assert picture.convert("L").getextrema()[0] < 50 < 250 < picture.convert("L").getextrema()[1]
     assert "±" not in run("heatmap", "run/model", "slides/test_1.tif", "--repeats", "1").stdout
+
+
+def test_heatmap_options(place: Path) -> None:
+    few = ("heatmap", "run/model", "slides/test_1.tif", "--tiles", "4", "--size", "300")
+    run(*few, "--out", "both.png")
+    run(*few, "--out", "one.png", "--panel", "contributions", "--contribution-limit", "2")
+    run(*few, "--out", "dark.png", "--panel", "attention", "--dark", "--limits", "1", "100", "--blur", "1")
+    both, one, dark = (Image.open(f"{name}.png").convert("L") for name in ("both", "one", "dark"))
+    assert both.width > 1.5 * one.width
+    assert both.height == one.height == dark.height
+    assert one.getpixel((1, 1)) > 200 > 50 > dark.getpixel((1, 1))
+    assert "limits is (5.0, 2.0)" in run(*few, "--limits", "5", "2", status=2).stderr
 
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:

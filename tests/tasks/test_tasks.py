@@ -423,7 +423,7 @@ def test_answers_in_words(
     contributions = np.zeros((1, len(spec.outputs)), np.float32)
     answer = TaskResult(spec, np.array(values), np.full(len(values), 0.01), contributions)
     assert answer.text == text
-    assert answer.describe() == words
+    assert answer.describe() == f"{words} (±: from the drawing of tiles alone)"
     assert len(spec.values) == len(spec.errors) == len(values)
     if names:
         assert answer.probabilities.tolist() == values[: len(names)]

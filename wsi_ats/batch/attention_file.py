@@ -10,9 +10,10 @@
     /cell           int64 (K,)      flat index (row * cols + col) into the attention grid
     /contributions  float32 (N, O)  what the drawn tiles add to every output of every task (attribute `classes`)
 
-Attributes of the file are TRIDENT's: name, patch_size (px), patch_size_level0, level0_width, level0_height,
-target_magnification, level0_magnification, overlap (px of the patch that the next one covers too; negative where there
-are gaps); and grid_rows, grid_cols, cell_width, cell_height (level-0 px).
+Attributes of `/coords` are those that TRIDENT writes and its readers look for there: name, patch_size (px),
+patch_size_level0, level0_width, level0_height, target_magnification, level0_magnification, overlap (px of the patch
+that the next one covers too; negative where there are gaps), savetodir (".", the folder that the file lies in). They
+stand on the file, too, with grid_rows, grid_cols, cell_width, cell_height (level-0 px).
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def write_attention(path: Path, prediction: Prediction) -> None:
     contribution = np.zeros(len(tissue), np.float32)
     contribution[positions] = prediction.contributions[:, prediction.top]
     with h5py.File(path, "w") as file:
-        file.attrs.update(_attributes(prediction))
+        patches = _patch_attributes(prediction)
+        file.attrs.update({**patches, **_grid_attributes(prediction.grid)})
         coords = prediction.grid.tile_corners(tissue, prediction.tile_size)
         for name, values in (
             ("coords", coords),
@@ -69,6 +71,7 @@ def write_attention(path: Path, prediction: Prediction) -> None:
             ("cell", tissue),
         ):
             file.create_dataset(name, data=values, compression="gzip", compression_opts=1, shuffle=True)
+        file["coords"].attrs.update(patches)
         file["contribution"].attrs["class"] = prediction.main.spec.outputs[prediction.top]
         every = np.concatenate([answer.contributions for answer in prediction.results], axis=1)
         file.create_dataset("contributions", data=every[order])
@@ -100,30 +103,48 @@ def read_attention(path: Path) -> CellTable:
         ) from error
 
 
-def _attributes(prediction: Prediction) -> Mapping[str, Any]:
+def _patch_attributes(prediction: Prediction) -> Mapping[str, Any]:
+    """Attributes of `coords` by TRIDENT's names."""
     width, height = prediction.slide_size
-    mpp = prediction.mpp
-    tile_mpp = None if mpp is None else mpp[0] * prediction.tile_downsample[0]
+    magnification, target = _magnifications(prediction)
     return {
         "name": Path(prediction.slide).stem,
         "patch_size": prediction.tile_px,
         "patch_size_level0": round(prediction.tile_size[0]),
         "level0_width": width,
         "level0_height": height,
-        "target_magnification": _magnification(tile_mpp),
-        "level0_magnification": _magnification(None if mpp is None else mpp[0]),
+        "target_magnification": target,
+        "level0_magnification": magnification,
         "overlap": round(prediction.tile_px - prediction.grid.cell[0] / prediction.tile_downsample[0]),
-        "grid_rows": prediction.grid.rows,
-        "grid_cols": prediction.grid.cols,
-        "cell_width": prediction.grid.cell[0],
-        "cell_height": prediction.grid.cell[1],
+        "savetodir": ".",
     }
 
 
-def _magnification(mpp: float | None) -> float:
-    """Nominal magnification, whole where it is within 5 % of a whole number; nan where the mpp is unknown."""
-    if mpp is None:
-        return float("nan")
+def _grid_attributes(grid: Grid) -> Mapping[str, Any]:
+    return {
+        "grid_rows": grid.rows,
+        "grid_cols": grid.cols,
+        "cell_width": grid.cell[0],
+        "cell_height": grid.cell[1],
+    }
+
+
+def _magnifications(prediction: Prediction) -> tuple[float, float]:
+    """Magnification of level 0, and of the tiles; nan where the mpp is unknown.
+
+    TRIDENT cuts patches of patch_size * level0_magnification / target_magnification level-0 px. Where nominal
+    magnifications would make that another size than the tiles', the tiles' follows from the first and their downsample.
+    """
+    if prediction.mpp is None:
+        return float("nan"), float("nan")
+    downsample, mpp = prediction.tile_downsample[0], prediction.mpp[0]
+    magnification, target = _magnification(mpp), _magnification(mpp * downsample)
+    same = round(prediction.tile_px * magnification / target) == round(prediction.tile_size[0])
+    return magnification, target if same else magnification / downsample
+
+
+def _magnification(mpp: float) -> float:
+    """Nominal magnification, whole where it is within 5 % of a whole number."""
     exact = MPP_AT_1X / mpp
     whole = round(exact)
     return float(whole) if whole and abs(exact - whole) <= 0.05 * whole else exact

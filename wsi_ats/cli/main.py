@@ -285,24 +285,53 @@ def heatmap(
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: BadTiles = 0,
-    size: Annotated[int, typer.Option(help="Longest side of the slide in the picture, px.")] = 1200,
+    panel: Annotated[
+        Literal["both", "attention", "contributions"],
+        typer.Option(
+            help="What is drawn: where the model looked, what each tile added to the answer, or both."
+        ),
+    ] = "both",
+    size: Annotated[int, typer.Option(help="Longest side of the slide in each panel, px.")] = 900,
     scale: Annotated[
-        Literal["log", "linear", "percentile"], typer.Option(help="What the colours show.")
+        Literal["log", "linear", "percentile"], typer.Option(help="What the attention's colours show.")
     ] = "log",
-    cmap: Annotated[str, typer.Option(help="Colour map of matplotlib.")] = "turbo",
-    alpha: Annotated[float, typer.Option(help="Opacity of the colours, 0 to 1.")] = 0.55,
-    blur: Annotated[float, typer.Option(help="Gaussian blur, in cells.")] = 0.0,
+    limits: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Ends of the attention's colours, in multiples or percent, alike for several slides.",
+        ),
+    ] = None,
+    contribution_limit: Annotated[
+        float | None, typer.Option(help="Contribution of the full colours, alike for several slides.")
+    ] = None,
+    cmap: Annotated[
+        str, typer.Option(help="Colour map of the attention: tissue (green to yellow) or any of matplotlib.")
+    ] = "tissue",
+    alpha: Annotated[float, typer.Option(help="Opacity of the attention's colours, 0 to 1.")] = 0.7,
+    blur: Annotated[float, typer.Option(help="Gaussian blur of the attention, in cells.")] = 0.0,
+    dark: Annotated[bool, typer.Option("--dark", help="Light words on dark.")] = False,
     task: Annotated[
         str | None, typer.Option(help="Task whose answer the picture names; the main one by default.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Draw the attention over one slide; all tasks share it."""
-    from wsi_ats.heatmap.picture import HeatmapStyle
+    """Draw over one slide where the model looked, and what each tile added to the answer; tasks share the attention."""
+    from wsi_ats.heatmap.style import HeatmapStyle
     from wsi_ats.model_folder import load_model
     from wsi_ats.slides import open_slide
 
-    style = HeatmapStyle(size=size, scale=scale, cmap=cmap, alpha=alpha, blur=blur)
+    style = HeatmapStyle(
+        size=size,
+        panels=panel,
+        scale=scale,
+        limits=limits,
+        contribution_limit=contribution_limit,
+        cmap=cmap,
+        alpha=alpha,
+        blur=blur,
+        dark=dark,
+    )
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)

@@ -96,10 +96,11 @@ def _terminable() -> Iterator[None]:
 
 def describe(prediction: Prediction) -> str:
     """A prediction in one line: each task's answer, with standard errors where they are known, and what was read."""
-    said = "; ".join(answer.describe() for answer in prediction.results)
+    from wsi_ats.tasks.answer import describe as in_words
+
     read = f"{prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
     notes = "".join(f"\n  note: {note}" for note in prediction.notes)
-    return f"{prediction.slide}: {said}; {read}{notes}"
+    return f"{prediction.slide}: {in_words(prediction.results)}; {read}{notes}"
 
 
 NOTES = 10

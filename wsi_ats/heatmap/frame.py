@@ -1,106 +1,171 @@
-"""Frame of a heatmap, what stands around and on it: layout, title, colour bar, scale bar, outlines."""
+"""Frame of a heatmap, what stands around and on it: layout, title, colour bars, scale bar, legend, outlines."""
 
 from __future__ import annotations
 
 import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm
-from matplotlib.offsetbox import AnchoredOffsetbox, TextArea, VPacker
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
+
+from wsi_ats.shown import shown
+from wsi_ats.tasks.answer import COVERS
 
 if TYPE_CHECKING:
+    from wsi_ats.heatmap.panels import Panel
     from wsi_ats.prediction import Prediction
     from wsi_ats.tasks.answer import TaskResult
 
 DPI = 100
+DARK, LIGHT = "#15171a", "#f2f2f2"
+"""Colours of the words on a light ground, and on a dark one, whose colour is the other's."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 24, 176, 84, 64
-_MIN_WIDTH, _MIN_HEIGHT = 640, 420
-_BAR_GAP, _BAR_WIDTH = 28, 22
-_TICKS = (1, 2, 3, 5, 10, 20, 30, 50)
+MARK_PX = 9
+"""Least side in px of a tile that is marked: there are a few dozen of them on a slide of any size."""
+
+_EDGE, _TOP, _HEADING = 24, 100, 32
+_BAR_GAP, _BAR_WIDTH, _BAR_TEXT = 18, 18, 126
+_BELOW, _BETWEEN = 84, 28
+_MIN_WIDTH, _MIN_PITCH, _MIN_BAR = 640, 320, 220
+_TICKS = ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
+"""Ticks a decade of a logarithmic colour bar, from the most to the fewest."""
+_TICK_PX = 17
+"""Least distance in px of two ticks."""
+_LINES = (0, 27, 48, 66)
+"""Distance in px of the title's lines, and of what follows them, from its top."""
+_WIDE = 2.0
+"""Width over height from which on the panels stand below each other."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of a panel: rectangles (left, bottom, width, height) in figure shares."""
+
+    slide: tuple[float, float, float, float]
+    bar: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of a figure: places, all of them whole px; rectangles are (left, bottom, width, height) in figure
-    shares."""
+    """Layout of a figure: panels beside each other, or below each other where the slide is wide. All of it is whole
+    px."""
 
     inches: tuple[float, float]
-    slide: tuple[float, float, float, float]
-    bar: tuple[float, float, float, float]
-    text_columns: int
-    """Number of characters that fit beside each other in the title."""
-    bar_columns: int
-    """Number of characters that fit along the colour bar."""
+    places: tuple[Place, ...]
+    beside: bool
+    pitch: float
+    """Width in px that a panel has, its colour bar included."""
+    text_px: float
+    """Width in px of the title."""
+    bar_px: int
+    """Length in px of a colour bar."""
+    legend: tuple[float, float]
+    """Lower left corner of the legend, in figure shares."""
 
     @classmethod
-    def around(cls, slide_width: int, slide_height: int, longest: int) -> Layout:
-        """A layout with margins around a slide whose longest side takes `longest` px; wider for narrow slides."""
+    def around(cls, slide_width: float, slide_height: float, longest: int, panels: int) -> Layout:
+        """A layout of panels in which the longest side of a slide of these proportions takes `longest` px."""
         step = max(slide_width, slide_height) / longest
         w, h = max(1, round(slide_width / step)), max(1, round(slide_height / step))
-        width, height = max(w + _LEFT + _RIGHT, _MIN_WIDTH), max(h + _TOP + _BOTTOM, _MIN_HEIGHT)
-        room = height - _TOP - _BOTTOM
-        bar_height = max(h, min(room, 250))
-        left, middle = _LEFT / width, (_BOTTOM + room / 2) / height
+        beside = w < _WIDE * h
+        pitch = max(w + _BAR_GAP + _BAR_WIDTH + _BAR_TEXT, _MIN_PITCH)
+        bar = max(h, _MIN_BAR)
+        right, down = (panels, 1) if beside else (1, panels)
+        width = max(right * pitch + (right - 1) * _BETWEEN + 2 * _EDGE, _MIN_WIDTH)
+        height = _TOP + down * (_HEADING + bar) + (down - 1) * _BETWEEN + _BELOW
+        places = []
+        for i in range(panels):
+            left = _EDGE + (i * (pitch + _BETWEEN) if beside else 0)
+            top = _TOP + _HEADING + (0 if beside else i * (_HEADING + bar + _BETWEEN))
+            places.append(
+                Place(
+                    (left / width, (height - top - h) / height, w / width, h / height),
+                    (
+                        (left + w + _BAR_GAP) / width,
+                        (height - top - bar) / height,
+                        _BAR_WIDTH / width,
+                        bar / height,
+                    ),
+                )
+            )
         return cls(
             inches=(width / DPI, height / DPI),
-            slide=(left, (height - _TOP - h) / height, w / width, h / height),
-            bar=(
-                (_LEFT + w + _BAR_GAP) / width,
-                middle - bar_height / height / 2,
-                _BAR_WIDTH / width,
-                bar_height / height,
-            ),
-            text_columns=(width - 2 * _LEFT) // 8,
-            bar_columns=bar_height // 8,
+            places=tuple(places),
+            beside=beside,
+            pitch=float(pitch),
+            text_px=float(width - 2 * _EDGE),
+            bar_px=bar,
+            legend=((_EDGE - 4) / width, 6 / height),
         )
 
 
-def title(ax: Axes, prediction: Prediction, columns: int) -> None:
-    """Write the answer to the main task in bold, below it the slide and how much of it was read."""
-    first = headline(prediction.main, columns)
+def title(on: Axes | Figure, prediction: Prediction, ink: str, px: float, more: str = "") -> None:
+    """Write the answer to the main task in bold, below it the slide, how much of it was read and what the standard
+    error covers, each in at most `px` px; at the top of a figure, or above axes."""
+    answer = headline(prediction.main, px)
     read = f"{len(prediction.cells):,} of {len(prediction.tissue):,} tissue tiles read"
-    second = f"{elide(prediction.slide, columns - len(read) - 6)}   ·   {read}"
-    lines = VPacker(
-        children=[
-            TextArea(first, textprops={"size": 14, "weight": "bold"}),
-            TextArea(second, textprops={"size": 10, "color": "0.3"}),
-        ],
-        pad=0,
-        sep=6,
-    )
-    box = AnchoredOffsetbox(
-        loc="lower left", child=lines, pad=0, borderpad=0.8, frameon=False,
-        bbox_to_anchor=(0, 1), bbox_transform=ax.transAxes,
-    )  # fmt: skip
-    box.set_clip_on(False)
-    ax.add_artist(box)
+    rest = "   ·   ".join(["", read, *([more] if more else [])])
+    name = fitted(shown(prediction.slide), px - text_width(rest, 10), 10)
+    lines = [(answer, _text(ink, 14, weight="bold")), (name + rest, _text(ink, 10, alpha=0.8))]
+    if "±" in answer:
+        long = f"{COVERS}; it does not say whether the model is right"
+        lines.append((long if text_width(long, 9) <= px else COVERS, _text(ink, 9, alpha=0.65)))
+    figure = on if isinstance(on, Figure) else on.figure
+    if isinstance(on, Figure):
+        corner, right, up = on.transFigure, _EDGE, -16
+    else:
+        corner, right, up = on.transAxes, 0, 8 + _LINES[len(lines)]
+    for down, (words, style) in zip(_LINES, lines, strict=False):
+        place = corner + ScaledTranslation(right / DPI, (up - down) / DPI, figure.dpi_scale_trans)
+        on.text(0, 1, words, transform=place, va="top", **style)
 
 
-def headline(answer: TaskResult, columns: int) -> str:
-    """The answer with its standard error: a class or grade and its probability, the labels given, or a number."""
+def _text(ink: str, size: int, **more: Any) -> dict[str, Any]:
+    """Properties of a text that is shown as it is, "$" included."""
+    return {"size": size, "color": ink, "parse_math": False, **more}
+
+
+def heading(ax: Axes, text: str, ink: str, px: float) -> None:
+    """Write what a panel shows above it."""
+    up = ScaledTranslation(0, 8 / DPI, ax.figure.dpi_scale_trans)
+    ax.text(0, 1, fitted(text, px, 12), transform=ax.transAxes + up, va="bottom", **_text(ink, 12))
+
+
+def headline(answer: TaskResult, px: float) -> str:
+    """The answer with its standard error: a class or grade and its probability, the labels given, or a number; in bold
+    at most `px` px long."""
     spec, errors = answer.spec, map(float, answer.stderr)
     if spec.entry.says == "all that are likely":
         found = set(answer.text.split(";"))
         shares = zip(spec.names, map(float, answer.values), errors, strict=True)
         given = [f"{name} {probability(p, error)}" for name, p, error in shares if name in found]
-        return elide(", ".join(given) or f"none of {', '.join(spec.names)}", columns)
+        return _bold(", ".join(map(shown, given)) or shown(f"none of {', '.join(spec.names)}"), "", px)
     if spec.names:
         index = spec.names.index(answer.text)
         sure = probability(float(answer.values[index]), float(answer.stderr[index]))
-        return f"{elide(answer.text, columns - 24)}: probability {sure}"
+        return _bold(shown(answer.text), f": probability {sure}", px)
     value, error = float(answer.values[0]), float(answer.stderr[0])
     number = f"{value:.4g}" + (f" ± {error:.2g}" if error > 0 else "")
-    return f"{elide(spec.name, columns - 32)}: {spec.entry.unit + ' ' * bool(spec.entry.unit)}{number}"
+    return _bold(shown(spec.name), f": {spec.entry.unit + ' ' * bool(spec.entry.unit)}{number}", px)
+
+
+def _bold(name: str, rest: str, px: float) -> str:
+    return fitted(name, px - text_width(rest, 14, "bold"), 14, "bold") + rest
 
 
 def probability(sure: float, error: float) -> str:
@@ -111,29 +176,66 @@ def probability(sure: float, error: float) -> str:
     return f"{sure:.{digits}f} ± {error:.{digits}f}" if error >= 0.0005 else f"{sure:.3f} ± <0.001"
 
 
-def colour_bar(bar: Colorbar, colours: ScalarMappable, label: str, columns: int) -> None:
-    """Give the colour bar ticks that can be read ("10×", not 10^1) and say what they count."""
-    top = colours.get_clim()[1] or 1.0
-    if isinstance(colours.norm, LogNorm):
-        steps = [tick * 10**power for power in (0, 2, 4, 6) for tick in _TICKS]
-        bar.locator = FixedLocator([step for step in steps if step <= top * 1.001])
-        bar.minorlocator = NullLocator()
-    unit = "%" if "percentile" in label else "×"
-    bar.formatter = FuncFormatter(lambda value, _: f"{value:,.4g}{unit}")
+def colour_bar(bar: Colorbar, panel: Panel, ink: str, px: int) -> None:
+    """Give a colour bar of `px` px ticks that can be read ("10×", not 10^1) and say what they count."""
+    low, high = bar.norm.vmin or 0.0, bar.norm.vmax or 1.0
+    if isinstance(bar.norm, LogNorm):
+        ticks = log_ticks(low, high, px)
+    else:
+        ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+    bar.locator, bar.minorlocator = FixedLocator(ticks), NullLocator()
+    style = ",.4g" if panel.unit else "+.3g"
+    bar.formatter = FuncFormatter(
+        lambda value, _: f"{value:{style}}{panel.unit}" if value else f"0{panel.unit}"
+    )
     bar.update_ticks()
-    bar.ax.tick_params(labelsize=11)
-    bar.set_label(textwrap.fill(label, columns), size=11)
+    bar.ax.set_facecolor("white")  # what is transparent shows as on glass
+    bar.outline.set_edgecolor(ink)
+    bar.ax.tick_params(labelsize=10, colors=ink)
+    bar.set_label(textwrap.fill(shown(panel.label), px // 8), **_text(ink, 10))
 
 
-def scale_bar(ax: Axes, prediction: Prediction) -> None:
+def log_ticks(low: float, high: float, px: int) -> list[float]:
+    """Ticks between two numbers on a logarithmic bar of `px` px: as many as do not touch, else both ends."""
+    decades = np.log10(high / low)
+    for steps in _TICKS:
+        ticks = [step * 10.0**power for power in range(-12, 12) for step in steps]
+        ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        gaps = np.diff(np.log10(ticks)) / decades * px
+        if len(ticks) > 1 and gaps.min() >= _TICK_PX:
+            return ticks
+    return [low, high]
+
+
+def scale_bar(ax: Axes, prediction: Prediction, ink: str) -> None:
     """Draw a bar of a round length under the lower left corner; in px where the slide does not say its mpp."""
     length, label = bar_length(prediction.slide_size[0], prediction.mpp)
     figure = ax.figure
     down = ScaledTranslation(0, -20 / DPI, figure.dpi_scale_trans)
     place = blended_transform_factory(ax.transData, ax.transAxes) + down
-    ax.plot([0, length], [0, 0], transform=place, color="black", lw=4, solid_capstyle="butt", clip_on=False)
+    ax.plot([0, length], [0, 0], transform=place, color=ink, lw=4, solid_capstyle="butt", clip_on=False)
     beside = place + ScaledTranslation(8 / DPI, 0, figure.dpi_scale_trans)
-    ax.text(length, 0, label, transform=beside, va="center", ha="left", size=12)
+    ax.text(length, 0, label, transform=beside, va="center", ha="left", size=12, color=ink)
+
+
+def legend_handles(ink: str, *, read: bool) -> list[Line2D]:
+    """What the outlines are: of the tissue, and of tiles that were read where these are outlined."""
+    square = Line2D([], [], linestyle="none", marker="s", markersize=9, markerfacecolor="none")
+    square.set(label="tile that was read", markeredgecolor=ink, markeredgewidth=1.2)
+    return [square] * read + [Line2D([], [], color="0.5", linewidth=1.2, label="outline of the tissue")]
+
+
+def legend_style(ink: str) -> dict[str, Any]:
+    """Look of a legend: in a row, without a frame."""
+    return {
+        "ncols": 2, "frameon": False, "fontsize": 10, "labelcolor": ink,
+        "borderaxespad": 0, "borderpad": 0.4, "handlelength": 1.6, "columnspacing": 1.6,
+    }  # fmt: skip
+
+
+def below(ax: Axes) -> Transform:
+    """Axes' coordinates, moved down below the scale bar."""
+    return ax.transAxes + ScaledTranslation(0, -34 / DPI, ax.figure.dpi_scale_trans)
 
 
 def bar_length(slide_width: int, mpp: tuple[float, float] | None) -> tuple[float, str]:
@@ -161,15 +263,19 @@ def inner_edge(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 
 def tile_outlines(
-    ax: Axes, corners: Int64[np.ndarray, "N 2"], size: tuple[float, float], least: float
+    ax: Axes,
+    corners: Int64[np.ndarray, "N 2"],
+    size: tuple[float, float],
+    least: Float64[np.ndarray, " 2"],
+    lines: tuple[tuple[str, float], ...],
 ) -> None:
-    """Draw squares around the drawn tiles, black on white so that they show on any ground; never below `least`
-    px."""
+    """Draw squares around the drawn tiles in lines of these colours and widths, one on the other; never below `least`
+    level-0 px (x, y)."""
     centre = corners + np.asarray(size) / 2
     half = np.maximum(size, least) / 2
     ring = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]) * half
     paths = list(centre[:, None] + ring)
-    for colour, width in (("white", 2.2), ("black", 1.0)):
+    for colour, width in lines:
         ax.add_collection(LineCollection(paths, colors=colour, linewidths=width), autolim=False)
 
 
@@ -180,3 +286,31 @@ def elide(text: str, most: int) -> str:
         return text
     head = (most - 1) // 2
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
+def fitted(text: str, px: float, size: int, weight: str = "normal") -> str:
+    """`text` with its middle left out where it is longer than `px` px."""
+    while (width := text_width(text, size, weight)) > px and len(text) > 12:
+        text = elide(text, min(len(text) - 1, int(len(text) * px / width)))
+    return text
+
+
+def text_width(text: str, size: int, weight: str = "normal") -> float:
+    """Width in px of a line of text."""
+    font = FontProperties(size=size, weight=weight)
+    with any_script():
+        return float(_renderer().get_text_width_height_descent(text, font, False)[0])
+
+
+@contextmanager
+def any_script() -> Iterator[None]:
+    """Letters that the font lacks become boxes without a warning each: slides are named in every script."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+@cache
+def _renderer() -> Any:
+    """What text is measured with."""
+    return FigureCanvasAgg(Figure(figsize=(1, 1), dpi=DPI)).get_renderer()  # type: ignore[no-untyped-call]

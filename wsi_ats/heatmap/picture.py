@@ -1,84 +1,45 @@
-"""The attention of a prediction as a picture: over the slide, with a colour bar, the class and a scale bar.
+"""The prediction as a picture: where the model looked and what decided, each over the slide, with the answer, colour
+bars, a scale bar and a legend.
 
-Colours are attention as a multiple of its mean over the tissue ("12x" is looked at twelve times as much as
-the average place), because the attention itself (a share of one) means nothing without knowing the number of
-cells. The default scale is logarithmic: attention spans orders of magnitude, and on a linear scale all but
-the hottest cell look alike.
-
-Everything is placed in level-0 px by `Grid` (`cells_at`, `centres`, `tile_corners`), never by a scale factor
-of its own."""
+Everything is placed in level-0 px by `Grid` (`cells_at`, `centres`, `tile_corners`), never by a scale factor of its
+own; where pixels are not square, micrometres are.
+"""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float64, UInt8
-from matplotlib import colormaps
+from jaxtyping import Float64, Int64, UInt8
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
-from skimage.filters import gaussian
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.heatmap import frame
+from wsi_ats.heatmap.panels import Panel, attention_panel, contributions_panel
+from wsi_ats.heatmap.style import HeatmapStyle
 from wsi_ats.lowres.view import read_view
 from wsi_ats.slides.base import Slide
 
 if TYPE_CHECKING:
     from wsi_ats.prediction import Prediction  # which imports this module to draw itself
 
-Scale = Literal["log", "linear", "percentile"]
+__all__ = ["Heatmap", "HeatmapStyle"]
 
-LABELS: dict[Scale, str] = {
-    "log": "attention relative to its mean over the tissue (log scale; 1× and less: not coloured)",
-    "linear": "attention relative to its mean over the tissue",
-    "percentile": "percentile of attention among the slide's tissue cells",
+PANELS: Mapping[str, Callable[[Heatmap], Panel]] = {
+    "attention": attention_panel,
+    "contributions": contributions_panel,
 }
-"""Labels of the colour bar by scale."""
-
-FADE = 0.25
-"""Share of the colours, from the lowest, over which they fade in."""
-OUTLINE = (110, 110, 110)
-"""Colour of the line around the tissue: a grey."""
-MIN_RANGE = 10.0
-"""Least span of the colours of multiples, 1x to 10x, so that a flat attention looks flat."""
-
-
-@dataclass(frozen=True)
-class HeatmapStyle:
-    """Style of a heatmap: how it looks."""
-
-    size: int = 1200
-    """Longest side of the slide in the picture, px."""
-    scale: Scale = "log"
-    """Scale of the colours. log and linear: multiples of the mean; percentile: rank among the tissue cells, as CLAM
-    draws it (the upper half of the tissue is then always warm, whatever the attention)."""
-    cmap: str = "turbo"
-    """Name of any colour map of matplotlib."""
-    alpha: float = 0.55
-    """Opacity of the colours over the tissue, 0 to 1."""
-    blur: float = 0.0
-    """Standard deviation, in cells, of a Gaussian blur over the tissue; 0 shows the cells as they are."""
-    drawn: bool = True
-    """Whether the tiles that were read are outlined."""
-
-    def __post_init__(self) -> None:
-        rules = (
-            ("size", self.size, 64 <= self.size <= 20_000, "from 64 to 20000"),
-            ("scale", self.scale, self.scale in LABELS, f"one of {', '.join(LABELS)}"),
-            ("alpha", self.alpha, 0 <= self.alpha <= 1, "from 0 to 1"),
-            ("blur", self.blur, self.blur >= 0, "0 or more"),
-            ("cmap", self.cmap, self.cmap in colormaps, "a colour map of matplotlib"),
-        )
-        for name, value, holds, rule in rules:
-            if not holds:
-                raise ConfigError(f"heatmap setting {name} is {value!r}; it must be {rule}")
+"""What a picture can show, by name, in the order in which it is shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +49,8 @@ class Heatmap:
     prediction: Prediction
     thumbnail: UInt8[np.ndarray, "h w 3"]
     downsample: tuple[float, float]
-    """Downsample of the thumbnail: level-0 px per px (x, y)."""
-    style: HeatmapStyle = HeatmapStyle()
+    """Downsample of the thumbnail: level-0 px per px (x, y); its px are as high as wide in micrometres."""
+    style: HeatmapStyle = field(default_factory=HeatmapStyle)
 
     @classmethod
     def of(
@@ -106,68 +67,92 @@ class Heatmap:
                 f"{prediction.slide} with {prediction.slide_size} px",
                 remedy="give the slide that the prediction was made of",
             )
-        step = max(1.0, max(prediction.slide_size) / style.size)
+        step = _step(prediction, style.size)
         if slide is not None:
-            view = read_view(slide, (step, step), 1)  # its scale is a level's own where one is near
+            view = read_view(slide, step, 1)  # its scale is a level's own where one is near
             return cls(prediction, view.pixels, view.downsample, style)
-        shape = Grid.covering(Size(*prediction.slide_size), (step, step))
-        return cls(prediction, np.full((shape.rows, shape.cols, 3), 255, np.uint8), (step, step), style)
+        shape = Grid.covering(Size(*prediction.slide_size), step)
+        return cls(prediction, np.full((shape.rows, shape.cols, 3), 255, np.uint8), step, style)
 
     def values(self) -> Float64[np.ndarray, " K"]:
         """Values (K,) of the tissue cells that are coloured: multiples of the mean attention, or percentiles."""
-        values = self.prediction.relative_attention.astype(np.float64)
-        if self.style.blur > 0:
-            values = _blurred(values, self.prediction, self.style.blur)
-        if self.style.scale == "percentile":
-            return _percentiles(values)
-        return values
+        grid, tissue = self.prediction.grid, self.prediction.tissue
+        x, y = np.arange(grid.cols) + 0.5, np.arange(grid.rows) + 0.5
+        times = self._blurred(x, y).ravel()[tissue] if self.style.blur > 0 else self._times
+        return self._scaled(times)
 
     def raster(self) -> Float64[np.ndarray, "h w"]:
         """The value under the centre of every thumbnail px; nan outside the tissue.
 
         Cells smaller than a px also show at the px of their own centre, the largest winning: none is lost.
         """
-        grid, tissue, values = self.prediction.grid, self.prediction.tissue, self.values()
-        flat = np.full(grid.rows * grid.cols, np.nan)
-        flat[tissue] = values
-        x, y = self._px_centres()
-        column_cells = grid.cells_at(_along(x, 0)) % grid.cols
-        row_cells = grid.cells_at(_along(y, 1)) // grid.cols
-        out: np.ndarray = flat[row_cells[:, None] * grid.cols + column_cells[None, :]]
-        if min(grid.cell) < 2 * max(self.downsample):
-            height, width = out.shape
-            px = (grid.centres(tissue) / self.downsample).astype(np.int64)
-            place = (np.minimum(px[:, 1], height - 1), np.minimum(px[:, 0], width - 1))
-            np.fmax.at(out, place, values)
+        return self._raster
+
+    def tile_raster(self, values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, "h w"]:
+        """Values of the tiles that were read, each on the px that it covers, at least `frame.MARK_PX` squared; nan
+        elsewhere. Where tiles overlap, the value furthest from 0 shows."""
+        out = np.full(self.thumbnail.shape[:2], np.nan)
+        tile = np.asarray(self.prediction.tile_size) / self.downsample
+        centres = self.prediction.grid.centres(self.prediction.cells) / self.downsample
+        half = np.maximum(tile, frame.MARK_PX) / 2
+        low, high = (np.maximum(np.rint(edge), 0).astype(int) for edge in (centres - half, centres + half))
+        for i in np.argsort(abs(values), kind="stable"):
+            (left, top), (right, bottom) = low[i], high[i]
+            out[top:bottom, left:right] = values[i]
         return out
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw into `ax`, or into a new pyplot figure, and return the axes. Its data coordinates are level-0
-        px."""
+        """Draw one panel into `ax`, or into a new pyplot figure, and return the axes: the attention, unless the style
+        asks for the contributions. Its data coordinates are level-0 px."""
         if ax is None:
             # Here, so that only a caller who wants an interactive figure gets pyplot's state.
             import matplotlib.pyplot as plt
 
             ax = plt.subplots(figsize=(9, 8))[1]
-        colours = self._paint(ax, "antialiased")  # axes of any size: thin lines must survive
-        frame.colour_bar(
-            ax.figure.colorbar(colours, ax=ax, fraction=0.04, pad=0.02), colours, self._label, columns=50
-        )
-        frame.title(ax, self.prediction, columns=70)
-        frame.scale_bar(ax, self.prediction)
+        ink = frame.LIGHT if self.style.dark else rcParams["text.color"]
+        panel = next(iter(self.panels().values()))
+        # Axes of any size: thin lines must survive.
+        self._show(ax, panel, interpolation="antialiased", aspect=self._aspect)
+        bar = ax.figure.colorbar(ScalarMappable(panel.norm, panel.colours), ax=ax, fraction=0.04, pad=0.02)
+        box = ax.get_window_extent()
+        frame.colour_bar(bar, panel, ink, int(box.height * frame.DPI / ax.figure.dpi))
+        frame.title(ax, self.prediction, ink, box.width * frame.DPI / ax.figure.dpi, panel.heading)
+        frame.scale_bar(ax, self.prediction, ink)
+        ax.legend(
+            handles=frame.legend_handles(ink, read=self._outlined),
+            loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=frame.below(ax), **frame.legend_style(ink),
+        )  # fmt: skip
         return ax
 
-    def figure(self) -> Figure:
-        """The picture that `save` writes, apart from pyplot's state."""
+    def panels(self) -> dict[str, Panel]:
+        """The panels that the style asks for, by name."""
+        asked = self.style.panels
+        return {name: make(self) for name, make in PANELS.items() if asked in ("both", name)}
+
+    @property
+    def layout(self) -> frame.Layout:
+        """Layout of the picture that `save` writes."""
         width, height = self.prediction.slide_size
-        layout = frame.Layout.around(width, height, self.style.size)
-        figure = Figure(figsize=layout.inches, dpi=frame.DPI, facecolor="white")
-        ax = figure.add_axes(layout.slide)
-        colours = self._paint(ax, "nearest")  # px by px
-        bar = figure.colorbar(colours, cax=figure.add_axes(layout.bar))
-        frame.colour_bar(bar, colours, self._label, layout.bar_columns)
-        frame.title(ax, self.prediction, layout.text_columns)
-        frame.scale_bar(ax, self.prediction)
+        count = len(PANELS) if self.style.panels == "both" else 1
+        return frame.Layout.around(float(width), height * self._aspect, self.style.size, count)
+
+    def figure(self) -> Figure:
+        """The picture that `save` writes, apart from pyplot's state and matplotlib's style."""
+        layout = self.layout
+        ink, paper = (frame.LIGHT, frame.DARK) if self.style.dark else (frame.DARK, "white")
+        figure = Figure(figsize=layout.inches, dpi=frame.DPI, facecolor=paper)
+        for panel, place in zip(self.panels().values(), layout.places, strict=True):
+            ax = figure.add_axes(place.slide)
+            self._show(ax, panel, interpolation="nearest", aspect="auto")  # px by px
+            frame.heading(ax, panel.heading, ink, layout.pitch)
+            bar = figure.colorbar(ScalarMappable(panel.norm, panel.colours), cax=figure.add_axes(place.bar))
+            frame.colour_bar(bar, panel, ink, layout.bar_px)
+        frame.title(figure, self.prediction, ink, layout.text_px)
+        frame.scale_bar(figure.axes[0 if layout.beside else -2], self.prediction, ink)
+        figure.legend(
+            handles=frame.legend_handles(ink, read=self._outlined),
+            loc="lower left", bbox_to_anchor=layout.legend, **frame.legend_style(ink),
+        )  # fmt: skip
         return figure
 
     def save(self, path: Path | str) -> None:
@@ -180,54 +165,103 @@ class Heatmap:
         # Without matplotlib's version in it, and lightly compressed: a third of the time for a quarter more
         # bytes.
         options: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
-        self.figure().savefig(buffer, format=kind, dpi=frame.DPI, **(options if kind == "png" else {}))
+        figure = self.figure()
+        with frame.any_script():
+            figure.savefig(
+                buffer,
+                format=kind,
+                dpi=frame.DPI,
+                facecolor=figure.get_facecolor(),
+                **(options if kind == "png" else {}),
+            )
         return buffer.getvalue()
 
     def _repr_png_(self) -> bytes:
         return self.encode()
 
-    def blend(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The thumbnail with the colours and the outline of the tissue over it."""
-        raster = self.raster()
-        out = self.thumbnail.copy()
-        shown = np.isfinite(raster)
-        colour = self._cmap()(self._norm()(raster[shown])).astype(np.float32)
-        strength = colour[:, 3:] * np.float32(self.style.alpha)
-        out[shown] = (out[shown] * (1 - strength) + colour[:, :3] * (255 * strength) + 0.5).astype(np.uint8)
-        out[frame.inner_edge(shown)] = OUTLINE
-        return out
-
-    def _paint(self, ax: Axes, interpolation: str) -> ScalarMappable:
-        """Slide, colours and drawn tiles; what the colour bar needs is returned."""
-        picture = self.blend()
-        height, width = picture.shape[:2]
+    def _show(self, ax: Axes, panel: Panel, interpolation: str, aspect: float | Literal["auto"]) -> None:
+        """The panel's pixels and the tiles that were read."""
+        height, width = panel.pixels.shape[:2]
         extent = (0.0, width * self.downsample[0], height * self.downsample[1], 0.0)
-        ax.imshow(picture, extent=extent, interpolation=interpolation)
-        if self.style.drawn and len(self.prediction.cells) < len(self.prediction.tissue):
+        ax.imshow(panel.pixels, extent=extent, interpolation=interpolation, aspect=aspect)
+        if self._outlined:
             corners = self.prediction.grid.tile_corners(self.prediction.cells, self.prediction.tile_size)
-            frame.tile_outlines(ax, corners, self.prediction.tile_size, least=6 * max(self.downsample))
+            least = frame.MARK_PX * np.asarray(self.downsample)
+            frame.tile_outlines(ax, corners, self.prediction.tile_size, least, panel.outline)
         ax.set_xlim(0, self.prediction.slide_size[0])
         ax.set_ylim(self.prediction.slide_size[1], 0)
         ax.set_axis_off()
-        return ScalarMappable(self._norm(), self._cmap())
-
-    def _norm(self) -> Normalize:
-        if self.style.scale == "percentile":
-            return Normalize(0, 100)
-        top = max(MIN_RANGE, float(self.values().max()))
-        return LogNorm(1, top) if self.style.scale == "log" else Normalize(0, top)
-
-    def _cmap(self) -> Colormap:
-        """The colours; multiples fade in from the lowest, which says nothing and would only darken the
-        tissue."""
-        colours = colormaps[self.style.cmap](np.linspace(0, 1, 256))
-        if self.style.scale != "percentile":
-            colours[:, 3] = np.minimum(1, np.linspace(0, 1, 256) / FADE)
-        return ListedColormap(colours, name=self.style.cmap).with_extremes(under=(0, 0, 0, 0))
 
     @property
-    def _label(self) -> str:
-        return LABELS[self.style.scale]
+    def _outlined(self) -> bool:
+        """Whether tiles are outlined: where all were read there is nothing to tell apart."""
+        return self.style.drawn and len(self.prediction.cells) < len(self.prediction.tissue)
+
+    @property
+    def _aspect(self) -> float:
+        """Height of a level-0 px over its width."""
+        x, y = self.prediction.mpp or (1.0, 1.0)
+        return y / x
+
+    @property
+    def _times(self) -> Float64[np.ndarray, " K"]:
+        return self.prediction.relative_attention.astype(np.float64)
+
+    @cached_property
+    def _raster(self) -> Float64[np.ndarray, "h w"]:
+        tissue = self.prediction.tissue
+        times = self._nearest(tissue, self._times)
+        if self.style.blur > 0:
+            x, y = self._px_centres()
+            cell_x, cell_y = self.prediction.grid.cell
+            times = np.where(np.isfinite(times), self._blurred(x / cell_x, y / cell_y), np.nan)
+        return self._scaled(times)
+
+    def _nearest(
+        self, cells: Int64[np.ndarray, " n"], values: Float64[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, "h w"]:
+        """Value of the cell that the centre of every px lies in; nan where it is none of `cells`. Where cells are
+        smaller than px, the px of a cell's centre shows the largest value of these, too."""
+        grid = self.prediction.grid
+        flat = np.full(len(grid), np.nan)
+        flat[cells] = values
+        x, y = self._px_centres()
+        columns, rows = grid.cells_at(_along(x, 0)) % grid.cols, grid.cells_at(_along(y, 1)) // grid.cols
+        out: np.ndarray = flat[rows[:, None] * grid.cols + columns[None, :]]
+        if min(np.divide(grid.cell, self.downsample)) < 2:
+            height, width = out.shape
+            px = (grid.centres(cells) / self.downsample).astype(np.int64)
+            place = (np.minimum(px[:, 1], height - 1), np.minimum(px[:, 0], width - 1))
+            np.fmax.at(out, place, values)
+        return out
+
+    def _blurred(
+        self, x: Float64[np.ndarray, " w"], y: Float64[np.ndarray, " h"]
+    ) -> Float64[np.ndarray, "h w"]:
+        """Multiples of the mean attention at columns `x` and rows `y` (in cells), blurred by a Gaussian.
+
+        The map of the cells, which is constant in each, is convolved exactly; and so is the tissue, by which it is
+        divided: background does not dilute the border of the tissue.
+        """
+        grid, tissue = self.prediction.grid, self.prediction.tissue
+        sheet, mask = np.zeros((2, len(grid)))
+        sheet[tissue], mask[tissue] = self._times, 1
+        across, down = (_shares(p, n, self.style.blur) for p, n in ((x, grid.cols), (y, grid.rows)))
+        total, weight = (down @ a.reshape(grid.rows, grid.cols) @ across.T for a in (sheet, mask))
+        out: np.ndarray = np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-300)
+        return out
+
+    def _scaled(self, times: Float64[np.ndarray, "*b"]) -> Float64[np.ndarray, "*b"]:
+        """Multiples in the scale of the colours."""
+        if self.style.scale != "percentile":
+            return times
+        if self.style.blur > 0:
+            grid = self.prediction.grid
+            x, y = np.arange(grid.cols) + 0.5, np.arange(grid.rows) + 0.5
+            among = self._blurred(x, y).ravel()[self.prediction.tissue]
+        else:
+            among = self._times
+        return _percentiles(times, among)
 
     def _px_centres(self) -> tuple[Float64[np.ndarray, " w"], Float64[np.ndarray, " h"]]:
         """Level-0 x of each column's centre and y of each row's; the last px may overhang the slide."""
@@ -238,6 +272,13 @@ class Heatmap:
         return x, y
 
 
+def _step(prediction: Prediction, size: int) -> tuple[float, float]:
+    """Level-0 px (x, y) per px of a thumbnail of `size` px, whose px are square in micrometres; at least 1."""
+    (width, height), (x, y) = prediction.slide_size, prediction.mpp or (1.0, 1.0)
+    micrometres = max(width * x / size, height * y / size, x, y)
+    return micrometres / x, micrometres / y
+
+
 def _along(values: Float64[np.ndarray, " n"], axis: int) -> Float64[np.ndarray, "n 2"]:
     """Points on the slide's upper (axis 0) or left (axis 1) edge."""
     points = np.zeros((len(values), 2))
@@ -245,21 +286,17 @@ def _along(values: Float64[np.ndarray, " n"], axis: int) -> Float64[np.ndarray, 
     return points
 
 
-def _blurred(
-    values: Float64[np.ndarray, " K"], prediction: Prediction, sigma: float
-) -> Float64[np.ndarray, " K"]:
-    """Gaussian blur among tissue cells only: background does not dilute the edge of the tissue."""
-    grid: Grid = prediction.grid
-    sheet, mask = np.zeros((2, grid.rows * grid.cols))
-    sheet[prediction.tissue] = values
-    mask[prediction.tissue] = 1
-    shape = (grid.rows, grid.cols)
-    total, weight = (gaussian(a.reshape(shape), sigma, mode="constant").ravel() for a in (sheet, mask))
-    return np.asarray(total[prediction.tissue] / weight[prediction.tissue], np.float64)
+def _shares(places: Float64[np.ndarray, " m"], cells: int, sigma: float) -> Float64[np.ndarray, "m n"]:
+    """Share (m, n) of a Gaussian around each place that lies on each of n cells, in units of their side."""
+    error_function = np.vectorize(math.erf, otypes=[np.float64])
+    edges = (np.arange(cells + 1) - places[:, None]) / (math.sqrt(2) * sigma)
+    return np.asarray(np.diff(error_function(edges), axis=1) / 2, np.float64)
 
 
-def _percentiles(values: Float64[np.ndarray, " K"]) -> Float64[np.ndarray, " K"]:
-    """Percentage of cells with less attention, equals sharing the middle of their range."""
-    ordered = np.sort(values)
+def _percentiles(
+    values: Float64[np.ndarray, "*b"], among: Float64[np.ndarray, " K"]
+) -> Float64[np.ndarray, "*b"]:
+    """Percentage of `among` that is less than each value, equals sharing the middle of their range; nan stays nan."""
+    ordered = np.sort(among)
     below, upto = np.searchsorted(ordered, values), np.searchsorted(ordered, values, side="right")
-    return 100 * (below + upto) / (2 * len(values))
+    return np.where(np.isnan(values), np.nan, 100 * (below + upto) / (2 * len(among)))

@@ -12,6 +12,9 @@ from jaxtyping import Float32, Float64, Int64
 from wsi_ats.catalogue import TASK_KINDS, TaskEntry
 from wsi_ats.errors import WsiAtsError
 
+COVERS = "±: from the drawing of tiles alone"
+"""What a standard error covers, which is said beside it: not how sure the model is, nor whether it is right."""
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -104,7 +107,7 @@ class TaskResult:
     >>> result.text, result.probabilities.tolist()
     ('tumour', [0.07, 0.93])
     >>> result.describe()
-    'normal 0.070 ± 0.010, tumour 0.930 ± 0.010'
+    'normal 0.070 ± 0.010, tumour 0.930 ± 0.010 (±: from the drawing of tiles alone)'
     """
 
     spec: TaskSpec
@@ -140,11 +143,21 @@ class TaskResult:
         return int(np.argmax(self.values[: len(self.spec.outputs)]))
 
     def describe(self) -> str:
-        """Every value in words, with its standard error where that is known."""
-        names = self.spec.names or (self.spec.name,)
-        parts = []
-        for name, value, error in zip(names, self.values, self.stderr, strict=False):
-            number = f"{value:.3f}" if self.spec.names else f"{value:.4g}"
-            digits = "3f" if self.spec.names else "2g"
-            parts.append(f"{name} {number}" + (f" ± {error:.{digits}}" if math.isfinite(error) else ""))
-        return ", ".join(parts)
+        """Every value in words, with its standard error where that is known, and what that covers."""
+        return describe([self])
+
+
+def describe(results: Sequence[TaskResult]) -> str:
+    """Every value of the results in words; what the standard errors cover is said once."""
+    words = "; ".join(map(_in_words, results))
+    return f"{words} ({COVERS})" if "±" in words else words
+
+
+def _in_words(result: TaskResult) -> str:
+    spec = result.spec
+    digits, error_digits = (".3f", ".3f") if spec.names else (".4g", ".2g")
+    numbers = zip(spec.names or (spec.name,), result.values, result.stderr, strict=False)
+    return ", ".join(
+        f"{name} {value:{digits}}" + (f" ± {error:{error_digits}}" if math.isfinite(error) else "")
+        for name, value, error in numbers
+    )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from wsi_ats.tasks.answer import TaskSpec
-from wsi_ats.tasks.metrics import auc, balanced_accuracy
+from wsi_ats.tasks.metrics import Interval, auc, auc_interval, balanced_accuracy
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import one_of
@@ -68,6 +68,16 @@ class Classes(Task):
         """AUC; of several classes, the mean one-against-rest."""
         known = ~np.isnan(targets[:, 0])
         return auc(values[known], targets[known, 0].astype(np.int64))
+
+    def interval(
+        self,
+        values: Float64[np.ndarray, "n V"],
+        targets: Float64[np.ndarray, "n 1"],
+        rng: np.random.Generator,
+    ) -> Interval:
+        """AUC with its interval (`auc_interval`)."""
+        known = ~np.isnan(targets[:, 0])
+        return auc_interval(values[known], targets[known, 0].astype(np.int64))
 
     def loss(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]) -> float:
         """Mean -log of the probability of the true class."""

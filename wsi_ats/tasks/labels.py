@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wsi_ats.tasks.answer import TaskSpec
-from wsi_ats.tasks.metrics import auc
+from wsi_ats.tasks.metrics import Interval, auc, auc_interval, mean_interval
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import yes_or_no
@@ -79,13 +79,31 @@ class Labels(Task):
 
     def metric_value(self, values: Float64[np.ndarray, "n L"], targets: Float64[np.ndarray, "n L"]) -> float:
         """AUC, mean over the labels that some slides have and some have not."""
-        areas = []
-        for p, truth in zip(values.T, targets.T, strict=True):
-            known = ~np.isnan(truth)
-            areas.append(auc(np.stack([1 - p, p], 1)[known], truth[known].astype(np.int64)))
-        return float(np.nanmean(areas)) if not np.isnan(areas).all() else float("nan")
+        areas = [auc(p, truth) for p, truth in _told(values, targets)]
+        return float(np.mean(areas)) if areas else float("nan")
+
+    def interval(
+        self,
+        values: Float64[np.ndarray, "n L"],
+        targets: Float64[np.ndarray, "n L"],
+        rng: np.random.Generator,
+    ) -> Interval:
+        """Mean AUC with its interval (`mean_interval`)."""
+        parts = [auc_interval(p, truth) for p, truth in _told(values, targets)]
+        return mean_interval(parts) if parts else Interval.none(float("nan"), "no label tells slides apart")
 
     def loss(self, values: Float64[np.ndarray, "n L"], targets: Float64[np.ndarray, "n L"]) -> float:
         """Binary cross-entropy, mean over what is known."""
         likely = np.where(targets == 1, values, 1 - values).clip(1e-7)
         return float(-np.log(likely[~np.isnan(targets)]).mean())
+
+
+def _told(
+    values: Float64[np.ndarray, "n L"], targets: Float64[np.ndarray, "n L"]
+) -> Iterator[tuple[Float64[np.ndarray, "m 2"], Int64[np.ndarray, " m"]]]:
+    """Probabilities (m, 2) of absence and presence, and the truth, of the m slides of which it is known; of each label
+    that some have and some have not."""
+    for p, truth in zip(values.T, targets.T, strict=True):
+        known = ~np.isnan(truth)
+        if len(np.unique(truth[known])) == 2:
+            yield np.stack([1 - p, p], 1)[known], truth[known].astype(np.int64)

@@ -12,6 +12,7 @@ from wsi_ats.tasks.answer import TaskSpec, median_grade
 from wsi_ats.tasks.classes import Classes
 from wsi_ats.tasks.metrics import quadratic_kappa
 from wsi_ats.tasks.settings import TaskSettings
+from wsi_ats.tasks.task import Task
 
 
 class Ordinal(Classes):
@@ -76,6 +77,8 @@ class Ordinal(Classes):
         """Quadratic-weighted kappa of the median grade."""
         known = ~np.isnan(targets[:, 0])
         return quadratic_kappa(self._graded(values)[known], targets[known, 0].astype(np.int64))
+
+    interval = Task.interval  # of a kappa, not of an AUC
 
     def others(
         self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.tasks.metrics import c_index
+from wsi_ats.tasks.metrics import LEAST, Interval, c_index
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import number, yes_or_no
 
@@ -81,6 +81,20 @@ class Survival(Task):
         known = ~np.isnan(targets[:, 0])
         time, event = targets[known].T
         return c_index(values[known, 0], time, event == 1)
+
+    def interval(
+        self,
+        values: Float64[np.ndarray, "n 1"],
+        targets: Float64[np.ndarray, "n 2"],
+        rng: np.random.Generator,
+    ) -> Interval:
+        """C-index with its bootstrap interval; without where there are few events, since it is these that tell."""
+        events = int((targets[:, 1] == 1).sum())
+        if events < LEAST:
+            return Interval.none(
+                self.metric_value(values, targets), f"{events} events: too few for an interval"
+            )
+        return super().interval(values, targets, rng)
 
     def loss(self, values: Float64[np.ndarray, "n 1"], targets: Float64[np.ndarray, "n 2"]) -> float:
         """Cox's loss with all slides in one risk set, mean over the events."""

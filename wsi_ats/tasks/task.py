@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wsi_ats.sampling.jackknife import jackknife
 from wsi_ats.tasks.answer import TaskResult, TaskSpec
+from wsi_ats.tasks.metrics import Interval, bootstrap
 from wsi_ats.tasks.settings import TaskSettings
 
 
@@ -91,6 +92,19 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def metric_value(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]) -> float:
         """Value of the metric called `metric`: higher is better, 1 is perfect; nan where the slides do not tell."""
+
+    def interval(
+        self,
+        values: Float64[np.ndarray, "n V"],
+        targets: Float64[np.ndarray, "n T"],
+        rng: np.random.Generator,
+    ) -> Interval:
+        """Value of the metric with its interval: a bootstrap of the slides whose target is known, stratum by
+        stratum."""
+        known = ~np.isnan(targets).all(1)
+        mine, true = values[known], targets[known]
+        groups = np.unique([group or "" for group in self.strata(true)], return_inverse=True)[1]
+        return bootstrap(lambda chosen: self.metric_value(mine[chosen], true[chosen]), groups, rng)
 
     @abstractmethod
     def loss(self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"]) -> float:

@@ -33,8 +33,9 @@ Settings: `config.toml` in this folder.
 |---|---|
 {figures}
 
-The epoch was chosen on these same validation slides, so the figures lean to the optimistic side; a test set that
-training never saw is the fair judge.
+In brackets the 95 % interval: how far off a figure may be because it rests on so few slides. It does not cover other
+scanners, stains or sites. The epoch was chosen on these same validation slides, so the figures lean to the optimistic
+side; a test set that training never saw is the fair judge.
 
 ## Intended use
 
@@ -63,12 +64,10 @@ class Trained:
 
     @property
     def headline(self) -> str:
-        """Metric values that have intervals, in words."""
-        return ", ".join(
-            f"{_words(name)} {figure}"
-            for name, figure in self.figures.items()
-            if isinstance(figure, Interval)
-        )
+        """Main metric value of each task in words, with its interval."""
+        intervals = {name: f for name, f in self.figures.items() if isinstance(f, Interval)}
+        words = ", ".join(f"{_words(name)} {figure}" for name, figure in intervals.items())
+        return words + " (95 % interval)" * any(figure.low is not None for figure in intervals.values())
 
 
 def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained) -> str:
@@ -95,7 +94,7 @@ def _words(name: str) -> str:
 
 
 def _cell(figure: Interval | float) -> str:
-    return f"{figure} (95 % bootstrap)" if isinstance(figure, Interval) else f"{figure:.3f}"
+    return str(figure) if isinstance(figure, Interval) else f"{figure:.3f}"
 
 
 def _splits_table(rows: Sequence[Row], tasks: Sequence[Task]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from wsi_ats.prediction import Prediction
-from wsi_ats.tasks.metrics import Interval, bootstrap
+from wsi_ats.tasks.metrics import Interval
 from wsi_ats.tasks.task import Task
 
 Values = Sequence[Float64[np.ndarray, "n _"]]
@@ -50,19 +49,9 @@ def final_figures(tasks: Iterable[Task], values: Values, truth: Truth, rng: np.r
     """Metric value with its interval, and further ones, of every task by name."""
     out: Figures = {}
     for prefix, task, mine, true in _parts(tasks, values, truth):
-        groups = np.unique([group or "" for group in task.strata(true)], return_inverse=True)[1]
-        out[f"{prefix}{task.metric}"] = bootstrap(partial(_metric_value_of, task, mine, true), groups, rng)
+        out[f"{prefix}{task.metric}"] = task.interval(mine, true, rng)
         out |= {f"{prefix}{name}": value for name, value in task.others(mine, true).items()}
     return out
-
-
-def _metric_value_of(
-    task: Task,
-    values: Float64[np.ndarray, "n V"],
-    truth: Float64[np.ndarray, "n T"],
-    chosen: Int64[np.ndarray, " m"],
-) -> float:
-    return task.metric_value(values[chosen], truth[chosen])
 
 
 def metric_label(name: str) -> str:
