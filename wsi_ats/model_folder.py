@@ -12,9 +12,10 @@ from typing import Any
 
 import tomli_w
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from wsi_ats.atomic import write_atomic
 from wsi_ats.build import build_model
 from wsi_ats.config import RENAMED, parse_config, read_toml, to_values
 from wsi_ats.errors import ModelError
@@ -43,9 +44,10 @@ def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
     values["attention"].pop("weights", None)  # a path of this machine; they are in the file
     if encoder is not None:
         header["encoder"] = encoder
-    (folder / SETTINGS).write_text(tomli_w.dumps({"model": header, **values}), encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    # As bytes: safetensors' own writing makes files that nobody else may read, whatever the umask.
+    write_atomic(folder / WEIGHTS, save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    write_atomic(folder / CARD, card.encode())
+    write_atomic(folder / SETTINGS, tomli_w.dumps({"model": header, **values}).encode())  # last: it makes the model
 
 
 def load_model(
@@ -76,6 +78,7 @@ def load_model(
         tasks = [from_card(card, config.tasks) for card in cards]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / SETTINGS}: [[model.tasks]] is damaged: {error!r}", COPY) from error
+    digest = model_hash(folder)  # tells weights that are missing from those that may not be read; safetensors does not
     model = build_model(config, tasks, pretrained=pretrained, fresh=False)
     check_encoder(model.features, record)
     try:
@@ -87,7 +90,7 @@ def load_model(
             f"{folder / WEIGHTS} does not hold the weights that {SETTINGS} describes: {error}",
             remedy=COPY,
         ) from error
-    model.hash = model_hash(folder)
+    model.hash = digest
     return model.eval().to(device)
 
 
@@ -142,6 +145,11 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _missing(folder: Path, name: str, error: OSError) -> ModelError:
+    if isinstance(error, PermissionError):
+        return ModelError(
+            f"{folder / name} may not be read: permission denied",
+            remedy=f"ask its owner for `chmod -R a+rX {folder}`, and to let you into the folders above it",
+        )
     return ModelError(
         f"{folder} is not a model folder: {name}: {error.strerror}",
         remedy="give the folder `model/` of a training run; on a cluster, on a file system that all workers see",

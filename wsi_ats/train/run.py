@@ -15,6 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader
 
 from wsi_ats.build import build_model
@@ -208,8 +209,10 @@ def _trainer(config: Config, keeper: EpochCheckpoint) -> pl.Trainer:
         max_epochs=config.train.epochs,
         gradient_clip_val=config.train.clip,
         callbacks=[keeper],
-        # Its own environment, also inside a SLURM job: one process needs no help of the job's manager.
+        # Its own environment, also inside a SLURM job: one process needs no help of the job's manager. There, Lightning
+        # also goes on from a state that another program of its kind left in the working folder: ours has none.
         plugins=[Checkpoints(), LightningEnvironment()],
+        default_root_dir=keeper.last.parent,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -226,8 +229,9 @@ def _without_advice() -> Iterator[None]:
     log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            # It advises loader processes; here tiles are chosen inside the step and read by threads.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # What "possibly" is wrong for others and is right here: no loader processes (tiles are chosen inside the
+            # step and read by threads), frozen networks in evaluation mode, one process without `srun`.
+            warnings.simplefilter("ignore", PossibleUserWarning)
             # Its own use of torch.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
             yield
