@@ -21,7 +21,7 @@ from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, ModelError, SlideError
 from wsi_ats.features.settings import FeatureSettings
 from wsi_ats.features.source import locate_folder, read_json, read_weights
-from wsi_ats.manifest import read_table
+from wsi_ats.manifest.table import read_table
 from wsi_ats.model_folder import load_model, model_hash
 from wsi_ats.regular import open_descriptor, open_regular, read_regular
 from wsi_ats.slides import open_slide
@@ -181,7 +181,7 @@ def test_settings_manifests_and_weights(kind: str, tmp_path: Path) -> None:
             load_config(put(tmp_path / "c.toml", make))
         for name in ("m.csv", "m.parquet"):
             with pytest.raises(ConfigError, match=said):
-                read_table(put(tmp_path / name, make))
+                read_table(put(tmp_path / name, make), print)
         for name in ("w.safetensors", "w.pt"):
             with pytest.raises(ModelError, match=said):
                 read_weights(put(tmp_path / name, make))

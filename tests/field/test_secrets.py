@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.commands import TRAINING, run
 from tests.support.range_server import RangeServer
 from wsi_ats.batch.inputs import SlideItem
-from wsi_ats.manifest import slide_id
+from wsi_ats.manifest.entries import slide_id
 from wsi_ats.shown import cell, printable, public_url, redacted, shown, url_id
 from wsi_ats.slides.storage import remote, urls
 
