@@ -21,9 +21,10 @@ from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Size
 from wsi_ats.regular import is_folder
 from wsi_ats.slides.base import DEFAULTS, OpenOptions, Slide, SlideAddress, SlideFacts
-from wsi_ats.slides.omezarr.array import array_facts, storage_of
+from wsi_ats.slides.omezarr.array import storage_of
 from wsi_ats.slides.omezarr.codecs import UnsupportedLayout
 from wsi_ats.slides.omezarr.group import GROUP_FILES, Group, Json, read_arrays, read_group
+from wsi_ats.slides.omezarr.metadata import array_facts
 from wsi_ats.slides.omezarr.ngff import Multiscale, parse_multiscale, pyramid_of
 from wsi_ats.slides.omezarr.tiles import Tiles, rgb_axes
 from wsi_ats.slides.scale import Reading, scale_of
@@ -198,10 +199,10 @@ class ZarrSlide(TiledSlide):
         return pixels.transpose([sorted(self._yxc).index(axis) for axis in self._yxc])
 
     def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
-        from wsi_ats.slides.omezarr.fallback import FAILURES
+        from wsi_ats.slides.omezarr.fallback import FAILURES, read_whole
 
         try:
-            return np.asarray(self._array(self._group.notes["associated"][name])[:]).transpose(1, 2, 0)
+            return read_whole(self._array(self._group.notes["associated"][name])).transpose(1, 2, 0)
         except FAILURES as error:
             raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
 
