@@ -3,9 +3,10 @@
     python benchmarks/fuzz.py                    # 5,000 slides, about 5 minutes on two cores
     python benchmarks/fuzz.py --only 17 4711     # single cases again, with all that is known of them
 
-Each slide is a phantom of 1,000 px, as SVS (JPEG), TIFF (deflate, LZW) or OME-Zarr (sharded, with checksums), with bits
-flipped, its end cut off, its beginning replaced by another slide's, or a range of zeros. A child process opens it with
-`open_slide` and reads level 0 in pieces, the other levels, regions at random and the associated images. What a case
+Each slide is a phantom of 1,000 px, as SVS (JPEG), TIFF (deflate, LZW) or OME-Zarr (sharded, with checksums, or Zarr
+v2), with bits flipped, its end cut off, its beginning replaced by another slide's, or a range of zeros; or, of an
+OME-Zarr, with a strange value in its metadata, or something in a file's place that is none. A child process opens it
+with `open_slide` and reads level 0 in pieces, the other levels, regions at random and the associated images. What a case
 is follows from the seed and its number alone. Results go to benchmarks/results/fuzz.{json,md}.
 
 Other pixels than the original's are "silent" where something could have told: only bytes were changed that a checksum
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_loop import open_and_close
-from fuzz_mutate import FORMATS, MUTATIONS, write_originals
+from fuzz_mutate import FORMATS, kind_of, mutations, write_originals
 
 RESULTS = Path(__file__).parent / "results"
 CHILD = Path(__file__).parent / "fuzz_child.py"
@@ -165,8 +166,7 @@ def fuzz(cases: Iterable[int], seed: int, folder: Path, jobs: int, say: bool = F
             while True:
                 case = waiting.get_nowait()
                 outcome = child.run(case)
-                place = {"format": FORMATS[case % len(FORMATS)]}
-                place["kind"] = MUTATIONS[case // len(FORMATS) % len(MUTATIONS)]
+                place = dict(zip(("format", "kind"), kind_of(case), strict=True))
                 found.append(place | outcome)
                 if say and outcome["result"] in BAD:
                     print(json.dumps(found[-1]), flush=True)
@@ -186,7 +186,7 @@ def fuzz(cases: Iterable[int], seed: int, folder: Path, jobs: int, say: bool = F
 def table(found: list[Case]) -> str:
     """Counts of each format and mutation."""
     rows = [f"| format | mutation | slides | {' | '.join(OUTCOMES)} |", "|---" * (3 + len(OUTCOMES)) + "|"]
-    groups = [(f, m) for f in dict.fromkeys(FORMATS) for m in MUTATIONS]
+    groups = [(f, m) for f in dict.fromkeys(FORMATS) for m in mutations(f)]
     for name, mutation in [*groups, ("all", "")]:
         group = [c for c in found if name == "all" or (c["format"], c["kind"]) == (name, mutation)]
         counts = Counter(case["result"] for case in group)

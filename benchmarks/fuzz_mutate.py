@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from fuzz_stores import odd_file, strange_value
 from read_slide import APERIO
 
 from wsi_ats.convert.plan import Settings
@@ -19,11 +20,14 @@ from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 SIZE = 1000
 """Side of the slides in px."""
-FORMATS = ("svs", "deflate", "zarr-crc32c", "svs", "lzw", "zarr-zstd")
-"""Of the cases, in turn: a third each is SVS, other TIFF and OME-Zarr."""
+FORMATS = ("svs", "deflate", "zarr-crc32c", "svs", "lzw", "zarr-zstd", "zarr-v2")
+"""Of the cases, in turn: SVS, other TIFF, and OME-Zarr (in shards, and of Zarr v2, a file a chunk)."""
 CHECKED = ("deflate", "zarr-crc32c", "zarr-zstd")
 """Formats whose pixels have checksums: adler32, crc32c, zstd's own (xxhash)."""
 MUTATIONS = ("flip header", "flip data", "flip anywhere", "truncate", "splice", "zero")
+"""What is done to the bytes of any slide."""
+OF_STORES = ("strange value", "odd file")
+"""What else is done to an OME-Zarr: a value of its metadata becomes another, a file something that is none."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,17 @@ class Mutation:
     """Which bytes, for people."""
 
 
+def mutations(kind: str) -> tuple[str, ...]:
+    """What is done to slides of a format, in turn."""
+    return MUTATIONS + OF_STORES if kind.startswith("zarr") else MUTATIONS
+
+
+def kind_of(case: int) -> tuple[str, str]:
+    """Format of a case, and what is done to it."""
+    kind = FORMATS[case % len(FORMATS)]
+    return kind, mutations(kind)[case // len(FORMATS) % len(mutations(kind))]
+
+
 def write_originals(folder: Path, size: int = SIZE) -> None:
     """One slide of each format, of the same picture. The SVS has a label (LZW) and a macro image (JPEG)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +63,7 @@ def write_originals(folder: Path, size: int = SIZE) -> None:
         levels = [whole(slide, i) for i in range(len(slide.levels))]
         for codec, kind in (("blosc", "zarr-crc32c"), ("zstd", "zarr-zstd")):
             convert(slide, folder / kind, Settings(codec=codec))
+        convert(slide, folder / "zarr-v2", Settings(codec="zstd", ngff="0.4"))
     with tifffile.TiffWriter(svs, append=True) as tiff:
         for kind, name, compression in ((1, "label", "lzw"), (9, "macro", "jpeg")):
             text = f"Aperio Image Library v12.0.15\n{name} 200x150"
@@ -80,9 +96,8 @@ class Originals:
 
     def mutate(self, seed: int, case: int, to: Path) -> tuple[str, Mutation]:
         """Write the mutated slide of a case to `to`; its format, and what was done."""
-        kind = FORMATS[case % len(FORMATS)]
+        kind, how = kind_of(case)
         rng = np.random.default_rng((seed, case))
-        how = MUTATIONS[case // len(FORMATS) % len(MUTATIONS)]
         if "zarr" not in kind:
             data = np.fromfile(self.folder / kind, np.uint8)
             others = [k for k in self._tiles if k != kind]
@@ -92,26 +107,34 @@ class Originals:
             told = how == "truncate" or (kind in CHECKED and _only_in(data, found, self._tiles[kind]))
             return kind, Mutation(how, "", told, text)
         files = sorted(p.relative_to(self.folder / kind).as_posix() for p in _files(self.folder / kind))
-        metadata = [name for name in files if name.endswith(".json")]
+        metadata = [name for name in files if _is_metadata(name)]
         pixels = [name for name in files if name not in metadata]
-        chosen = {"flip header": metadata, "flip data": pixels}.get(
+        chosen = {"flip header": metadata, "flip data": pixels, "strange value": metadata}.get(
             how, metadata if rng.random() < 0.3 else pixels
         )
         name = chosen[int(rng.integers(len(chosen)))]
         shutil.copytree(self.folder / kind, to, copy_function=os.link)
+        if how in OF_STORES:
+            change = odd_file if how == "odd file" else strange_value
+            return kind, Mutation(how, name, how == "odd file", change(to / name, rng))
         data = np.fromfile(self.folder / kind / name, np.uint8)
         donor = np.fromfile(self._donor(kind, name, files, rng), np.uint8)
         found, text = _mutated(data, how, rng, np.ones(len(data), bool), donor)
         (to / name).unlink()
         found.tofile(to / name)
-        return kind, Mutation(how, name, name in pixels or how == "truncate", text)
+        told = (kind in CHECKED and name in pixels) or how == "truncate"
+        return kind, Mutation(how, name, told, text)
 
     def _donor(self, kind: str, name: str, files: list[str], rng: np.random.Generator) -> Path:
         """A file of the same kind: of another level, or the same one of the other OME-Zarr."""
-        same = [f for f in files if f != name and f.endswith(".json") == name.endswith(".json")]
+        same = [f for f in files if f != name and _is_metadata(f) == _is_metadata(name)]
         paths = [self.folder / kind / f for f in same]
         paths += [p / name for p in self.folder.glob("zarr-*") if p.name != kind and (p / name).exists()]
         return paths[int(rng.integers(len(paths)))]
+
+
+def _is_metadata(name: str) -> bool:
+    return name.endswith(".json") or Path(name).name in (".zarray", ".zattrs", ".zgroup")
 
 
 def _files(folder: Path) -> list[Path]:
