@@ -6,8 +6,8 @@
 Each slide is a phantom of 1,000 px, as SVS (JPEG), TIFF (deflate, LZW) or OME-Zarr (sharded, with checksums, or Zarr
 v2), with bits flipped, its end cut off, its beginning replaced by another slide's, or a range of zeros; or, of an
 OME-Zarr, with a strange value in its metadata, or something in a file's place that is none. A child process opens it
-with `open_slide` and reads level 0 in pieces, the other levels, regions at random and the associated images. What a case
-is follows from the seed and its number alone. Results go to benchmarks/results/fuzz.{json,md}.
+with `open_slide` and reads level 0 in pieces, the other levels, regions at random and the associated images. What a
+case is follows from the seed and its number alone. Results go to benchmarks/results/fuzz.{json,md}.
 
 Other pixels than the original's are "silent" where something could have told: only bytes were changed that a checksum
 covers, or the end of the file is missing. All else that differs (a bit in a JPEG, in a header, in LZW) is "other
