@@ -2,6 +2,7 @@
 
 - flip header, flip data, flip anywhere: 1, 4 or 32 bits, in what describes the slide, in what is pixels, or in both;
 - field: one value of a tag of a TIFF, or of the JSON of an OME-Zarr, becomes another plausible or an absurd one;
+- odd file: a file of an OME-Zarr is a folder, a pipe, a device or a link;
 - truncate: the end is missing; splice: the beginning is another slide's; zero: a range of bytes is zero.
 
 Not made: damage to several files of an OME-Zarr at once, files that are missing (absent chunks are background by
@@ -10,27 +11,28 @@ Zarr's rules), and damage that keeps a checksum right.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
 from fuzz_sources import CHECKED, REAL, SOURCES
+from fuzz_stores import odd_file, strange_value
 
 MUTATIONS = ("flip header", "flip data", "flip anywhere", "field", "truncate", "splice", "zero")
 ABSURD = (0, 1, 2, 3, 7, 255, 256, 65535, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 """Numbers that a field of a TIFF becomes; or its own, halved, doubled or one off."""
-JSON_ABSURD: tuple[Any, ...] = (
-    0, -1, 1, 2, 255, 1 << 31, 1 << 63, 10**30, 1e300, 0.5, -0.5, None, True, "", "a", "../..", "uint16", "gzip",
-    "/", [], {}, [0], [1, 1, 1], {"name": "x"},
-)  # fmt: skip
-"""Values that a leaf of a JSON file becomes."""
+OF_STORES = ("odd file",)
+"""What else is done to an OME-Zarr: something that is no file takes the place of one."""
+
+
+def mutations(kind: str) -> tuple[str, ...]:
+    """What is done to slides of a layout, in turn."""
+    return MUTATIONS + OF_STORES if "zarr" in kind else MUTATIONS
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Originals:
 
     def place(self, case: int) -> tuple[str, str]:
         """Source and mutation of a case."""
-        how = MUTATIONS[case // len(self.kinds) % len(MUTATIONS)]
-        return self.kinds[case % len(self.kinds)], how
+        kind = self.kinds[case % len(self.kinds)]
+        return kind, mutations(kind)[case // len(self.kinds) % len(mutations(kind))]
 
     def mutate(self, seed: int, case: int, to: Path) -> tuple[str, Mutation]:
         """Write the mutated slide of a case to `to`; its source, and what was done."""
@@ -87,12 +89,14 @@ class Originals:
         )
         name = chosen[int(rng.integers(len(chosen)))]
         shutil.copytree(self.folder / kind, to, copy_function=os.link)
+        if how in ("field", "odd file"):
+            change = odd_file if how == "odd file" else strange_value
+            text = change(to / name, rng)
+            # Only the link to nothing leaves nothing, which is background by Zarr's rules.
+            return Mutation(how, name, how == "odd file" and text != "a link to nothing", text)
         data = np.fromfile(self.folder / kind / name, np.uint8)
-        if how == "field":
-            found, text = _other_leaf(data, rng)
-        else:
-            donor = np.fromfile(self._donor(kind, name, files, rng), np.uint8)
-            found, text = _mutated(data, how, rng, np.ones(len(data), bool), donor)
+        donor = np.fromfile(self._donor(kind, name, files, rng), np.uint8)
+        found, text = _mutated(data, how, rng, np.ones(len(data), bool), donor)
         (to / name).unlink()
         found.tofile(to / name)
         checked = kind in CHECKED and name in pixels
@@ -207,23 +211,3 @@ def _entries(data: bytes) -> Iterator[tuple[int, str, int]]:
         for number in range(count):
             yield first + number * entry, order, word
         (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, first + count * entry)
-
-
-def _other_leaf(data: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """JSON with one of its values changed."""
-    content = json.loads(data.tobytes())
-    places = list(_places(content))
-    holder, key, name = places[int(rng.integers(len(places)))]
-    values = [value for value in JSON_ABSURD if value != holder[key]]
-    value = values[int(rng.integers(len(values)))]
-    text = f"{name} is {value!r}, not {holder[key]!r}"[:200]
-    holder[key] = value
-    return np.frombuffer(json.dumps(content).encode(), np.uint8), text
-
-
-def _places(node: Any, name: str = "") -> Iterator[tuple[Any, Any, str]]:
-    """Every value in JSON: what holds it, its key there, its name for people."""
-    keys = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
-    for key in keys:
-        yield node, key, f"{name}/{key}"
-        yield from _places(node[key], f"{name}/{key}")

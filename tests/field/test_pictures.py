@@ -1,5 +1,4 @@
-"""Pictures that say what decided, and that can be read, whatever the slide's shape, the names, the style or the pixels.
-"""
+"""Pictures that say what decided, and that can be read, whatever the slide's shape, the names, the style or the pixels."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ depends on the versions of zarr-python and numcodecs. Here they always are: what
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
+
+from wsi_ats.slides.omezarr.metadata import Json, parse_metadata
 
 PLAIN = {
     *(
@@ -48,9 +48,7 @@ SHORT = {*"biuf"}
 
 def refuse_code(metadata: bytes, zarr_format: int) -> None:
     """Look through the metadata of an array (.zarray, or zarr.json). Raises ValueError, naming what is not allowed."""
-    array = json.loads(metadata)
-    if not isinstance(array, dict):
-        raise ValueError("the metadata of the array is no JSON object")
+    array = parse_metadata(metadata)
     dtype = array.get("data_type" if zarr_format == 3 else "dtype")
     plain = NUMBERS if zarr_format == 3 else SHORT
     kind = dtype if zarr_format == 3 or not isinstance(dtype, str) else dtype.lstrip("<>|=")[:1]
@@ -66,7 +64,7 @@ def _is_allowed(name: str, zarr_format: int) -> bool:
     return bare in PLAIN or bare.startswith("imagecodecs_") or (zarr_format == 3 and bare in STRUCTURE)
 
 
-def _codecs(array: dict[str, Any], zarr_format: int) -> Iterator[str]:
+def _codecs(array: Json, zarr_format: int) -> Iterator[str]:
     """Names of all codecs, those inside a shard included."""
     if zarr_format != 3:
         for codec in (array.get("compressor"), *(array.get("filters") or ())):

@@ -6,7 +6,7 @@ Only the metadata of arrays of uint8 that are decoded here; all else is `Unsuppo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import floordiv
 from typing import Any
@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import UInt64
 
 from wsi_ats.slides.omezarr.codecs import Chain, UnsupportedLayout, chain_v2, chain_v3, without_crc
+from wsi_ats.slides.omezarr.metadata import Json, array_facts, check_chunks, shortened, whole_numbers
 from wsi_ats.slides.storage.source import ByteRange, ByteSource
 from wsi_ats.slides.tiled import UndecodableTile
 
-Json = Mapping[str, Any]
 Coords = tuple[int, ...]
 
 MISSING = 2**64 - 1
@@ -68,19 +68,6 @@ class Storage:
         return f"{self.key}/{self.prefix}{self.separator.join(map(str, coords))}"
 
 
-def array_facts(metadata: Json) -> tuple[tuple[int, ...], str]:
-    """Shape and data type (numpy's name) of an array; metadata: its zarr.json or .zarray.
-
-    Raises KeyError, TypeError or ValueError where the metadata is not that of an array.
-    """
-    dtype = metadata["dtype"] if metadata["zarr_format"] == 2 else metadata["data_type"]
-    shape = tuple(int(n) for n in metadata["shape"])
-    name = np.dtype(dtype).name if isinstance(dtype, str) else str(dtype)
-    if min(shape, default=0) < 1:
-        raise ValueError(f"shape {list(shape)} is empty")
-    return shape, name
-
-
 def storage_of(key: str, metadata: Json) -> Storage:
     """Storage of an array of uint8, from its metadata.
 
@@ -89,6 +76,7 @@ def storage_of(key: str, metadata: Json) -> Storage:
     shape, _ = array_facts(metadata)
     if metadata["zarr_format"] == 2:
         chunk = _sides(metadata["chunks"], shape)
+        check_chunks(shape, chunk)
         separator = str(metadata.get("dimension_separator", "."))
         return Storage(
             key, shape, chunk, chain_v2(metadata, chunk), _fill(metadata), None, "", _known(separator)
@@ -104,9 +92,11 @@ def storage_of(key: str, metadata: Json) -> Storage:
     outer = _sides(grid["configuration"]["chunk_shape"], shape)
     codecs = metadata["codecs"]
     if codecs[0]["name"] != "sharding_indexed":
+        check_chunks(shape, outer)
         return Storage(key, shape, outer, chain_v3(codecs, outer), _fill(metadata), None, prefix, separator)
     config = codecs[0]["configuration"]
     inner = _sides(config["chunk_shape"], shape)
+    check_chunks(shape, inner)
     shards = _shards(config, outer, inner)
     if len(codecs) > 1:
         raise UnsupportedLayout("shards that are compressed as a whole")
@@ -124,13 +114,21 @@ def _shards(config: Json, outer: tuple[int, ...], inner: tuple[int, ...]) -> Sha
     location = config.get("index_location", "end")
     if location not in ("start", "end"):
         raise ValueError(f"index_location is {location!r}; it must be start or end")
-    chunks = tuple(whole // part for whole, part in zip(outer, inner, strict=True))
-    return Shards(chunks, location == "end", "crc32c" in names)
+    shards = Shards(
+        tuple(whole // part for whole, part in zip(outer, inner, strict=True)),
+        location == "end",
+        "crc32c" in names,
+    )
+    if shards.part[1] > INDEX_BYTES:
+        raise ValueError(
+            f"shards of {list(outer)} have an index of {shards.part[1]:,} bytes; at most {INDEX_BYTES:,} are read"
+        )
+    return shards
 
 
 def _sides(given: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    sides = tuple(int(n) for n in given)
-    if len(sides) != len(shape) or min(sides) < 1:
+    sides = whole_numbers("the shape of chunks", given)
+    if len(sides) != len(shape):
         raise ValueError(f"chunks of {list(sides)} do not fit an array of {list(shape)}")
     return sides
 
@@ -143,10 +141,11 @@ def _known(separator: Any) -> str:
 
 def _fill(metadata: Json) -> int:
     value = metadata.get("fill_value")
-    number = 0 if value is None else int(value)
-    if not 0 <= number <= 255:
-        raise ValueError(f"fill_value is {value!r}; it must be 0 to 255")
-    return number
+    if value is None:
+        return 0
+    if not isinstance(value, int | float) or not 0 <= value <= 255 or value != int(value):
+        raise ValueError(f"fill_value is {shortened(value)}; it must be a whole number from 0 to 255")
+    return int(value)
 
 
 class ChunkMap:

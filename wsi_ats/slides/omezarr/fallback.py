@@ -6,23 +6,47 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+import numpy as np
 import zarr
 import zarr.abc.store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from wsi_ats.slides.omezarr.allowed import refuse_code
+from wsi_ats.slides.omezarr.metadata import (
+    CHUNK_BYTES,
+    MOST_BYTES,
+    array_facts,
+    check_chunks,
+    parse_metadata,
+)
 from wsi_ats.slides.storage.source import ByteRange, ByteSource
 
-FAILURES = (ValueError, RuntimeError, KeyError, TypeError, IndexError, OSError, ImportError, ArithmeticError)
+FAILURES = (
+    *(ValueError, RuntimeError, KeyError, TypeError, IndexError, AttributeError),
+    *(OSError, ImportError, ArithmeticError, MemoryError),
+)
 """Errors that zarr-python and codecs raise where an array is damaged or its codec unknown."""
 
 
 def open_array(source: ByteSource, key: str, zarr_format: int) -> zarr.Array[Any]:
-    """The array at a key. Raises one of FAILURES."""
-    name = f"{key}/" if key else ""
-    refuse_code(source.read(ByteRange(name + ("zarr.json" if zarr_format == 3 else ".zarray"))), zarr_format)
-    return zarr.open_array(SourceStore(source), path=key, mode="r", zarr_format=3 if zarr_format == 3 else 2)
+    """The array at a key. Raises one of FAILURES, ValueError where it is absurdly large or its codecs can run code."""
+    part = ByteRange((f"{key}/" if key else "") + ("zarr.json" if zarr_format == 3 else ".zarray"))
+    content = next(source.read_many([part], MOST_BYTES))
+    if content is None:
+        raise FileNotFoundError(f"{source.address}/{part.key} does not exist")
+    refuse_code(content, zarr_format)
+    array_facts(parse_metadata(content))
+    array = zarr.open_array(SourceStore(source), path=key, mode="r", zarr_format=3 if zarr_format == 3 else 2)
+    check_chunks(array.shape, array.chunks, array.dtype.itemsize)
+    return array
+
+
+def read_whole(array: zarr.Array[Any]) -> np.ndarray:
+    """All values of an array. Raises one of FAILURES, ValueError where they are too many."""
+    if array.nbytes > CHUNK_BYTES:
+        raise ValueError(f"it has {array.nbytes:,} bytes; at most {CHUNK_BYTES:,} are read")
+    return np.asarray(array[:])
 
 
 class SourceStore(zarr.abc.store.Store):

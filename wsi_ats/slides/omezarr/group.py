@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from wsi_ats.errors import SlideError
+from wsi_ats.slides.omezarr.metadata import MOST_BYTES, parse_metadata
 from wsi_ats.slides.storage.source import ByteRange, ByteSource
 
 Json = Mapping[str, Any]
@@ -17,6 +17,8 @@ OURS = "wsi_ats"
 MAX_SERIES = 100
 """Most images of a store that are looked for."""
 GROUP_FILES = ("zarr.json", ".zattrs", ".zgroup")
+MOST_LEVELS = 64
+"""Levels of an image: of the largest, each half of the one before it, there are 24."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ def _group(source: ByteSource, prefix: str, slide: str) -> Group:
     v3, attributes, v2 = (
         None if content is None else _parse(content, f"{prefix}{name}", slide)
         for name, content in zip(
-            GROUP_FILES, source.read_many([ByteRange(prefix + n) for n in GROUP_FILES]), strict=True
+            GROUP_FILES,
+            source.read_many([ByteRange(prefix + n) for n in GROUP_FILES], MOST_BYTES),
+            strict=True,
         )
     )
     if v3 is not None:
@@ -74,20 +78,34 @@ def _group(source: ByteSource, prefix: str, slide: str) -> Group:
                 "give the folder that holds the levels",
             )
         found = v3.get("attributes")
-        return Group(prefix, 3, found if isinstance(found, Mapping) else {})
+        return _checked(Group(prefix, 3, found if isinstance(found, Mapping) else {}), slide)
     if attributes is None and v2 is None:
         raise SlideError(
             f"slide {slide!r} is no OME-Zarr: {source.address} has none of {', '.join(GROUP_FILES)} at {prefix or '/'}",
             "check the path or URL; it must be that of the image's group",
         )
-    return Group(prefix, 2, attributes or {})
+    return _checked(Group(prefix, 2, attributes or {}), slide)
+
+
+def _checked(group: Group, slide: str) -> Group:
+    """The group, if the notes in it have the form that `convert` gives them. Raises SlideError."""
+    for name in ("associated", "properties"):
+        found = group.notes.get(name, {})
+        if not isinstance(found, Mapping) or not all(isinstance(value, str) for value in found.values()):
+            raise SlideError(
+                f"slide {slide!r}: the attribute {OURS}.{name} is no table of texts", "convert it again"
+            )
+    return group
 
 
 def read_arrays(source: ByteSource, group: Group, paths: Sequence[str], slide: str) -> list[Json]:
     """The metadata of arrays in a group, all read at once. Raises SlideError where one is absent or damaged."""
+    if len(paths) > MOST_LEVELS:
+        raise SlideError(f"slide {slide!r} has {len(paths)} levels; at most {MOST_LEVELS} are read")
     names = [f"{group.prefix}{path}/{'zarr.json' if group.zarr_format == 3 else '.zarray'}" for path in paths]
     arrays = []
-    for name, content in zip(names, source.read_many([ByteRange(name) for name in names]), strict=True):
+    contents = source.read_many([ByteRange(name) for name in names], MOST_BYTES)
+    for name, content in zip(names, contents, strict=True):
         if content is None:
             raise SlideError(
                 f"slide {slide!r}: the level {name} is missing at {source.address}",
@@ -105,9 +123,6 @@ def read_arrays(source: ByteSource, group: Group, paths: Sequence[str], slide: s
 
 def _parse(content: bytes, name: str, slide: str) -> Json:
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_metadata(content)
+    except ValueError as error:
         raise SlideError(f"slide {slide!r}: {name} is damaged: {error}", "copy it again") from error
-    if not isinstance(parsed, dict):
-        raise SlideError(f"slide {slide!r}: {name} is damaged: it holds no JSON object", "copy it again")
-    return parsed

@@ -42,6 +42,10 @@ MICROMETRES = {
 """Micrometres per unit of a space axis."""
 
 
+LARGEST = 1e12
+"""Bound of scales and translations, in units of their axes: a metre has 1e12 picometres."""
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """An axis: "t", "c", "z", "y" or "x", and the unit of its scale where there is one."""
@@ -224,11 +228,11 @@ def _scale_and_translation(
         if kind == "identity":
             continue
         numbers = [_number(value) for value in values] if isinstance(values, list) else []
-        sound = len(numbers) == len(axes) and all(map(math.isfinite, numbers))
-        if kind not in found or not sound or (kind == "scale" and min(numbers) <= 0):
+        sound = len(numbers) == len(axes) and all(abs(number) <= LARGEST for number in numbers)
+        if kind not in found or not sound or (kind == "scale" and min(numbers) < 1 / LARGEST):
             raise SlideError(
                 f"slide {slide!r}: the {kind} of {where} is {_short(values)}; it must be a list of a number "
-                f"for each of the axes {list(axes)}, and a scale positive",
+                f"for each of the axes {list(axes)}, within {LARGEST:g}, and a scale at least {1 / LARGEST:g}",
                 REMEDY,
             )
         found[kind] = numbers
@@ -242,7 +246,9 @@ def _steps(steps: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    """The number; nan for all else, and for whole numbers beyond what a float can be."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= LARGEST else math.nan
 
 
 def _expect(given: Json, key: str, kind: type, slide: str) -> Any:

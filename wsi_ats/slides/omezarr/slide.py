@@ -24,9 +24,10 @@ from wsi_ats.slides.associated import MAX_PIXELS
 from wsi_ats.slides.base import DEFAULTS, OpenOptions, Slide, SlideAddress, SlideFacts
 from wsi_ats.slides.channels import BRIGHT_FIELD, are_rgb, named
 from wsi_ats.slides.ome import ome_images
-from wsi_ats.slides.omezarr.array import array_facts, storage_of
+from wsi_ats.slides.omezarr.array import storage_of
 from wsi_ats.slides.omezarr.codecs import UnsupportedLayout
 from wsi_ats.slides.omezarr.group import GROUP_FILES, Group, Json, read_arrays
+from wsi_ats.slides.omezarr.metadata import array_facts
 from wsi_ats.slides.omezarr.ngff import Multiscale, channels_of, parse_multiscale, pyramid_of
 from wsi_ats.slides.omezarr.series import Series, Store, open_store
 from wsi_ats.slides.omezarr.tiles import Tiles, rgb_axes
@@ -211,12 +212,12 @@ class ZarrSlide(TiledSlide):
         return pixels.transpose([sorted(self._yxc).index(axis) for axis in self._yxc])
 
     def _associated(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
-        from wsi_ats.slides.omezarr.fallback import FAILURES
+        from wsi_ats.slides.omezarr.fallback import FAILURES, read_whole
 
         try:
             if name in self._beside:
                 return self._read_beside(self._beside[name])
-            return np.asarray(self._array(self._group.notes["associated"][name])[:]).transpose(1, 2, 0)
+            return read_whole(self._array(self._group.notes["associated"][name])).transpose(1, 2, 0)
         except FAILURES as error:
             raise SlideError(f"slide {self.name!r}: image {name!r} cannot be read: {error}") from error
 

@@ -56,7 +56,8 @@ class Tiles:
             except UndecodableTile as error:
                 wanted.append(error)
         stored = [part for parts in wanted if isinstance(parts, list) for part in parts if part is not None]
-        found = self._source.read_many(stored)
+        # No codec here makes data much larger: a file beyond that is no chunk, and memory is not to follow it.
+        found = self._source.read_many(stored, 2 * self._storage.chain.nbytes + 2**16)
         for parts in wanted:
             if isinstance(parts, UndecodableTile):
                 raise parts
@@ -68,7 +69,12 @@ class Tiles:
         Raises UndecodableTile.
         """
         chain = self._storage.chain
-        buffer = self._buffers.take((self._planes, chain.nbytes))
+        try:
+            buffer = self._buffers.take((self._planes, chain.nbytes))
+        except MemoryError:
+            raise OSError(
+                f"there is no memory for {self._planes} chunk(s) of {chain.nbytes:,} bytes"
+            ) from None
         try:
             # Only a chunk that is stored as (y, x, c) can be decoded in part.
             part = window if self._interleaved else None
