@@ -17,7 +17,7 @@ from wsi_ats.geometry import Pyramid
 from wsi_ats.slides.storage.opening import open_source
 from wsi_ats.slides.tiff.families import Contents, contents_of
 from wsi_ats.slides.tiff.index import MAX_TILE_PIXELS
-from wsi_ats.slides.tiff.pictures import MAX_PIXELS, MAX_SIDE, REWRITE, has_16_bits, has_alpha
+from wsi_ats.slides.tiff.pictures import MAX_PIXELS, MAX_SIDE, REWRITE, fits_file, has_16_bits, has_alpha
 from wsi_ats.slides.tiff.tags import Refused, Tiff, UnsupportedLayout
 
 PLAIN = ("generic-tiff", "aperio")
@@ -39,7 +39,9 @@ def admitted(path: str) -> Contents | None:
     """
     with open_source(path) as source:
         try:
-            contents = contents_of(Tiff(source))
+            tiff = Tiff(source)
+            _check_lengths(tiff)
+            contents = contents_of(tiff)
         except UnsupportedLayout:
             return None
     if len(contents.levels[0].directories) > 1:
@@ -47,6 +49,12 @@ def admitted(path: str) -> Contents | None:
             "its red, green and blue are images of their own, in a layout that is not read", REWRITE
         )
     return contents
+
+
+def _check_lengths(tiff: Tiff) -> None:
+    for number, directory in enumerate(() if tiff.ndpi else tiff.directories()):
+        if not fits_file(tiff, directory):
+            raise Refused(f"its image {number + 1} has tiles of more bytes than the file or a tile can have")
 
 
 def properties_in(handle: openslide.OpenSlide) -> dict[str, str]:

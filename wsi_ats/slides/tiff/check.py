@@ -42,6 +42,10 @@ def compared(path: str, index: TiffIndex, read: Read) -> TiffIndex:
     Raises UnsupportedLayout where they do not. What OpenSlide cannot read or takes for another image is accepted: big
     endian files and codecs it has not got, planes that are colours, files whose largest image is not the first.
     """
+    if not index.sound:
+        return replace(
+            index, note=f"{index.note}; OpenSlide is not asked, since it would fail on damaged tiles"
+        )
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
