@@ -21,6 +21,7 @@ from tests.support.handmade import ASCII, LONG, LONG8, SHORT, directory, tiled, 
 from tests.support.tiffs import edit_tag, picture, write_aperio, write_ome, write_philips, write_pyramid
 from wsi_ats.errors import SlideError
 from wsi_ats.slides import open_slide
+from wsi_ats.slides.base import Slide
 
 LEVELS = [picture(256, 320), np.ascontiguousarray(picture(256, 320)[::2, ::2])]
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -129,12 +130,10 @@ def test_texts_that_make_no_sense(text: str, tmp_path: Path) -> None:
     more = {"description": text.encode("utf-8", "surrogateescape")}
     path = write_pyramid(tmp_path / "a.tif", [LEVELS[0]], "deflate", **more)
     start = time.process_time()
-    try:
-        with open_slide(path) as slide:
-            assert slide.mpp is None
-            np.testing.assert_array_equal(slide.read((0, 0), slide.size), LEVELS[0])
-    except SlideError as error:
-        assert "'a.tif'" in error.message
+    slide = opened_or_refused(path)
+    if slide is not None:
+        assert slide.mpp is None
+        np.testing.assert_array_equal(slide.read((0, 0), slide.size), LEVELS[0])
     assert time.process_time() - start < 5
 
 
@@ -142,11 +141,19 @@ def test_texts_that_make_no_sense(text: str, tmp_path: Path) -> None:
 def test_spacings_that_make_no_sense(spacing: str, tmp_path: Path) -> None:
     path = tmp_path / "a.tiff"
     write_philips(path, LEVELS[0], (1, 2), lambda xml: xml.replace("0.000226907", spacing))
+    slide = opened_or_refused(path)
+    if slide is not None:
+        assert (slide.mpp, slide.size, len(slide.levels)) == (None, (320, 256), 1)
+
+
+def opened_or_refused(path: Path) -> Slide | None:
+    """The slide; None where it was refused by its name."""
     try:
-        with open_slide(path) as slide:
-            assert (slide.mpp, slide.size, len(slide.levels)) == (None, (320, 256), 1)
+        return open_slide(path)
     except SlideError as error:
-        assert "'a.tiff'" in error.message
+        if repr(path.name) not in error.message:
+            raise
+    return None
 
 
 CHILD = """

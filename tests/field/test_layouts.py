@@ -1,4 +1,4 @@
-"""Layouts of a TIFF that readers show otherwise than they are meant: read as they are, or refused with the true reason."""
+"""Layouts of a TIFF that readers show otherwise than they are meant: read as they are, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -234,7 +234,9 @@ def test_focal_planes_without_a_word_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("encoded", "tag"), [("RGB", 6), ("YCBCR", 2)])
 def test_a_jpeg_knows_its_colours_better_than_the_tag(encoded: str, tag: int, tmp_path: Path) -> None:
     tile = np.ascontiguousarray(WHOLE[:64, :64])
-    data = bytes(imagecodecs.jpeg8_encode(tile, 95, colorspace="RGB", outcolorspace=encoded, subsampling="444"))
+    data = bytes(
+        imagecodecs.jpeg8_encode(tile, 95, colorspace="RGB", outcolorspace=encoded, subsampling="444")
+    )
     assert (b"JFIF" in data) == (encoded == "YCBCR")
     options = {"tile": (64, 64), "compression": "jpeg", "photometric": "ycbcr", "metadata": None}
     tifffile.imwrite(

@@ -7,6 +7,7 @@ What other formats say of their levels is looked at when they are open, and befo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -37,14 +38,16 @@ def admitted(path: str) -> Contents | None:
 
     Raises Refused where OpenSlide must not be given the file, OSError where it cannot be read.
     """
+    contents = None
     with open_source(path) as source:
         try:
             tiff = Tiff(source)
-            _check_lengths(tiff)
-            contents = contents_of(tiff)
         except UnsupportedLayout:
             return None
-    if len(contents.levels[0].directories) > 1:
+        with suppress(UnsupportedLayout):
+            contents = contents_of(tiff)
+        _check_lengths(tiff)
+    if contents is not None and len(contents.levels[0].directories) > 1:
         raise Refused(
             "its red, green and blue are images of their own, in a layout that is not read", REWRITE
         )
