@@ -72,7 +72,7 @@ def scale_of(
     readings: Sequence[Reading],
     given: Pair | None = None,
     default: Pair | None = None,
-    power: float | None = None,
+    power: float | int | None = None,
 ) -> Scale:
     """The scale that holds: the one that was given, else the best statement of the slide, else the default.
 
@@ -113,7 +113,7 @@ def _oblong(reading: Reading) -> tuple[str, ...]:
     return (f"pixels are not square: {reading}",) if _differ((x, x), (y, y)) else ()
 
 
-def _unlikely(mpp: Pair, power: float | None) -> tuple[str, ...]:
+def _unlikely(mpp: Pair, power: float | int | None) -> tuple[str, ...]:
     """A clause where the power of the objective makes expect quite another scale."""
     if power is None:
         return ()
@@ -153,6 +153,11 @@ def magnification_of(properties: Properties) -> tuple[float | None, str]:
     if len(powers) == 1:  # of several objectives it would take more to know which was used
         return powers.pop(), "OME-XML NominalMagnification"
     return None, "none"
+
+
+def expected_power(properties: Properties) -> float | None:
+    """Power of the objective where the size of a pixel goes with it; MIRAX leaves out what the camera adds to it."""
+    return None if properties.get("openslide.vendor") == "mirax" else magnification_of(properties)[0]
 
 
 def parse_xml(text: str) -> ElementTree.Element | None:

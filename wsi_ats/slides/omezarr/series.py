@@ -16,7 +16,7 @@ from wsi_ats.slides.omezarr.ngff import Multiscale, count_multiscales, parse_mul
 from wsi_ats.slides.storage.source import ByteRange, ByteSource
 
 OME_XML = "OME/METADATA.ome.xml"
-MAX_XML = 1 << 24
+MAX_XML = 1 << 23
 """Most bytes of an OME-XML that are read."""
 
 

@@ -31,7 +31,7 @@ from wsi_ats.slides.omezarr.metadata import array_facts
 from wsi_ats.slides.omezarr.ngff import Multiscale, channels_of, parse_multiscale, pyramid_of
 from wsi_ats.slides.omezarr.series import Series, Store, open_store
 from wsi_ats.slides.omezarr.tiles import Tiles, rgb_axes
-from wsi_ats.slides.scale import OME_IMAGE, Reading, magnification_of, parse_xml, readings_of, scale_of
+from wsi_ats.slides.scale import OME_IMAGE, Reading, expected_power, parse_xml, readings_of, scale_of
 from wsi_ats.slides.storage.opening import ByteRange, ByteSource, is_url, open_source
 from wsi_ats.slides.tiled import Buffers, Encoded, TiledSlide, Tiling, UndecodableTile
 
@@ -126,7 +126,7 @@ class ZarrSlide(TiledSlide):
         properties = _properties(image, group, arrays[0]) | doubts
         stated = [] if image.mpp_xy is None else [Reading(image.mpp_xy, "ngff scale")]
         stated += readings_of({"ome.xml": store.xml, OME_IMAGE: str(store.slide.number)}) if store.xml else []
-        power = magnification_of(properties | ({"ome.xml": store.xml} if store.xml else {}))[0]
+        power = expected_power(properties | ({"ome.xml": store.xml} if store.xml else {}))
         scale = scale_of(stated, address.options.mpp, address.options.default_mpp, power)
         left_out = [dataset.path for dataset in image.datasets if dataset not in self._image.datasets]
         return SlideFacts(

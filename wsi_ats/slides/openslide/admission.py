@@ -7,6 +7,7 @@ What other formats say of their levels is looked at when they are open, and befo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from wsi_ats.geometry import Pyramid
 from wsi_ats.slides.storage.opening import open_source
 from wsi_ats.slides.tiff.families import Contents, contents_of
 from wsi_ats.slides.tiff.index import MAX_TILE_PIXELS
-from wsi_ats.slides.tiff.pictures import MAX_PIXELS, MAX_SIDE, REWRITE, has_16_bits, has_alpha
+from wsi_ats.slides.tiff.pictures import MAX_PIXELS, MAX_SIDE, REWRITE, fits_file, has_16_bits, has_alpha
 from wsi_ats.slides.tiff.tags import Refused, Tiff, UnsupportedLayout
 
 PLAIN = ("generic-tiff", "aperio")
@@ -37,16 +38,26 @@ def admitted(path: str) -> Contents | None:
 
     Raises Refused where OpenSlide must not be given the file, OSError where it cannot be read.
     """
+    contents = None
     with open_source(path) as source:
         try:
-            contents = contents_of(Tiff(source))
+            tiff = Tiff(source)
         except UnsupportedLayout:
             return None
-    if len(contents.levels[0].directories) > 1:
+        with suppress(UnsupportedLayout):
+            contents = contents_of(tiff)
+        _check_lengths(tiff)
+    if contents is not None and len(contents.levels[0].directories) > 1:
         raise Refused(
             "its red, green and blue are images of their own, in a layout that is not read", REWRITE
         )
     return contents
+
+
+def _check_lengths(tiff: Tiff) -> None:
+    for number, directory in enumerate(() if tiff.ndpi else tiff.directories()):
+        if not fits_file(tiff, directory):
+            raise Refused(f"its image {number + 1} has tiles of more bytes than the file or a tile can have")
 
 
 def properties_in(handle: openslide.OpenSlide) -> dict[str, str]:

@@ -29,9 +29,6 @@ VENDORS = {
 }
 """OpenSlide's names of the families."""
 
-ORDER = "not correctly ordered"
-"""Part of what OpenSlide says where an image that is none of its levels is larger than one of them."""
-
 Read = Callable[[TiffImage, int], Encoded]
 """The bytes of a tile, by its number."""
 
@@ -42,6 +39,10 @@ def compared(path: str, index: TiffIndex, read: Read) -> TiffIndex:
     Raises UnsupportedLayout where they do not. What OpenSlide cannot read or takes for another image is accepted: big
     endian files and codecs it has not got, planes that are colours, files whose largest image is not the first.
     """
+    if not index.sound:
+        return replace(
+            index, note=f"{index.note}; OpenSlide is not asked, since it would fail on damaged tiles"
+        )
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
@@ -88,11 +89,12 @@ def _compare_levels(handle: openslide.OpenSlide, index: TiffIndex) -> None:
 def _refused(index: TiffIndex, error: openslide.OpenSlideError) -> TiffIndex:
     """The index of a file that OpenSlide does not open, if that is for reasons that do not matter here."""
     unknown = isinstance(error, openslide.OpenSlideUnsupportedFormatError)
-    disordered = ORDER in str(error) and bool(index.notes or index.associated)
-    if not disordered and (
-        VENDORS[index.family] != "generic-tiff"
-        or not (unknown or "Unsupported TIFF compression" in str(error))
-    ):
+    # It also refuses a pyramid with an image that is no level between the levels.
+    disordered = unknown and any(not image.strips for image in index.associated.values())
+    accepted = VENDORS[index.family] == "generic-tiff" and (
+        unknown or "Unsupported TIFF compression" in str(error)
+    )
+    if not (accepted or disordered):
         raise UnsupportedLayout(f"OpenSlide refuses it: {error}") from error
     for number, level in enumerate(index.levels):
         beyond = int((level.offsets + level.counts > index.stamp[0]).sum())

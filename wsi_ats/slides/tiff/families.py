@@ -24,6 +24,7 @@ from wsi_ats.slides.tiff.pictures import (
     Picture,
     check_orientation,
     check_pixels,
+    fits_file,
     largest,
     levels_of,
     name_in,
@@ -96,6 +97,8 @@ def read_index(source: ByteSource) -> TiffIndex:
         contents.levels[0].directory.raw(Tag.ICC_PROFILE) or None,
         contents.hint,
         first_page=contents.is_first,
+        # A server is not asked for all that again: OpenSlide never gets what lies there.
+        sound=source.remote or all(fits_file(tiff, page) for page in tiff.directories()),
         notes=contents.notes + (told if recoloured else ()),
     )
 
@@ -106,7 +109,7 @@ def contents_of(tiff: Tiff) -> Contents:
     Raises UnsupportedLayout, with the reason, for families that OpenSlide reads, Refused for files that none may read.
     """
     pictures = [picture_of(tiff, page, number) for number, page in enumerate(tiff.directories())]
-    if not pictures:
+    if not any(picture.width and picture.height for picture in pictures):
         raise Refused("it is a TIFF without images")
     first = pictures[0].directory
     _leave_others(tiff, pictures)

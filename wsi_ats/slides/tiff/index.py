@@ -113,6 +113,8 @@ class TiffIndex:
     """Names of the associated images that OpenSlide reads."""
     first_page: bool = True
     """Whether the slide is the first image of the file, whose tags OpenSlide goes by."""
+    sound: bool = True
+    """Whether all tiles and strips have lengths that they can have, so that OpenSlide survives them."""
     notes: tuple[str, ...] = ()
     """Clauses on which of the file's images are read, where that is not obvious."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from wsi_ats.geometry import Pyramid
 from wsi_ats.slides.channels import BRIGHT_FIELD
-from wsi_ats.slides.tiff.index import MAX_TILE_PIXELS, RGB, YCBCR, Tag, is_tiled
+from wsi_ats.slides.tiff.index import MAX_GROWTH, MAX_HEADER, MAX_TILE_PIXELS, RGB, YCBCR, Tag, is_tiled
 from wsi_ats.slides.tiff.tags import Directory, Refused, Tiff
 
 MAX_SIDE = 1 << 31
@@ -21,6 +21,8 @@ MAX_TILES = 1 << 24
 """Most tiles of an image: those of a slide of 1,000,000 px a side."""
 MAX_PIXELS_A_BYTE = 1 << 10
 """Most pixels of an NDPI's image for each byte of the file: its JPEGs have no tiles, and white ones have 200."""
+MAX_BYTES_A_PIXEL = 8
+"""Most bytes of a pixel before it is encoded: red, green, blue and alpha of 16 bits."""
 UINT, ALPHAS = 1, (1, 2)
 """Values of the tags SampleFormat and ExtraSamples (premultiplied, not premultiplied) that are read."""
 PHOTOMETRICS = {0: "grey, white is 0", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr"}
@@ -102,6 +104,22 @@ def _check_tiles(picture: Picture) -> None:
             f"its {picture} has {counts[0]} offsets and {counts[1]} sizes for {cols} x {rows} tiles"
             + (f" of {planes} planes" if planes > 1 else "")
         )
+
+
+def fits_file(tiff: Tiff, directory: Directory) -> bool:
+    """Whether tiles or strips have no more bytes than they can have: OpenSlide allocates what is said of each."""
+    longest = MAX_GROWTH * MAX_BYTES_A_PIXEL * _tile_pixels(directory) + MAX_HEADER
+    counts = [directory.numbers(tag) for tag in (Tag.TILE_COUNTS, Tag.STRIP_COUNTS)]
+    return all(len(n) == 0 or 0 <= n.max() <= min(tiff.size, longest) for n in counts)
+
+
+def _tile_pixels(directory: Directory) -> int:
+    """Pixels of a tile, of the whole image where it has none."""
+    whole = directory.whole(Tag.WIDTH), directory.whole(Tag.HEIGHT)
+    width, height = (
+        (directory.whole(Tag.TILE_WIDTH), directory.whole(Tag.TILE_HEIGHT)) if is_tiled(directory) else whole
+    )
+    return width * height
 
 
 def check_pixels(picture: Picture) -> None:

@@ -17,10 +17,10 @@ from wsi_ats.slides.storage.opening import ByteRange, ByteSource, as_file
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first four bytes of a TIFF: little or big endian, classic or BigTIFF."""
-MAX_DIRECTORIES = 10_000
+MAX_DIRECTORIES = 1 << 12
 MAX_ENTRIES = 4096
 """Most tags of a directory: those of real files have fewer than a hundred."""
-MAX_TEXT = 1 << 24
+MAX_TEXT = 1 << 23
 """Most bytes of a text or of opaque data (descriptions, XMP, colour profiles): parsing takes many times as much."""
 MAX_NUMBERS = 1 << 27
 """Most bytes of the numbers of a tag: 16 million tiles have that many."""
