@@ -114,6 +114,21 @@ OverrideMpp = Annotated[
 BadTiles = Annotated[
     int, typer.Option(min=0, help="So many damaged tiles a slide may be read as background.")
 ]
+SlidesDir = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder that the paths in a manifest start at, instead of the manifest's own; names without a folder are "
+        "also found deeper in it.",
+    ),
+]
+Patient = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of the patients in a manifest; none: there is none. Default: the one with a common name.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes CUDA where there is one.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="A setting, section.key=value; may be repeated.")
@@ -157,7 +172,7 @@ def train(
         Path,
         typer.Argument(
             metavar="MANIFEST",
-            help="CSV or Parquet: slide, label (or the columns of tasks), and optionally patient, split, mpp.",
+            help="CSV, xlsx or Parquet: slide, label (or columns of tasks), and optionally patient, split, mpp.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the model lands in OUT/model.")],
@@ -166,6 +181,8 @@ def train(
     target: Annotated[
         str | None, typer.Option(help="Column of the classes; label by default. Other tasks are settings.")
     ] = None,
+    slides_dir: SlidesDir = None,
+    patient: Patient = None,
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: Annotated[
@@ -188,7 +205,14 @@ def train(
             f"--target is {target} and the settings name the tasks {', '.join(chosen.tasks)}",
             remedy="give one of them; tasks.NAME.target names the column of a task",
         )
-    rows = read_manifest(manifest, target or LABEL, columns_of_targets(chosen.tasks))
+    rows = read_manifest(
+        manifest,
+        target or LABEL,
+        columns_of_targets(chosen.tasks),
+        patient=patient,
+        slides_dir=slides_dir,
+        warn=_warn,
+    )
     rows = [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
     result = run(rows, chosen, out, say=say, overwrite=overwrite)
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
@@ -203,7 +227,9 @@ def predict(
     model: Model,
     slides: Annotated[
         list[str],  # a Path would make one slash of the two in a URL
-        typer.Argument(metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv)."),
+        typer.Argument(
+            metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv, .xlsx)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],
     tiles: Tiles = None,
@@ -214,6 +240,8 @@ def predict(
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: BadTiles = 0,
+    slides_dir: SlidesDir = None,
+    patient: Patient = None,
     heatmaps: Annotated[bool, typer.Option(help="Write heatmap.png for every slide.")] = True,
     workers: Annotated[
         int | None,
@@ -252,7 +280,7 @@ def predict(
     )
     device = _device(device)
     model_hash(model)
-    items = find_slides(slides)
+    items = find_slides(slides, slides_dir=slides_dir, patient=patient, warn=_warn)
     cluster = client_for(len(items), workers=workers, scheduler=scheduler, device=device)
     with ProgressReport(errors) as report, cluster as client:
         summary = run_batch(
@@ -419,6 +447,10 @@ def demo(
 
     for line in run_demo(out, seed, workers, say).lines():
         say(line)
+
+
+def _warn(said: str) -> None:
+    complain(f"warning: {said}")
 
 
 def _write(path: Path, content: bytes) -> None:

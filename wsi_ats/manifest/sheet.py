@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def parquet_records(path: Path) -> Iterator[list[str]]:
+def parquet_records(path: Path, data: bytes) -> Iterator[list[str]]:
     """Records of a Parquet file, the names of its columns first; nothing where a value is null.
 
     Raises `ConfigError` where pyarrow is not installed or the file cannot be read.
@@ -23,7 +23,7 @@ def parquet_records(path: Path) -> Iterator[list[str]]:
     import pandas as pd
 
     try:
-        table = pd.read_parquet(path).apply(_as_text)
+        table = pd.read_parquet(io.BytesIO(data)).apply(_as_text)
     except ImportError as error:
         raise ConfigError(
             f"manifest {path} is Parquet, which needs pyarrow",
@@ -44,7 +44,7 @@ def _as_text(column: pd.Series[Any]) -> pd.Series[str]:
     return column.astype(object).where(column.notna(), "").astype(str)
 
 
-def xlsx_records(path: Path) -> list[list[str]]:
+def xlsx_records(path: Path, data: bytes) -> list[list[str]]:
     """Records of the first sheet of an Excel workbook, as it shows them: 007 stays 007, dates are 2026-01-31.
 
     Raises `ConfigError` where openpyxl is not installed, the workbook cannot be read, or a formula has no value in it.
@@ -58,12 +58,12 @@ def xlsx_records(path: Path) -> list[list[str]]:
             remedy='pip install "wsi-ats[xlsx]", or save it as CSV UTF-8',
         ) from error
     try:
-        with (
-            closing(load_workbook(path, read_only=True, data_only=True)) as values,
-            closing(load_workbook(path, read_only=True)) as formulas,
-        ):
-            both = zip(_first_sheet(values), _first_sheet(formulas), strict=True)
-            records = [[_cell(*cell, path) for cell in zip(*rows, strict=True)] for rows in both]
+        values, formulas = (
+            _first_sheet(load_workbook(io.BytesIO(data), read_only=True, data_only=computed))
+            for computed in (True, False)
+        )
+        both = zip(values, formulas, strict=True)
+        records = [[_cell(*cell, path) for cell in zip(*rows, strict=True)] for rows in both]
     except (OSError, KeyError, ValueError, InvalidFileException, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"manifest {path} cannot be read as a workbook: {error}", "save it as CSV UTF-8"

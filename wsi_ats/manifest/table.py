@@ -58,9 +58,9 @@ def read_table(path: Path, warn: Warn) -> Table:
     """
     data = _bytes(path)
     if data.startswith(b"PAR1"):
-        return _table(path, parquet_records(path))
+        return _table(path, parquet_records(path, data))
     if data.startswith(b"PK\x03\x04"):
-        return _table(path, xlsx_records(path))
+        return _table(path, xlsx_records(path, data))
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         raise ConfigError(
             f"manifest {path} is a spreadsheet of the old kind (.xls)", "save it as .xlsx or CSV"

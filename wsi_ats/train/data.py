@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -150,7 +151,8 @@ def failure_of(row: Row, error: Exception) -> Failure:
     """The failure of a slide that cannot be used: where and why, in words."""
     if isinstance(error, WsiAtsError):
         stage = "tissue" if isinstance(error, NoTissueError) else getattr(error, "stage", "open")
-        return Failure(row.slide, stage, error.message, error.remedy)
+        missing = bool(row.hint) and not os.path.lexists(row.path)
+        return Failure(row.slide, stage, error.message, row.hint if missing else error.remedy)
     message = shown(" ".join(f"{type(error).__name__}: {error}".split()))
     return Failure(row.slide, getattr(error, "stage", "open"), message, "")
 

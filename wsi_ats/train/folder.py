@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import platform
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,9 +44,10 @@ OWN = (
 
 
 def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bool) -> None:
-    """Make `out` and write into it what the run is of, or find that it holds this very run, unfinished.
+    """Write into `out` what the run is of, or find that it holds this very run, unfinished.
 
-    Raises `ConfigError` where it holds a finished run or another one, unless `overwrite` clears it.
+    A run that failed before its first epoch had ended makes way. Raises `ConfigError` where the folder holds a finished
+    run or another one, unless `overwrite` clears it.
     """
     settings, slides = out / "config.toml", out / "slides.csv"
     columns = [column for row in rows[:1] for column in row.cells or (LABEL,)]
@@ -57,23 +60,68 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
     )
     if overwrite:
         remove_run(out)
-    if settings.exists():
-        remedy = "give another --out, or --overwrite to start again"
+    remedy = "give another --out, or --overwrite to start again"
+    if settings.exists() and not slides.exists():
+        raise ConfigError(
+            f"{settings} is of no run, for lack of slides.csv, and would be overwritten", remedy
+        )
+    if settings.exists() and _has_begun(out):
         if load_config(settings) != config:
             raise ConfigError(f"{out} holds a run with other settings (see {settings})", remedy)
-        if not slides.exists() or slides.read_bytes() != table:
+        if slides.read_bytes() != table:
             raise ConfigError(f"{out} holds a run on other slides, labels or splits (see {slides})", remedy)
         if (out / "run.json").exists():
             raise ConfigError(f"{out} holds a finished run", remedy)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+    elif settings.exists() and not _is_of(settings, slides, config, table):
+        remove_run(out)  # a start that failed, of which nothing is worth keeping
     with writing(out):
         for folder in (out, out / "checkpoints", out / "model"):
             remove_temporaries(folder)
         write_atomic(slides, table)
         save_config(config, settings)
+
+
+def _has_begun(out: Path) -> bool:
+    """Whether anything was trained in the folder: an epoch has ended."""
+    return any((out / name).exists() for name in ("run.json", "model", "log.csv", "checkpoints/last.ckpt"))
+
+
+def _is_of(settings: Path, slides: Path, config: Config, table: bytes) -> bool:
+    try:
+        return slides.read_bytes() == table and load_config(settings) == config
+    except ConfigError:  # of another version
+        return False
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Make the folder of a run, and keep other processes from training in it where its file system can lock folders.
+
+    Raises `ConfigError` where the folder cannot be made, or another process trains in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+    try:
+        _lock(folder, out)
+        yield
+    finally:
+        os.close(folder)  # and with it the lock, as at the end of a process that is killed
+
+
+def _lock(folder: int, out: Path) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"another process is training in {out}", remedy="wait until it has ended, or give another --out"
+        ) from None
+    except (ImportError, OSError):  # not on Windows; not on every network file system
+        return
 
 
 def remove_run(out: Path) -> None:

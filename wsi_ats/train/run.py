@@ -32,11 +32,19 @@ from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
 from wsi_ats.train.epoch_checkpoint import Checkpoints, EpochCheckpoint, Say
 from wsi_ats.train.figures import Figures, final_figures, values_of
-from wsi_ats.train.folder import finish_run, prepare_run, read_failures, write_failures, write_validation
+from wsi_ats.train.folder import (
+    alone_in,
+    finish_run,
+    prepare_run,
+    read_failures,
+    write_failures,
+    write_validation,
+)
 from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
 from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.patients import patients_in_words, say_patients
 from wsi_ats.train.standardise import fit_standardisation
-from wsi_ats.train.targets import ask, counts_of, targets_of
+from wsi_ats.train.targets import ask, counts_of, refuse_lacking, targets_of
 
 Sets = dict[str, Examples]
 """Examples of each split, by its name."""
@@ -67,9 +75,26 @@ def train(
     tasks = ask(config, rows)
     groups = tasks[0].strata(targets_of(tasks, rows)[0])
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, groups)
-    build_model(config, tasks)  # what is wrong with the networks is told before the slides are opened
-    prepare_run(out, rows, config, overwrite=overwrite)
-    cache = cache_for(config, out, say) if cache is None else cache
+    # What is wrong with splits and networks is told before slides are opened and anything is written.
+    refuse_lacking(tasks, rows)
+    build_model(config, tasks)
+    with alone_in(out):
+        prepare_run(out, rows, config, overwrite=overwrite)
+        say_patients(rows, say)
+        return _train(
+            rows, tasks, config, out, say, cache_for(config, out, say) if cache is None else cache, start
+        )
+
+
+def _train(
+    rows: Sequence[Row],
+    tasks: Sequence[Task],
+    config: Config,
+    out: Path,
+    say: Say,
+    cache: TileCache,
+    start: float,
+) -> Trained:
     bad_tiles: BadTiles = {}
     sets, failures = _inspect(
         rows, tasks, config, out, say, bad_tiles, stored=may_be_stored(config) and cache.store is not None
@@ -155,6 +180,7 @@ def _check(sets: Sets, tasks: Sequence[Task], failures: Sequence[Failure], out: 
         targets = examples.targets
         words = (f"{name} {n}" for name, n in counts_of(tasks, targets).items())
         say(f"{split}: {len(examples)} slides ({', '.join(words)})")
+        say(f"{split}: {patients_in_words(tasks, examples.rows, targets)}")
         for task, mine in zip(tasks, targets, strict=True):
             lacking = task.lacks(mine)
             if lacking:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -14,6 +17,7 @@ from wsi_ats.manifest import Row
 from wsi_ats.tasks.make import make_tasks
 from wsi_ats.tasks.settings import asked, columns_of_targets
 from wsi_ats.tasks.task import Task
+from wsi_ats.tasks.texts import NOT_GIVEN
 
 Targets = tuple[Float64[np.ndarray, " _"], ...]
 """Targets of one slide, an array (T,) a task; nan where it is not known."""
@@ -32,9 +36,43 @@ def ask(config: Config, rows: Sequence[Row]) -> list[Task]:
             remedy="use a train.batch of at least 2",
         )
     columns = columns_of_targets(settings)
+    for name, task in settings.items():
+        if TASK_KINDS[task.kind].names in ("found", "grades") and not task.grades:
+            column = task.columns(name)[0]
+            _refuse_spellings([row.cell(column) for row in rows], column)
     tasks = make_tasks(settings, {column: [row.cell(column) for row in rows] for column in columns})
     targets_of(tasks, rows)
     return tasks
+
+
+def _refuse_spellings(cells: Sequence[str], column: str) -> None:
+    """Raise `ConfigError` for classes that differ in letter case, spaces or hyphens alone: one of them is a slip."""
+    counts = Counter(cell for cell in cells if cell not in NOT_GIVEN)
+    spelt: dict[str, list[str]] = defaultdict(list)
+    for cell in counts:
+        plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", unicodedata.normalize("NFKC", cell))
+        spelt[plain.casefold()].append(cell)
+    for names in spelt.values():
+        if len(names) > 1:
+            said = " and ".join(f"{name!r} ({counts[name]} slides)" for name in sorted(names))
+            often = max(names, key=counts.__getitem__)
+            raise ConfigError(
+                f"column {column!r} has {said}: spelt differently they would be different classes",
+                remedy=f"write one of them everywhere, {often!r} for example",
+            )
+
+
+def refuse_lacking(tasks: Sequence[Task], rows: Sequence[Row]) -> None:
+    """Raise `ConfigError` where the slides of a split are not enough, whatever may be wrong with any of them."""
+    for split in ("train", "val"):
+        mine = [row for row in rows if row.split == split]
+        for task, targets in zip(tasks, targets_of(tasks, mine), strict=True):
+            lacking = task.lacks(targets)
+            if lacking:
+                raise ConfigError(
+                    f"the {split} split has no {lacking} (it has {len(mine)} slides)",
+                    remedy="add such slides to it: change the column `split`; where there is none, train.val_fraction",
+                )
 
 
 def target_of(tasks: Iterable[Task], row: Row) -> Targets:

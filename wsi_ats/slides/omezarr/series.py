@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from wsi_ats.errors import SlideError
-from wsi_ats.slides.omezarr.array import array_facts
 from wsi_ats.slides.omezarr.group import Group, groups_of, read_arrays
+from wsi_ats.slides.omezarr.metadata import array_facts
 from wsi_ats.slides.omezarr.ngff import Multiscale, count_multiscales, parse_multiscale
 from wsi_ats.slides.storage.source import ByteRange, ByteSource
 
