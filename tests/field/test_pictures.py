@@ -1,4 +1,4 @@
-"""Pictures that say what decided, and that can be read, whatever the slide's shape, the names, the style or the pixels."""
+"""Pictures that say what decided and can be read, whatever the shape of the slide, the names, the style, the pixels."""
 
 from __future__ import annotations
 
