@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-package test-lowest lint bench clean
 
 demo: $(READY)
 	$(BIN)/wsi-ats demo --out demo
@@ -12,10 +12,26 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Wheel and sdist, installed in a bare environment without a compiler: what users get.
+test-package: $(READY)
+	$(BIN)/python -m tests.package_smoke
+
+# The lowest versions that pyproject.toml allows, but for torch: for Linux its older ones come with gigabytes for GPUs.
+# Old packages warn of each other's ways, which are not the user's concern.
+LOWEST := .venv-lowest
+test-lowest: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	grep '^torch==' constraints.txt > $(LOWEST)/torch.txt
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python \
+		--resolution lowest-direct --overrides $(LOWEST)/torch.txt --editable '.[dev]'
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -W ignore::DeprecationWarning
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
 
 bench: $(READY)
 	$(BIN)/python benchmarks/mosaic.py --help
@@ -27,7 +43,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(LOWEST) demo
 
 # Executes the notebook in place, on what `make demo` left.
 .PHONY: notebook

@@ -51,6 +51,13 @@ def test_from_tiles_to_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_say_how_they_are_called(script: Path, tmp_path: Path) -> None:
+    said = run(script.name, "--help", cwd=tmp_path)
+    assert said.startswith(f"usage: {script.name} ")
+    assert f"python pipelines/{script.name} " in said
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_short_flat_and_explained(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
     tree = ast.parse(text)
