@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 SIDE = 4
 """Side of a patch in view px; what is less at the far edges counts as one."""
 
-FLAT = 20
+FLAT = 24
 """Largest difference, in grey levels of any colour, between the pixels of a flat patch."""
 
 BITS = 5
@@ -47,7 +47,11 @@ class Patches:
     @property
     def flat(self) -> Bool[np.ndarray, "p q"]:
         """Whether each patch is flat."""
-        return np.asarray(((self.highest - self.lowest) <= FLAT).all(axis=2), bool)
+        return self.is_even(FLAT)
+
+    def is_even(self, limit: int) -> Bool[np.ndarray, "p q"]:
+        """Whether the pixels of each patch differ by at most `limit` grey levels in any colour."""
+        return np.asarray(((self.highest - self.lowest) <= limit).all(axis=2), bool)
 
 
 def spread(patches: Bool[np.ndarray, "p q"], shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

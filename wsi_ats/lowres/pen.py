@@ -26,9 +26,12 @@ FAINTEST = 0.08
 LEAST_PATCHES = 12
 """Least number of flat patches of one hue that make a pen."""
 
-OVER_TISSUE = 0.3
-"""Optical density from which a flat patch is ink over tissue, whatever its hue, on a slide with a pen: flat tissue
-(colloid, keratin) is paler."""
+LEAST_GREY = 1 / 400
+"""Least share of flat grey patches that make a pen: less may be mineral or pigment, and on glass it is no tissue."""
+
+OVER_TISSUE, OVER_RANGE = 0.28, 32
+"""Least optical density, and largest difference in grey levels, of a patch that is ink over tissue, whatever its hue,
+on a slide with a pen. Flat tissue (colloid, keratin) is paler, dense tissue less even."""
 
 GREY = 0.25
 """Chroma below which ink is grey or black: difference of the densities of two colours over the larger one."""
@@ -42,10 +45,10 @@ CLEAR = 0.75
 CRIMSON = 0.4
 """Optical density from which a red as that of dense blood may be a pen's."""
 
-PURPLE = 0.37
+PURPLE = 0.28
 """Optical density from which a purple as that of haematoxylin may be a pen's: blue ink over eosin."""
 
-SURE = 2
+SURE = 1.75
 """How many flat patches for one rough there must be of a grey or purple pen; of others one is enough."""
 
 PIXEL_BITS = 6
@@ -82,7 +85,7 @@ class PenRule:
         if not self.is_needed:
             return np.zeros(pixels.shape[:2], bool)
         patches = Patches.of(pixels)
-        dense = patches.flat & self.dense[codes(patches.highest, PIXEL_BITS)]
+        dense = patches.is_even(OVER_RANGE) & self.dense[codes(patches.highest, PIXEL_BITS)]
         colours = codes(pixels, PIXEL_BITS)
         grey = self.greys[colours] & spread(patches.flat, pixels.shape[:2])
         return np.asarray(self.inks[colours] | grey | spread(dense, pixels.shape[:2]), bool)
@@ -92,12 +95,16 @@ def find_pen(patches: PatchColours, light: Light) -> PenRule:
     """The pens of a view: hues that may be ink's, of which at least as many patches are flat as are rough."""
     hue = _hue_of_ink(palette(), light)
     flat, rough = (_count(hue, counts) for counts in (patches.flat, patches.rough))
-    doubtful = np.zeros(HUES + 1, bool)
-    doubtful[[4, 5, 6, HUES]] = True  # purple from 60 to 105 degrees, grey
-    found = (flat >= LEAST_PATCHES) & (flat >= np.where(doubtful, SURE, 1) * rough)
+    sure, least = np.ones(HUES + 1), np.full(HUES + 1, float(LEAST_PATCHES))
+    doubtful = [4, 5, HUES]  # purple, of 60 to 90 degrees, and grey
+    sure[doubtful] = SURE
+    least[HUES] = max(LEAST_PATCHES, LEAST_GREY * (patches.flat.sum() + patches.rough.sum()))
+    found = (flat >= least) & (flat >= sure * rough)
     # A pen's hue may lie at the edge of its bin.
     beside = np.zeros(HUES + 1, bool)
-    beside[:HUES] = (np.roll(found[:HUES], 1) | np.roll(found[:HUES], -1)) & (flat >= rough)[:HUES] & ~doubtful[:HUES]
+    beside[:HUES] = np.roll(found[:HUES], 1) | np.roll(found[:HUES], -1)
+    beside &= flat >= rough
+    beside[doubtful] = False
     colours = palette(PIXEL_BITS)
     pixel_hue = _hue_of_ink(colours, light)
     of_pen = np.append(found | beside, False)[pixel_hue]
@@ -122,7 +129,7 @@ def _hue_of_ink(colours: Float64[np.ndarray, "n 3"], light: Light) -> Int64[np.n
     blue_or_green = ((degrees < 60) | (degrees >= 255)) & (chroma >= GREY)
     red_to_yellow = (degrees >= 174) & (degrees < 255) & (chroma >= CLEAR)
     crimson = (degrees >= 150) & (degrees < 174) & (chroma >= CLEAR) & (mean >= CRIMSON)
-    purple = (degrees >= 60) & (degrees < 105) & (mean >= PURPLE)
+    purple = (degrees >= 60) & (degrees < 90) & (mean >= PURPLE)
     grey = (chroma < GREY) & (mean >= DARK_GREY)
     coloured = np.where(blue_or_green | red_to_yellow | crimson | purple, degrees * HUES // 360, HUES + 1)
     is_ink = (mean >= FAINTEST) & (luma(colours) >= DARK)

@@ -175,7 +175,7 @@ class StainRule:
         classes = (self.stained[_codes(even, self.method)] & ~dark).astype(np.uint8)
         classes[_is(pixels, self.background)] = BLANK
         if self.pen.is_needed:
-            classes[self.pen.mask(pixels)] = INK
+            classes[self.pen.mask(even)] = INK
         classes[dark] = BLACK
         return np.asarray(classes, np.uint8)
 
@@ -191,22 +191,31 @@ def stain_rule(
 
     Blocks are walked over a second time in light that is far from ordinary. pen: whether ink is looked for.
     """
-    patches, counts = PatchColours(background), _Counts(method)
-    for pixels in blocks:
-        patches.add(Patches.of(pixels))
-        counts.add(pixels)
-    light = find_light(patches)
+    patches, counts = _count(blocks, method, WHITE_LIGHT, background)
+    light = shown = find_light(patches)
     if not light.is_ordinary:
-        counts = _Counts(method)
-        for pixels in blocks:
-            counts.add(light.even(pixels))
+        patches, counts = _count(blocks, method, light, background)
+        shown = find_light(patches)
     if not is_lit(patches):
         return StainRule(method, np.zeros(len(counts.codes), bool), background=background)
     stain = _stain_of_codes(method, counts)
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
     stained = stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high)
-    return StainRule(method, stained, light, find_pen(patches, light) if pen else NO_PEN, background)
+    return StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
+
+
+def _count(
+    blocks: Iterable[UInt8[np.ndarray, "h w 3"]], method: Method, light: Light, background: Rgb
+) -> tuple[PatchColours, _Counts]:
+    """What decides the rule, counted in all blocks, as they would be in ordinary light."""
+    blank = light.even(np.asarray(background, np.uint8))
+    patches, counts = PatchColours((int(blank[0]), int(blank[1]), int(blank[2]))), _Counts(method)
+    for pixels in blocks:
+        even = light.even(pixels)
+        patches.add(Patches.of(even))
+        counts.add(even)
+    return patches, counts
 
 
 @dataclass

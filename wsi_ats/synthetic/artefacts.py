@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -37,7 +38,7 @@ def with_pen(
     path = _path(np.asarray(points, np.float64), wave)
     reach = width / 2
     share = np.zeros(pixels.shape[:2], np.float32)
-    for (x0, y0), (x1, y1) in zip(path[:-1], path[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(path):
         left, top = (max(int(min(a, b) - reach), 0) for a, b in ((x0, x1), (y0, y1)))
         right, bottom = (int(max(a, b) + reach) + 2 for a, b in ((x0, x1), (y0, y1)))
         y, x = np.mgrid[top : min(bottom, pixels.shape[0]), left : min(right, pixels.shape[1])]
