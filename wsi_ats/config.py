@@ -94,11 +94,14 @@ class TissueSettings(Section):
     method: Literal["saturation", "optical-density"] = "saturation"
     """What Otsu's threshold is taken of; optical-density keeps pale, unsaturated stains."""
     min_object: int = Field(default=64, ge=0, le=1_000_000)
-    """Specks of tissue smaller than this many view pixels are dropped (dust, pen dots)."""
+    """Specks of tissue smaller than this many view pixels are dropped (dust)."""
     min_hole: int = Field(default=64, ge=0, le=1_000_000)
     """Holes in the tissue smaller than this many view pixels are filled (lumina, fat)."""
     min_fraction: float = Field(default=0.25, gt=0, le=1)
     """Share of a cell that tissue must cover for the cell to be drawn from."""
+    pen: bool = True
+    """Leave out marker ink: what is even and of a hue that haematoxylin and eosin never have. False: ink that is
+    stained enough is tissue."""
 
 
 class TileSettings(Scale):

@@ -135,6 +135,7 @@ def predict_prepared(
         bytes_read=0,
         seconds={},
         notes=slide.notes,
+        view_shares=slide.view_shares,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,6 +74,8 @@ class Prediction:
     """Seconds by stage, "total" among them."""
     notes: tuple[str, ...] = ()
     """Clauses on what the user should know before believing the answer; often none."""
+    view_shares: Mapping[str, float] = field(default_factory=dict)
+    """Shares of tissue, glass, pen, black and blank in the view, which sum to 1; none where they are not known."""
 
     def __post_init__(self) -> None:
         if not np.isin(self.cells, self.tissue).all():

@@ -140,6 +140,7 @@ def describe(prediction: Prediction) -> Record:
         "tiles_read": int(prediction.tiles_read),
         "rounds": int(prediction.rounds),
         "notes": list(prediction.notes),
+        "view_shares": dict(prediction.view_shares),
         "bytes_read": int(prediction.bytes_read),
         "seconds": {stage: round(float(s), 6) for stage, s in prediction.seconds.items()},
     }
@@ -185,6 +186,7 @@ def read_prediction(folder: Path | str) -> Prediction:
         bytes_read=record["bytes_read"],
         seconds=record["seconds"],
         notes=tuple(record["notes"]),
+        view_shares=record["view_shares"],
     )
 
 

@@ -25,9 +25,11 @@ def tissue_label(slide: Slide, settings: TissueSettings | None = None, mpp: floa
     mask = mask_of(
         view,
         partial(view.read, slide),
+        background=slide.background,
         method=settings.method,
         min_object=settings.min_object,
         min_hole=settings.min_hole,
+        pen=settings.pen,
     )
     return Label(mask, view.downsample)
 

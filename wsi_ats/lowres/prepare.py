@@ -6,7 +6,7 @@ is then read for the regions that are drawn (`lowres/regions.py`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +56,8 @@ class PreparedSlide:
     where nothing is to be kept."""
     notes: tuple[str, ...] = ()
     """Clauses on what the user should know of how the slide was understood: the slide's own, and the tissue's."""
+    view_shares: Mapping[str, float] = field(default_factory=dict)
+    """Shares of tissue, glass, pen, black and blank in the view; they sum to 1."""
     bad_tiles: set[tuple[int, int, int]] = field(default_factory=set, compare=False)
     """Tiles (level, column, row) met so far that could not be read and were tolerated."""
 
@@ -139,7 +141,8 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
         stain_table=make_stain_table(tissue.colours) if config.view.normalise else None,
         slide=slide if keep_open else None,
         regions=regions,
-        notes=slide.notes,
+        notes=(*slide.notes, *tissue.notes),
+        view_shares=tissue.shares.as_dict(),
         bad_tiles=set(slide.bad_tiles),
     )
 
@@ -148,15 +151,21 @@ def _one_level(slide: Slide, frame: LazyView, config: Config) -> tuple[View | La
     small = frame.shape[0] * frame.shape[1] <= config.view.whole**2
     view = frame.load(slide) if small else frame
     read = view.crop if isinstance(view, View) else partial(view.read, slide)
-    return view, find_tissue(view, name=slide.name, read=read, **config.tissue.model_dump()), None
+    tissue = find_tissue(
+        view, name=slide.name, read=read, background=slide.background, **config.tissue.model_dump()
+    )
+    return view, tissue, None
 
 
 def _two_levels(slide: Slide, frame: LazyView, config: Config) -> tuple[View, Tissue, RegionGrid]:
     how = config.regions
     view = coarse_frame(frame, how.side, how.shrink, how.px).load(slide)
-    cells, regions = find_regions(view, frame, how.side, name=slide.name, **config.tissue.model_dump())
-    colours = count_colours(view.pixels, regions.tissue.stain.mask(view.pixels))
-    return view, Tissue(cells, colours), regions
+    cells, regions = find_regions(
+        view, frame, how.side, name=slide.name, background=slide.background, **config.tissue.model_dump()
+    )
+    stain = regions.tissue.stain
+    colours = count_colours(view.pixels, stain.mask(view.pixels))
+    return view, Tissue(cells, colours, regions.shares, stain.light), regions
 
 
 def _check_colours(slide: Slide, config: Config) -> None:

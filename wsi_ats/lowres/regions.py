@@ -16,9 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from wsi_ats.errors import NoTissueError
 from wsi_ats.geometry import Box, Grid
-from wsi_ats.lowres.tissue import Method, StainRule, cleaned, stain_rule
+from wsi_ats.lowres.light import Rgb
+from wsi_ats.lowres.mask import outside_ink, tissue_and_ink
+from wsi_ats.lowres.pen import LEAST_PX
+from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue
+from wsi_ats.lowres.tissue import INK, STAINED, WHITE, Method, StainRule, shares_of, stain_rule
 from wsi_ats.lowres.view import LazyView, View
 
 
@@ -36,8 +39,29 @@ class TissueRule:
 
     def mask(self, pixels: UInt8[np.ndarray, "h w 3"], zoom: float = 1.0) -> Bool[np.ndarray, "h w"]:
         """Mask (h, w) of the stained px, small objects and holes gone; pixels are `zoom` view px wide."""
-        smallest = (round(area / zoom**2) for area in (self.min_object, self.min_hole))
-        return cleaned(self.stain.mask(pixels), *smallest)
+        return self._masks(self.stain.classes(pixels), zoom)[0]
+
+    def survey(
+        self, pixels: UInt8[np.ndarray, "h w 3"], zoom: float
+    ) -> tuple[Bool[np.ndarray, "h w"], ViewShares]:
+        """The mask of a whole view, and the shares of its classes."""
+        classes = self.stain.classes(pixels)
+        tissue, ink = self._masks(classes, zoom)
+        return tissue, shares_of(classes, tissue, ink)
+
+    def share_of_cells(
+        self, pixels: UInt8[np.ndarray, "h w 3"], stride: int
+    ) -> Float64[np.ndarray, "rows cols"]:
+        """Share of tissue in each cell of stride x stride px; 0 where ink covers it."""
+        tissue = outside_ink(*self._masks(self.stain.classes(pixels)), stride)
+        rows, cols = tissue.shape[0] // stride, tissue.shape[1] // stride
+        return np.asarray(tissue.reshape(rows, stride, cols, stride).mean((1, 3)), np.float64)
+
+    def _masks(
+        self, classes: UInt8[np.ndarray, "h w"], zoom: float = 1.0
+    ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+        smallest = (round(area / zoom**2) for area in (self.min_object, self.min_hole, LEAST_PX))
+        return tissue_and_ink(classes == STAINED, classes == INK, *smallest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +77,8 @@ class RegionGrid:
     tissue: TissueRule
     area: Float64[np.ndarray, " K"]
     """Share of tissue in each tissue region, as the coarse view shows it."""
+    shares: ViewShares = NOT_KNOWN
+    """Shares of tissue, glass, pen, black and blank in the coarse view."""
 
     @property
     def nbytes(self) -> int:
@@ -72,9 +98,8 @@ class RegionGrid:
         if none holds any, all of them. So attention that a region gets is always that of some cells.
         """
         stride = self.frame.stride
-        mask = self.tissue.mask(pixels)
         box = self.cells(region)
-        filled = mask.reshape(box.height, stride, box.width, stride).mean((1, 3)).ravel()
+        filled = self.tissue.share_of_cells(pixels, stride).ravel()
         return self._flat(box, np.flatnonzero(filled >= min(self.tissue.min_fraction, filled.max())))
 
     def tissue_from_coarse(self, view: View, region: int) -> Int64[np.ndarray, " n"]:
@@ -113,25 +138,26 @@ def find_regions(
     side: int,
     *,
     name: str,
+    background: Rgb = WHITE,
     method: Method = "saturation",
     min_object: int = 0,
     min_hole: int = 0,
     min_fraction: float = 0.25,
+    pen: bool = True,
 ) -> tuple[Int64[np.ndarray, " K"], RegionGrid]:
     """The regions (flat, ascending) that hold tissue enough for a cell of the fine view, and what is inside them.
 
-    name: of the slide. min_object and min_hole are in px of the fine view. Raises NoTissueError, naming the slide and
-    these settings, where there are none.
+    name, background: of the slide. min_object and min_hole are in px of the fine view. Raises NoTissueError, naming the
+    slide, what the coarse view shows and these settings, where there are none.
     """
-    rule = TissueRule(stain_rule([view.pixels], method), min_object, min_hole, min_fraction)
-    mask = rule.mask(view.pixels, side * fine.stride / view.stride)
-    share = mask.reshape(view.grid.rows, view.stride, view.grid.cols, view.stride).mean((1, 3)).ravel()
+    stain = stain_rule([view.pixels], method, background=background, pen=pen)
+    rule = TissueRule(stain, min_object, min_hole, min_fraction)
+    tissue, shares = rule.survey(view.pixels, side * fine.stride / view.stride)
+    share = tissue.reshape(view.grid.rows, view.stride, view.grid.cols, view.stride).mean((1, 3)).ravel()
     regions = np.flatnonzero((share > 0) & (share >= min_fraction / side**2)).astype(np.int64)
     if not len(regions):
-        raise NoTissueError(
-            f"slide {name!r}: no tissue; {share.mean():.2%} of the coarse view is in the mask (method={method!r}, "
-            f"min_object={min_object} px, min_hole={min_hole} px) and no region holds as much as "
-            f"min_fraction={min_fraction} of a cell",
-            "look at the slide: a bright-field stain is needed; else lower min_object or min_fraction",
+        settings = (
+            f"min_object={min_object} px, min_hole={min_hole} px, min_fraction={min_fraction} of one cell"
         )
-    return regions, RegionGrid(fine, side, view.grid.cols, rule, share[regions])
+        raise no_tissue(name, shares, stain.is_lit, method, settings)
+    return regions, RegionGrid(fine, side, view.grid.cols, rule, share[regions], shares)

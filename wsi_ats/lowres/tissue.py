@@ -1,25 +1,31 @@
 """Tissue: a mask on the low-resolution view, and the cells of the grid that it fills.
 
+A view shows tissue, glass, pen (`lowres/pen.py`), black (where nothing was scanned) and blank (of the background's very
+colour: transparent, or beyond the slide). Stain is judged against the colour of the glass (`lowres/light.py`).
+
 Everything that decides is counted in whole numbers, so that a view that comes in blocks gets the mask of the view
-at once. The first walk over the blocks finds the threshold, the second the mask, which is kept as bits (5 MB for a
-slide of 200,000 px at 0.25 um/px and a view of 8 um/px). Small objects and holes are then judged block by block
-with as many px around as they may cover: what reaches further is not small.
+at once. The first walk over the blocks finds the rule (one more in light far from ordinary), the second the mask, which
+is kept as bits (20 MB for a slide of 200,000 px at 0.25 um/px and a view of 8 um/px). Small objects and holes are then
+judged block by block with as many px around as they may cover: what reaches further is not small.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from skimage.filters import threshold_otsu
-from skimage.measure import label
 
-from wsi_ats.errors import NoTissueError
 from wsi_ats.geometry import Box
+from wsi_ats.lowres.light import DARK, LUMA, WHITE_LIGHT, WHITE_LUMA, Light, Rgb, find_light, is_lit
+from wsi_ats.lowres.mask import Bits, outside_ink, tissue_and_ink
+from wsi_ats.lowres.patches import PatchColours, Patches
+from wsi_ats.lowres.pen import LEAST_PX, MARGIN, NO_PEN, PenRule, find_pen
+from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue
 from wsi_ats.lowres.view import LazyView, Read, View, boxes
 from wsi_ats.prefetch import prefetch
 
@@ -32,18 +38,8 @@ THRESHOLD_RANGE: dict[Method, tuple[float, float]] = {
 """Bounds of Otsu's threshold, which always finds two classes. Within them it separates tissue from glass; on a blank
 slide it would separate noise from noise (below), on one that is mostly tissue dark from pale tissue (above)."""
 
-DARK = 25
-"""Luma below which a pixel holds too little light to judge a stain by: black padding, scanner artefacts."""
-
-GLASS = 60.0
-"""Grey level that all three colours reach in the brightest tenth of a bright-field slide, where light comes
-through glass or pale tissue. Fluorescence glows in one colour on black."""
-
-WHITE = 250
-"""Luma from which a pixel is white: a view has it beyond the slide's edge, so it does not tell of the slide."""
-
-LUMA = (299, 587, 114)
-"""Thousandths of red, green and blue in the luma."""
+WHITE: Rgb = (255, 255, 255)
+"""Colour of what was not scanned, where a slide does not say another."""
 
 DENSITY_STEPS = 30_000
 """Steps per unit of optical density, mean of RGB, in which it is counted."""
@@ -58,19 +54,22 @@ def tissue_mask(
     method: Method = "saturation",
     min_object: int = 0,
     min_hole: int = 0,
+    pen: bool = True,
 ) -> Bool[np.ndarray, "h w"]:
     """True where a bright-field view shows stained tissue.
 
     A threshold (Otsu, within THRESHOLD_RANGE) on saturation, (max - min) / max of RGB, or on optical density,
-    log10(light through glass / light through the pixel), mean of RGB. Objects smaller than min_object view px
-    go, then holes smaller than min_hole. A view that lets no light through (fluorescence, black) has no tissue.
+    log10(light through glass / light through the pixel), mean of RGB, both relative to the colour of the glass. Pen
+    goes, objects smaller than min_object view px, then holes smaller than min_hole. A view that lets no light through
+    (fluorescence, black) has no tissue.
 
     >>> pixels = np.full((40, 60, 3), 240, np.uint8)  # glass
     >>> pixels[10:30, 20:50] = pixels[2, 2] = 170, 90, 160  # stained tissue, and a speck
     >>> int(tissue_mask(pixels).sum()), int(tissue_mask(pixels, min_object=4).sum())
     (601, 600)
     """
-    return cleaned(stain_rule([pixels], method).mask(pixels), min_object, min_hole)
+    seen = stain_rule([pixels], method, pen=pen).classes(pixels)
+    return tissue_and_ink(seen == STAINED, seen == INK, min_object, min_hole)[0]
 
 
 def tissue_cells(
@@ -96,6 +95,15 @@ class Tissue:
     """Flat indices of the K grid cells that hold tissue, ascending."""
     colours: Int64[np.ndarray, "3 256"]
     """Number of stained pixels by grey level, for red, green and blue."""
+    shares: ViewShares = NOT_KNOWN
+    """Shares of tissue, glass, pen, black and blank in the view."""
+    light: Light = WHITE_LIGHT
+    """The light of the slide."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Clauses on what may shift the answer: pen, black, the light."""
+        return (*self.shares.notes, *self.light.notes)
 
 
 def find_tissue(
@@ -103,56 +111,111 @@ def find_tissue(
     *,
     name: str,
     read: Read | None = None,
+    background: Rgb = WHITE,
     method: Method = "saturation",
     min_object: int = 0,
     min_hole: int = 0,
     min_fraction: float | int = 0.25,
+    pen: bool = True,
 ) -> Tissue:
     """The tissue of a view: `tissue_cells` of `tissue_mask`, block by block, and the colours of the stained pixels.
 
-    name: of the slide. read: gives the pixels of a box of a LazyView. Raises NoTissueError, naming the slide and
-    these settings, where no cell holds tissue.
+    Cells that pen covers are none. name: of the slide; background: its colour where nothing was scanned. read: gives
+    the pixels of a box of a LazyView. Raises NoTissueError, naming the slide, what the view shows and these settings,
+    where no cell holds tissue.
     """
     if read is None:
         if isinstance(view, LazyView):
             raise TypeError("find_tissue needs `read` for a view that is not in memory")
         read = view.crop
-    mask = mask_of(view, read, method=method, min_object=min_object, min_hole=min_hole)
-    cells, share = _cells_of(mask, view, min_fraction)
+    mask = mask_of(
+        view, read, background=background, method=method, min_object=min_object, min_hole=min_hole, pen=pen
+    )
+    cells, shares = _cells_of(mask, view, min_fraction)
     if not len(cells):
-        raise NoTissueError(
-            f"slide {name!r}: no tissue; {share:.2%} of the view is in the mask (method={method!r}, "
-            f"min_object={min_object} px, min_hole={min_hole} px) and no cell is filled to "
-            f"min_fraction={min_fraction}",
-            "look at the slide: a bright-field stain is needed; else lower min_object or min_fraction",
+        settings = (
+            f"min_object={min_object} px, min_hole={min_hole} px, min_fraction={min_fraction} of a cell"
         )
-    return Tissue(cells, mask.colours)
+        raise no_tissue(name, shares, mask.rule.is_lit, method, settings)
+    return Tissue(cells, mask.colours, shares, mask.rule.light)
+
+
+GLASS_OR_LITTLE, STAINED, INK, BLACK, BLANK = range(5)
+"""Classes of single pixels: glass and all else, stained, of a pen's colour, black, of the background's colour."""
 
 
 @dataclass(frozen=True, slots=True)
 class StainRule:
-    """A rule of which pixels are stained, one for all blocks of a view."""
+    """A rule of what single pixels are, one for all blocks of a view."""
 
     method: Method
     stained: Bool[np.ndarray, " codes"]
     """Whether each code of a colour is that of a stained pixel."""
+    light: Light = WHITE_LIGHT
+    """The light in which stain is judged."""
+    pen: PenRule = NO_PEN
+    """Which pixels are ink."""
+    background: Rgb = WHITE
+    """Colour of what was not scanned."""
+
+    @property
+    def is_lit(self) -> bool:
+        """Whether any light comes through the slide: where none does, nothing is stained."""
+        return bool(self.stained.any())
 
     def mask(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
-        """True where a pixel is stained and light enough to judge."""
-        return np.asarray(self.stained[_codes(pixels, self.method)] & (_luma(pixels) >= 1000 * DARK), bool)
+        """True where a pixel is stained and not ink."""
+        return np.asarray(self.classes(pixels) == STAINED, bool)
+
+    def classes(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+        """The class of every pixel."""
+        even = self.light.even(pixels)
+        dark = _luma(even) < 1000 * DARK
+        # GLASS_OR_LITTLE and STAINED
+        classes = (self.stained[_codes(even, self.method)] & ~dark).astype(np.uint8)
+        classes[_is(pixels, self.background)] = BLANK
+        if self.pen.is_needed:
+            classes[self.pen.mask(even)] = INK
+        classes[dark] = BLACK
+        return np.asarray(classes, np.uint8)
 
 
-def stain_rule(blocks: Iterable[UInt8[np.ndarray, "h w 3"]], method: Method = "saturation") -> StainRule:
-    """The threshold of a view that comes in blocks; which blocks does not matter."""
-    counts = _Counts(method)
-    for pixels in blocks:
-        counts.add(pixels)
-    if not counts.through.any() or _percentile(counts.through, 90) < GLASS:
-        return StainRule(method, np.zeros(len(counts.codes), bool))
+def stain_rule(
+    blocks: Iterable[UInt8[np.ndarray, "h w 3"]],
+    method: Method = "saturation",
+    *,
+    background: Rgb = WHITE,
+    pen: bool = True,
+) -> StainRule:
+    """The rule of a view that comes in blocks; which does not matter, but that they have the patches of the view.
+
+    Blocks are walked over a second time in light that is far from ordinary. pen: whether ink is looked for.
+    """
+    patches, counts = _count(blocks, method, WHITE_LIGHT, background)
+    light = shown = find_light(patches)
+    if not light.is_ordinary:
+        patches, counts = _count(blocks, method, light, background)
+        shown = find_light(patches)
+    if not is_lit(patches):
+        return StainRule(method, np.zeros(len(counts.codes), bool), background=background)
     stain = _stain_of_codes(method, counts)
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
-    return StainRule(method, stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high))
+    stained = stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high)
+    return StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
+
+
+def _count(
+    blocks: Iterable[UInt8[np.ndarray, "h w 3"]], method: Method, light: Light, background: Rgb
+) -> tuple[PatchColours, _Counts]:
+    """What decides the rule, counted in all blocks, as they would be in ordinary light."""
+    blank = light.even(np.asarray(background, np.uint8))
+    patches, counts = PatchColours((int(blank[0]), int(blank[1]), int(blank[2]))), _Counts(method)
+    for pixels in blocks:
+        even = light.even(pixels)
+        patches.add(Patches.of(even))
+        counts.add(even)
+    return patches, counts
 
 
 @dataclass
@@ -160,10 +223,8 @@ class _Counts:
     """Pixels of a view, counted by what decides the threshold."""
 
     method: Method
-    through: Int64[np.ndarray, " 256"] = field(default_factory=lambda: np.zeros(256, np.int64))
-    """Pixels that are not white, by their darkest colour."""
-    luma: Int64[np.ndarray, " 2501"] = field(default_factory=lambda: np.zeros(10 * WHITE + 1, np.int64))
-    """Pixels that are not white, by tenths of luma."""
+    luma: Int64[np.ndarray, " 2501"] = field(default_factory=lambda: np.zeros(10 * WHITE_LUMA + 1, np.int64))
+    """Pixels that are neither white nor dark, by tenths of luma."""
     codes: Int64[np.ndarray, " codes"] = field(init=False)
     """Pixels that are not dark, by the code of their colour."""
 
@@ -173,11 +234,10 @@ class _Counts:
     def add(self, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
         """Count the pixels of one block."""
         luma = _luma(pixels)
-        inside = luma < 1000 * WHITE
-        self.through += np.bincount(_over_channels(np.minimum, pixels)[inside], minlength=256)
+        light = luma >= 1000 * DARK
+        inside = light & (luma < 1000 * WHITE_LUMA)
         self.luma += np.bincount(luma[inside] // 100, minlength=len(self.luma))
-        codes = _codes(pixels, self.method)[luma >= 1000 * DARK]
-        self.codes += np.bincount(codes, minlength=len(self.codes))
+        self.codes += np.bincount(_codes(pixels, self.method)[light], minlength=len(self.codes))
 
 
 # Density of one of three colours in steps, against light of 255.
@@ -220,54 +280,51 @@ def _otsu(values: Float32[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) ->
     return float(threshold_otsu(hist=(heights, (edges[:-1] + edges[1:]) / 2)))
 
 
-class _Bits:
-    """A mask of the whole view, eight pixels a byte."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.shape = shape
-        self._bytes = np.zeros((shape[0], -(-shape[1] // 8)), np.uint8)
-
-    def write(self, box: Box, mask: Bool[np.ndarray, "h w"]) -> None:
-        """Set a box whose left edge is a multiple of 8 px, and its right edge too unless it is the view's."""
-        packed = np.packbits(mask, axis=1)
-        self._bytes[box.y : box.y + box.height, box.x // 8 : box.x // 8 + packed.shape[1]] = packed
-
-    def read(self, box: Box) -> Bool[np.ndarray, "h w"]:
-        """Any box."""
-        first = box.x // 8
-        packed = self._bytes[box.y : box.y + box.height, first : -(-(box.x + box.width) // 8)]
-        return np.unpackbits(packed, axis=1)[:, box.x - 8 * first :][:, : box.width].view(bool)
-
-
 class TissueMask:
     """The mask of a view, read box by box: `tissue_mask` of all of its pixels, whatever boxes are read."""
 
-    def __init__(
-        self, stained: _Bits, colours: Int64[np.ndarray, "3 256"], min_object: int, min_hole: int
-    ) -> None:
-        """stained: the mask with small objects and holes still in it; colours: of its pixels, counted."""
-        self.colours = colours
-        self._stained, self._least = stained, (min_object, min_hole)
-        self._halo = min_object + min_hole
+    def __init__(self, shape: tuple[int, int], rule: StainRule, min_object: int, min_hole: int) -> None:
+        """shape: height and width of the view in px; rule: that of what its pixels are."""
+        self.shape = shape
+        self.rule = rule
+        self.colours = np.zeros((3, 256), np.int64)
+        """Number of stained pixels by grey level, for red, green and blue."""
+        self._planes = {kind: Bits(shape) for kind in (STAINED, INK, BLACK, BLANK)}
+        self._least = (min_object, min_hole)
+        self._halo = min_object + min_hole + (LEAST_PX + MARGIN if rule.pen.is_needed else 0)
         # Blocks no smaller than their halo, else most of the work would be done on halos.
         self.side = max(BLOCK, self._halo)
         """Side in view px of a box that is read at no more cost than necessary."""
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the mask in view px."""
-        return self._stained.shape
+    def write(self, box: Box, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Judge the pixels of a box; together the boxes cover the view, each once."""
+        classes = self.rule.classes(pixels)
+        for kind, plane in self._planes.items():
+            plane.write(box, classes == kind)
+        self.colours += count_colours(pixels, classes == STAINED)
 
     def read(self, box: Box) -> Bool[np.ndarray, "h w"]:
         """True where a pixel of a box, in view px, is tissue."""
+        return self.tissue_and_ink(box)[0]
+
+    def tissue_and_ink(self, box: Box) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+        """The masks of tissue and of ink in a box, in view px."""
         height, width = self.shape
         left, top = max(box.x - self._halo, 0), max(box.y - self._halo, 0)
         right, bottom = (
             min(box.x + box.width + self._halo, width),
             min(box.y + box.height + self._halo, height),
         )
-        around = cleaned(self._stained.read(Box(left, top, right - left, bottom - top)), *self._least)
-        return around[box.y - top :, box.x - left :][: box.height, : box.width]
+        around = Box(left, top, right - left, bottom - top)
+        stained, ink = (self._planes[kind].read(around) for kind in (STAINED, INK))
+        y, x = box.y - top, box.x - left
+        tissue, ink = tissue_and_ink(stained, ink, *self._least)
+        inside = np.s_[y : y + box.height, x : x + box.width]
+        return tissue[inside], ink[inside]
+
+    def outside(self, kind: int, box: Box, taken: Bool[np.ndarray, "h w"]) -> int:
+        """Number of pixels of class `kind` in a box that are not `taken`."""
+        return int(np.count_nonzero(self._planes[kind].read(box) & ~taken))
 
 
 def count_colours(
@@ -282,33 +339,73 @@ def mask_of(
     view: View | LazyView,
     read: Read,
     *,
+    background: Rgb = WHITE,
     method: Method = "saturation",
     min_object: int = 0,
     min_hole: int = 0,
+    pen: bool = True,
 ) -> TissueMask:
     """The tissue of a view, from two walks over its blocks; `read` gives the pixels of a box."""
-    rule = stain_rule((pixels for _, pixels in prefetch(read, boxes(view.shape, BLOCK))), method)
-    stained, colours = _Bits(view.shape), np.zeros((3, 256), np.int64)
-    if rule.stained.any():
-        for box, pixels in prefetch(read, boxes(view.shape, BLOCK)):
-            mask = rule.mask(pixels)
-            stained.write(box, mask)
-            colours += count_colours(pixels, mask)
-    return TissueMask(stained, colours, min_object, min_hole)
+    blocks = _Blocks(view.shape, read)
+    rule = stain_rule(blocks, method, background=background, pen=pen)
+    mask = TissueMask(view.shape, rule, min_object, min_hole)
+    for box, pixels in blocks.walk():
+        mask.write(box, pixels)
+    return mask
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Blocks of a view that is read as often as they are walked over."""
+
+    shape: tuple[int, int]
+    read: Read
+
+    def walk(self) -> Iterator[tuple[Box, UInt8[np.ndarray, "h w 3"]]]:
+        return prefetch(self.read, boxes(self.shape, BLOCK))
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        return (pixels for _, pixels in self.walk())
 
 
 def _cells_of(
     mask: TissueMask, view: View | LazyView, min_fraction: float | int
-) -> tuple[Int64[np.ndarray, " K"], float]:
-    """The cells, ascending, that the mask fills, and the share of the view that is in it."""
-    found, inside = [], 0
+) -> tuple[Int64[np.ndarray, " K"], ViewShares]:
+    """The cells, ascending, that the mask fills, and the shares of the view."""
+    found = []
+    inside = ink = black = blank = 0
     side = -(-mask.side // view.stride) * view.stride
     for box in boxes(mask.shape, side):
-        own = mask.read(box)
-        inside += int(np.count_nonzero(own))
+        tissue, pen = mask.tissue_and_ink(box)
+        taken = tissue | pen
+        inside += int(np.count_nonzero(tissue))
+        ink += int(np.count_nonzero(pen))
+        black += mask.outside(BLACK, box, taken)
+        blank += mask.outside(BLANK, box, taken)
+        own = outside_ink(tissue, pen, view.stride)
         row, col = np.divmod(tissue_cells(own, view.stride, min_fraction), box.width // view.stride)
         found.append((row + box.y // view.stride) * view.grid.cols + col + box.x // view.stride)
-    return np.sort(np.concatenate(found)), inside / math.prod(mask.shape)
+    return np.sort(np.concatenate(found)), _shares(
+        *(px / math.prod(mask.shape) for px in (inside, ink, black, blank))
+    )
+
+
+def shares_of(
+    classes: UInt8[np.ndarray, "h w"], tissue: Bool[np.ndarray, "h w"], ink: Bool[np.ndarray, "h w"]
+) -> ViewShares:
+    """The shares of a view in memory, from the classes of its pixels and its masks of tissue and of ink."""
+    rest = classes[~(tissue | ink)]
+    counts = (tissue.sum(), ink.sum(), (rest == BLACK).sum(), (rest == BLANK).sum())
+    return _shares(*(int(count) / classes.size for count in counts))
+
+
+def _shares(tissue: float | int, pen: float | int, black: float | int, blank: float | int) -> ViewShares:
+    return ViewShares(tissue, 1 - tissue - pen - black - blank, pen, black, blank)
+
+
+def _is(pixels: UInt8[np.ndarray, "h w 3"], colour: Rgb) -> Bool[np.ndarray, "h w"]:
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    return np.asarray((red == colour[0]) & (green == colour[1]) & (blue == colour[2]), bool)
 
 
 def _luma(pixels: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
@@ -319,28 +416,9 @@ def _luma(pixels: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
     return np.asarray(luma, np.int32)
 
 
-def cleaned(mask: Bool[np.ndarray, "h w"], min_object: int, min_hole: int) -> Bool[np.ndarray, "h w"]:
-    """The mask without its objects of fewer than min_object px, then without its holes of fewer than min_hole."""
-    return np.asarray(~_without_small(~_without_small(mask, min_object), min_hole), bool)
-
-
 def _over_channels(
     smallest_or_largest: np.ufunc, pixels: UInt8[np.ndarray, "h w 3"]
 ) -> UInt8[np.ndarray, "h w"]:
     # Many times faster than pixels.min(axis=2): numpy is slow along an axis of three.
     red, green, blue = np.moveaxis(pixels, 2, 0)
     return np.asarray(smallest_or_largest(smallest_or_largest(red, green), blue), np.uint8)
-
-
-def _without_small(mask: Bool[np.ndarray, "h w"], area: int) -> Bool[np.ndarray, "h w"]:
-    """The mask without its connected parts (4 neighbours) of fewer than `area` pixels.
-
-    Not skimage.morphology.remove_small_objects, whose argument for this changes its name between the releases
-    that are supported here.
-    """
-    if area <= 1:
-        return mask
-    parts = label(mask, connectivity=1)
-    large = np.bincount(parts.ravel()) >= area
-    large[0] = False
-    return np.asarray(large[parts], bool)

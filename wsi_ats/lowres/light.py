@@ -1,0 +1,161 @@
+"""Light: the colour of a slide's glass, which stain is judged against.
+
+A lamp that is dim and glass, mounting medium or white balance with a tint change every pixel by the same factor, colour
+by colour. Divided by the colour of the glass they are gone, and the rule of what is stained holds as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, UInt8
+from scipy.ndimage import convolve
+
+from wsi_ats.lowres.patches import BITS, PatchColours, palette
+
+Rgb = tuple[int, int, int]
+
+LUMA = (299, 587, 114)
+"""Thousandths of red, green and blue in the luma."""
+
+DARK = 25
+"""Luma below which there is too little light to judge a stain by: black padding, scanner artefacts."""
+
+LIT = 60
+"""Grey level that all three colours reach where light comes through glass or pale tissue."""
+
+WHITE_LUMA = 250
+"""Luma from which a pixel is white: a view has it beyond the slide's edge, so it does not tell of the slide."""
+
+TINT = 0.045
+"""Saturation above which glass is tinted; that of common scanners is below."""
+
+DIM = 204
+"""Luma below which glass is dim: four fifths of full light."""
+
+ORDINARY = 240
+"""Grey level that glass is brought to where its own colour is far from ordinary."""
+
+UNEVEN = 220
+"""Luma below which the pixels of a slide are divided by its glass; above, the rule of stain holds as it is."""
+
+FAINTEST, STRONGEST_TINT, PINKEST = 125, 0.18, 0.08
+"""Bounds of what is taken for glass: least luma, largest saturation, and largest saturation where green is darkest, as
+it is in tissue that eosin or haematoxylin has stained. Tissue that is flat and pale is never taken for glass."""
+
+LEAST_SHARE = 0.02
+"""Least share of glass in the patches of a slide, those that are black or blank aside; below, none is known."""
+
+LEAST_OF_BLANK = 1 / 16
+"""Least number of patches of glass for one that is blank: on glass as white as the background, what is flat and grey
+is not glass."""
+
+MOST_BRIGHTER = 1 / 8
+"""Largest share of patches that may be brighter than glass: light is taken away by what lies on it, never added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """The light that comes through a slide."""
+
+    glass: Rgb | None = None
+    """Colour of the glass; None where none is seen, as on a slide that is all tissue: it is then taken as white."""
+
+    @property
+    def luma(self) -> float:
+        """Luma of the glass; 255 where it is not known."""
+        return float(luma(np.asarray(self.glass or (255, 255, 255), np.float64)))
+
+    @property
+    def saturation(self) -> float:
+        """Saturation of the glass; 0 where it is not known."""
+        return 0.0 if self.glass is None else (max(self.glass) - min(self.glass)) / max(self.glass)
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether pixels may be judged as they are."""
+        return self.saturation <= TINT and self.luma >= UNEVEN
+
+    def even(self, pixels: UInt8[np.ndarray, "*any 3"]) -> UInt8[np.ndarray, "*any 3"]:
+        """The pixels as they would be in ordinary light."""
+        if self.glass is None or self.is_ordinary:
+            return pixels
+        levels = np.arange(256)
+        out = np.empty_like(pixels)
+        for channel, glass in enumerate(self.glass):
+            table = np.minimum((levels * (2 * ORDINARY) + glass) // (2 * glass), 255).astype(np.uint8)
+            out[..., channel] = table[pixels[..., channel]]
+        return out
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Clauses on light that is out of the ordinary."""
+        notes = []
+        if self.saturation > TINT and self.glass is not None:
+            notes.append(
+                "the glass is tinted (RGB {}, {}, {}): so are the colours of the tissue".format(*self.glass)
+            )
+        if self.luma < DIM:
+            notes.append(f"dim lamp: glass at {self.luma / 255:.0%} of full light")
+        return tuple(notes)
+
+
+WHITE_LIGHT = Light()
+"""The light of a slide without glass."""
+
+
+def find_light(patches: PatchColours) -> Light:
+    """The light of a view: the brightest colour that many flat patches share and few are brighter than.
+
+    Black and blank patches do not count. Where nothing may be glass, the light is not known.
+    """
+    colours = palette()
+    lumas = luma(colours)
+    seen = np.where(lumas >= DARK, patches.flat + patches.rough, 0)
+    flat = np.where(_may_be_glass(colours), patches.flat, 0)
+    around = _with_neighbours(flat)
+    enough = max(LEAST_SHARE * seen.sum(), LEAST_OF_BLANK * patches.blank, around.max() / 4, 1)
+    candidates = np.flatnonzero((around >= enough) & (flat > 0))
+    if not len(candidates):
+        return Light()
+    best = candidates[np.argmax(lumas[candidates])]
+    # The brightest bin of a peak may hold little of it: the fullest of those beside it stands for the peak.
+    near = (np.abs(colours - colours[best]).max(axis=1) <= 8.5) & (flat > 0)
+    peak = np.flatnonzero(near)[np.argmax(flat[near])]
+    if seen[lumas > lumas[peak] + 24].sum() > MOST_BRIGHTER * seen.sum():
+        return Light()
+    inside = (np.abs(colours - colours[peak]).max(axis=1) <= 8.5) & (flat > 0)
+    red, green, blue = (round(float(c)) for c in patches.mean(inside))
+    return Light((red, green, blue))
+
+
+def is_lit(patches: PatchColours) -> bool:
+    """Whether light comes through the slide: through a tenth of it at least, black and white aside.
+
+    Fluorescence glows in one colour on black.
+    """
+    colours = palette()
+    lumas = luma(colours)
+    seen = np.where((lumas >= DARK) & (lumas < WHITE_LUMA), patches.inside, 0)
+    return bool(seen.any() and 10 * seen[colours.min(axis=1) >= LIT].sum() >= seen.sum())
+
+
+def _may_be_glass(colours: Float64[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+    red, green, blue = colours.T
+    saturation = (colours.max(axis=1) - colours.min(axis=1)) / colours.max(axis=1)
+    pink = green < np.minimum(red, blue)
+    limit = np.where(pink, PINKEST, STRONGEST_TINT)
+    return np.asarray((saturation <= limit) & (luma(colours) >= FAINTEST), bool)
+
+
+def _with_neighbours(counts: Int64[np.ndarray, " colours"]) -> Int64[np.ndarray, " colours"]:
+    """Counts of each colour and those at most one step from it in any of the three."""
+    side = 1 << BITS
+    cube = convolve(counts.reshape(side, side, side), np.ones((3, 3, 3), np.int64), mode="constant")
+    return np.asarray(cube.ravel(), np.int64)
+
+
+def luma(colours: Float64[np.ndarray, "*any 3"]) -> Float64[np.ndarray, "*any"]:
+    """Luma of colours."""
+    return np.asarray(colours @ np.asarray(LUMA, np.float64) / 1000, np.float64)
