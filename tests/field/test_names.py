@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, end lines, obey terminals or compute in spreadsheets: told, joined and resumed like others."""
+"""Names that are not UTF-8, end lines, obey terminals or compute in spreadsheets: told, joined and resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = [
     b"carriage\rreturn.tif",
     b"esc\x1b[31mred.tif",
     b'comma, and "quotes".tif',
-    b"=cmd|' /C calc'!A0.tif",
+    b"=cmd|' -C calc'!A0.tif",
     b"+1.tif",
     b"-1.tif",
     b"@x.tif",
