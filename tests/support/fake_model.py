@@ -19,6 +19,7 @@ from wsi_ats.errors import ModelError, NoTissueError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
+from wsi_ats.shown import printable
 from wsi_ats.slides.base import Slide
 from wsi_ats.tasks.answer import TaskResult, TaskSpec
 
@@ -38,7 +39,7 @@ class FakeModel:
 
     def read(self, slide: Slide, reading: Reading) -> Prediction:
         with (self.folder / "log.txt").open("a") as log:
-            log.write(f"{slide.name} {os.getpid()}\n")
+            log.write(f"{printable(slide.name)} {os.getpid()}\n")
         if "explode" in slide.name:
             raise RuntimeError("a bug, says\nthe fake model")
         if "crash" in slide.name:
@@ -63,7 +64,7 @@ def predict(slide: Slide, tiles: int, seed: int) -> Prediction:
     if len(tissue) == 0:
         raise NoTissueError(f"slide {slide.name}: no cell is dark", remedy="give a slide with tissue")
     attention = (darkness[tissue] / darkness[tissue].sum()).astype(np.float32)
-    rng = np.random.default_rng([seed, zlib.crc32(slide.name.encode())])
+    rng = np.random.default_rng([seed, zlib.crc32(os.fsencode(slide.name))])
     cells = np.sort(rng.choice(tissue, min(tiles, len(tissue)), replace=False))
     share = float(darkness[cells].mean() / 255)
     contributions = np.stack([-darkness[cells], darkness[cells]], axis=1).astype(np.float32)

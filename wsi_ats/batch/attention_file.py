@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
 from wsi_ats.prediction import Prediction
+from wsi_ats.shown import printable
 from wsi_ats.tasks.answer import outputs_of
 
 MPP_AT_1X = 10.0
@@ -108,7 +109,7 @@ def _patch_attributes(prediction: Prediction) -> Mapping[str, Any]:
     width, height = prediction.slide_size
     magnification, target = _magnifications(prediction)
     return {
-        "name": Path(prediction.slide).stem,
+        "name": printable(Path(prediction.slide).stem),  # HDF5 has UTF-8 alone
         "patch_size": prediction.tile_px,
         "patch_size_level0": round(prediction.tile_size[0]),
         "level0_width": width,

@@ -206,7 +206,7 @@ def look(path: Path) -> Found | None:
     """The claim at `path`; None where there is none. A link, a pipe, or a file without sense has no holder."""
     try:
         content, touched = read_regular(path, LARGEST)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:
         return _odd(path)
@@ -225,7 +225,7 @@ def remove_leftovers(path: Path) -> None:
 def _odd(path: Path) -> Found | None:
     try:
         status = path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return Found(path, None, f"{status.st_ino}-{status.st_mtime_ns}", status.st_mtime)
 

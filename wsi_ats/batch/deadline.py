@@ -82,8 +82,10 @@ class Deadline:
             else:
                 _raise_in(self._thread, TimedOut)
         if not self._over.wait(GRACE):
-            self._stuck(self.stage)
-            os._exit(STATUS)
+            try:
+                self._stuck(self.stage)
+            finally:
+                os._exit(STATUS)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._over.is_set():

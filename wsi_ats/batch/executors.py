@@ -114,12 +114,30 @@ class OnCluster:
         if future.cancelled():
             raise self._lost()
         with self._connected():
-            error = future.exception()
-            result = future.result() if error is None else error
-        if isinstance(error, CancelledError):
+            result = self._result(future)
+        if result is None:
+            self._jobs[future.key] = (job, future)
+            future.add_done_callback(self._finished.put)
+            return None
+        if isinstance(result, CancelledError):
             raise self._lost()
         future.release()
         return job, result
+
+    def _result(self, future: Future) -> Outcome | BaseException | None:
+        """What a job has come to; None where that was lost with its worker, and Dask does the job once more."""
+        error: BaseException | None = future.exception(timeout=self.LOOK_EVERY)
+        if error is not None:
+            return error
+        try:
+            outcome: Outcome = future.result(timeout=self.LOOK_EVERY)
+        except TimeoutError:
+            return None
+        except Exception as raised:
+            if future.status != "error":
+                raise
+            return raised  # it was done once more, and this is how that ended
+        return outcome
 
     def waits_for(self) -> str:
         """Workers, where the scheduler has none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -19,7 +20,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from PIL import Image
 
 from wsi_ats.batch.claim import Claim, acquire, look
-from wsi_ats.batch.deadline import GRACE, Deadline, TimedOut
+from wsi_ats.batch.deadline import Deadline, TimedOut
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.records import Record, answers
 from wsi_ats.batch.settings import PredictSettings
@@ -294,9 +295,12 @@ def _attempt(job: Job, model: Predictor, claim: Claim) -> Outcome:
     late = f"timed out after {job.timeout:g} s"
 
     def leave_word(stage: str) -> None:
-        claim.give_up(
-            _named(stage), f"{late} and {GRACE:g} s more in stage {_named(stage)}, and did not stop"
+        why = f"{late} in stage {_named(stage)}, and did not stop when it was told to"
+        sys.stderr.write(
+            f"{shown(job.item.id)}: {why}; this process ends. The same command again goes on without that slide.\n"
         )
+        sys.stderr.flush()
+        claim.give_up(_named(stage), why)
 
     deadline = Deadline(job.timeout, leave_word)
     try:

@@ -14,5 +14,6 @@ def generator_for(seed: int, *parts: str | int) -> torch.Generator:
     >>> first.initial_seed() == again.initial_seed() != other.initial_seed()
     True
     """
-    digest = hashlib.blake2b("\0".join(map(str, (seed, *parts))).encode(), digest_size=8).digest()
+    text = "\0".join(map(str, (seed, *parts)))
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
