@@ -44,7 +44,7 @@ def test_cases_follow_from_the_seed(fuzz: ModuleType, tmp_path: Path) -> None:
     for case in range(0, 119, 17):  # an SVS, every mutation
         for folder in ("a", "b"):
             (tmp_path / folder).mkdir(exist_ok=True)
-            originals.mutate(5, case, tmp_path / folder / str(case))
+            originals.mutate(6, case, tmp_path / folder / str(case))
         first, second = ((tmp_path / folder / str(case)).read_bytes() for folder in ("a", "b"))
         assert first == second
         assert first != (tmp_path / "originals" / "svs").read_bytes()
