@@ -17,6 +17,8 @@ from tests.support.tiffs import picture
 from wsi_ats.errors import SlideError
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
+from wsi_ats.slides.omezarr.group import OURS
+from wsi_ats.slides.omezarr.slide import NO_PROFILE
 
 HEIGHT, WIDTH = 150, 210
 WHOLE = picture(HEIGHT, WIDTH)
@@ -192,3 +194,11 @@ def test_chunks_behind_a_url_are_fetched_together(how: dict[str, Any], tmp_path:
     for (x, y), tile in zip(xy, tiles, strict=True):
         np.testing.assert_array_equal(tile, WHOLE[y : y + 40, x : x + 40])
     assert counts["at_once"] > 1, "one after the other"
+
+
+def test_an_icc_profile_that_is_named_and_absent_is_told(tmp_path: Path) -> None:
+    root = write(tmp_path / "a.ome.zarr")
+    zarr.open_group(root, mode="a").attrs[OURS] = {"icc_profile": "icc/c/0"}
+    with open_slide(root, srgb=True) as slide:
+        assert slide.icc_profile is None
+        assert slide.notes == (NO_PROFILE,)

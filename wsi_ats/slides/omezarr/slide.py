@@ -129,14 +129,16 @@ class ZarrSlide(TiledSlide):
         power = expected_power(properties | ({"ome.xml": store.xml} if store.xml else {}))
         scale = scale_of(stated, address.options.mpp, address.options.default_mpp, power)
         left_out = [dataset.path for dataset in image.datasets if dataset not in self._image.datasets]
+        profile = _icc_profile(self._source, group)
+        lost = (NO_PROFILE,) if profile is None and group.notes.get("icc_profile") else ()
         return SlideFacts(
             pyramid=pyramid,
             mpp_xy=scale.mpp,
             mpp_source=scale.source,
             properties=properties,
             associated_names=(*group.notes.get("associated", ()), *self._beside),
-            icc_profile=_icc_profile(self._source, group),
-            notes=(*store.notes, *_told(left_out, doubts), *scale.notes),
+            icc_profile=profile,
+            notes=(*store.notes, *_told(left_out, doubts), *lost, *scale.notes),
         )
 
     def _tiles_of(self, key: str, metadata: Json) -> Tiles | UnsupportedLayout:
@@ -303,6 +305,10 @@ def _properties(image: Multiscale, group: Group, array: Json) -> dict[str, str]:
         "zarr.format": str(group.zarr_format),
         "zarr.codecs": str(array.get("codecs", array.get("compressor"))),
     }
+
+
+NO_PROFILE = "its ICC profile is missing: colours stay as they are, also where sRGB is asked for"
+"""Note on a store whose metadata names a profile that is not in it."""
 
 
 def _icc_profile(source: ByteSource, group: Group) -> bytes | None:
