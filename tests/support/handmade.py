@@ -36,7 +36,7 @@ def write_handmade(
     if big:
         content = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) + big_directory(entries, following)
     else:
-        content = struct.pack("<2sHI", b"II", 42, 8) + directory(entries, following)
+        content = struct.pack("<2sHIQ", b"II", 42, 16, 0) + directory(entries, following)
     with path.open("wb") as file:
         file.write(content)
         file.truncate(max(size, len(content)))
