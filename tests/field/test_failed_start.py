@@ -17,6 +17,7 @@ from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, WsiAtsError
 from wsi_ats.manifest import Row
 from wsi_ats.train import run as training
+from wsi_ats.train.card import Trained
 from wsi_ats.train.run import train
 
 ONE = settings("train.epochs=1")
@@ -60,7 +61,7 @@ def start(rows: list[Row], out: Path, config: Config) -> None:
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training that ends before it opens a slide."""
-    monkeypatch.setattr(training, "_train", lambda *_: None)
+    monkeypatch.setattr(training, "_train", lambda *_: Trained(Path(), {}, 0, 0.0, [], {}))
 
 
 def test_the_folder_of_a_failed_start_is_free(
