@@ -201,4 +201,4 @@ def test_an_icc_profile_that_is_named_and_absent_is_told(tmp_path: Path) -> None
     zarr.open_group(root, mode="a").attrs[OURS] = {"icc_profile": "icc/c/0"}
     with open_slide(root, srgb=True) as slide:
         assert slide.icc_profile is None
-        assert slide.notes == (NO_PROFILE,)
+        assert slide.notes[0] == NO_PROFILE
