@@ -126,10 +126,10 @@ class OnCluster:
 
     def _result(self, future: Future) -> Outcome | BaseException | None:
         """What a job has come to; None where that was lost with its worker, and Dask does the job once more."""
-        error: BaseException | None = future.exception(timeout=self.LOOK_EVERY)
-        if error is not None:
-            return error
         try:
+            error: BaseException | None = future.exception(timeout=self.LOOK_EVERY)
+            if error is not None:
+                return error
             outcome: Outcome = future.result(timeout=self.LOOK_EVERY)
         except TimeoutError:
             return None

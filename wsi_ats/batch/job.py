@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +30,7 @@ from wsi_ats.lowres.view import read_view
 from wsi_ats.output import OutputError, writing
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
-from wsi_ats.shown import public_url, shown, url_id
+from wsi_ats.shown import printable, public_url, shown, url_id
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.fingerprint import fingerprint_of
@@ -342,7 +342,10 @@ def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, 
         with watch("write"):
             job.store.write_attention(prediction)
             if settings.heatmap:
-                job.store.write_picture("heatmap.png", prediction.heatmap(slide).encode())
+                named = replace(
+                    prediction, slide=printable(prediction.slide)
+                )  # fonts have no letters for bytes
+                job.store.write_picture("heatmap.png", named.heatmap(slide).encode())
     return prediction, {**stamp, "bad_tiles": [list(tile) for tile in slide.bad_tiles]}
 
 
