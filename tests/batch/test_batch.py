@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.fake_model import calls, items, load, make_model, make_slide
 from tests.support.tiffs import damage, picture, write_pyramid
-from wsi_ats.batch.cluster import client_for, connect, cores, local_cluster
+from wsi_ats.batch.cluster import client_for, connect, local_cluster, threads_of
 from wsi_ats.batch.executors import OnCluster
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.job import Job, Run, predict_slide
@@ -355,7 +355,7 @@ def test_a_cluster_gives_what_one_process_gives(tmp_path: Path) -> None:
     environment = dict(os.environ)
     with local_cluster(2) as client:
         threads = set(client.run(os.getenv, "OMP_NUM_THREADS").values())
-        assert threads == {str(max(1, cores() // 2))}
+        assert threads == {str(threads_of(2))}
         with connect(client.scheduler.address) as second:
             assert OnCluster(second, predict_slide).capacity() == 4
         summary = run(slides, spread, client=client)
@@ -381,6 +381,18 @@ def test_a_single_slide_needs_no_cluster_and_two_places_are_one_too_many() -> No
             assert client is None
     with pytest.raises(ConfigError, match="workers is 2 and scheduler is tcp://here:1"):
         client_for(9, workers=2, scheduler="tcp://here:1", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "workers", "threads"),
+    [("", 1, 8), ("", 3, 2), ("", 99, 1), ("1", 1, 1), ("4", 1, 4), ("16", 4, 2), ("0", 1, 8), ("a", 1, 8)],
+)
+def test_workers_share_the_cores_and_take_fewer_threads_where_told(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr("wsi_ats.batch.cluster.cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    assert threads_of(workers) == threads
 
 
 def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

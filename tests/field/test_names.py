@@ -16,6 +16,8 @@ from tests.support.commands import run as command
 from tests.support.fake_model import calls, make_slide
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.store import SlideStore, folder_name
+from wsi_ats.errors import Failure
+from wsi_ats.shown import cell
 
 NAMES = [
     b"latin-\xe9\xff.tif",
@@ -64,9 +66,9 @@ def test_every_name_is_done_or_failed_told_and_resumed(tmp_path: Path) -> None:
         rows = list(csv.reader(io.StringIO(text, newline="")))
         assert len(lines) - 1 == len(rows) == len(pd.read_csv(io.StringIO(text))) + 1
         assert all(len(row) == len(rows[0]) for row in rows)
-        for cell in (cell for row in rows for cell in row):
-            assert cell.isprintable()
-            assert not cell.startswith(("=", "@"))
+        for entry in (entry for row in rows for entry in row):
+            assert entry.isprintable()
+            assert not entry.startswith(("=", "@"))
     assert list(predictions.slide[:2]) == ["latin-\\xe9\\xff.tif", "line\\nend.tif"]
     again = run([*good, *bad], tmp_path)
     assert again.progress.known == len(good)
@@ -111,3 +113,15 @@ def test_a_signature_of_an_address_is_in_no_name_of_a_folder() -> None:
     one, other = (f"https://host/a.svs?X-Amz-Signature={secret}" for secret in ("123456", "abcdef"))
     assert "123456" not in folder_name(one)
     assert folder_name(one) != folder_name(other)
+
+
+def test_tables_of_a_training_run_show_names_and_know_them_again(tmp_path: Path) -> None:
+    from wsi_ats.train.folder import read_failures, write_failures
+
+    failures = [Failure(os.fsdecode(name), "tiles", "no", "none") for name in NAMES]
+    write_failures(tmp_path, failures)
+    back = read_failures(tmp_path)
+    assert [failure.slide for failure in back] == [cell(failure.slide) for failure in failures]
+    write_failures(tmp_path, back)
+    assert read_failures(tmp_path) == back
+    assert len(pd.read_csv(tmp_path / "failures.csv")) == len(NAMES)

@@ -63,6 +63,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def threads_of(workers: int) -> int:
+    """Number of threads of each of so many workers: its share of the cores, or fewer where OMP_NUM_THREADS says so.
+
+    The last digits of a sum depend on it: who wants the same bytes from any number of workers fixes it."""
+    share = max(1, cores() // workers)
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) else share
+
+
 @contextmanager
 def local_cluster(workers: int) -> Iterator[Client]:
     """A Dask client on `workers` processes of this machine, gone at the end of the block.
@@ -71,7 +80,7 @@ def local_cluster(workers: int) -> Iterator[Client]:
     once more and then given up, as its claim says. Each worker gets an equal share of the cores for its arithmetic."""
     if workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1")
-    threads = str(max(1, cores() // workers))
+    threads = str(threads_of(workers))
     with (
         _environment_kept() as restore,
         LocalCluster(

@@ -24,6 +24,7 @@ from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
 from wsi_ats.output import writing
+from wsi_ats.shown import cell
 from wsi_ats.tasks.answer import values_named
 from wsi_ats.tasks.metrics import Interval
 from wsi_ats.tasks.settings import LABEL
@@ -142,11 +143,11 @@ def write_failures(out: Path, failures: Iterable[Failure]) -> None:
 
 
 def read_failures(out: Path) -> list[Failure]:
-    """Failures that failures.csv lists; none where there is no such file."""
+    """Failures that failures.csv lists, slides by the names that it shows; none where there is no such file."""
     path = out / "failures.csv"
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [Failure(**row) for row in csv.DictReader(file)]
 
 
@@ -185,6 +186,6 @@ def finish_run(out: Path, config: Config, result: Trained) -> None:
 def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    for row in (header, *rows):
+        writer.writerow([cell(entry) if isinstance(entry, str) else entry for entry in row])
+    return text.getvalue().encode()

@@ -27,6 +27,7 @@ from wsi_ats.manifest import Row, with_splits
 from wsi_ats.model_folder import save_model
 from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
+from wsi_ats.shown import cell
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
@@ -150,7 +151,7 @@ def _inspect(
     room = (config.train.cache_mb << 20) // 8
     sets: Sets = {
         split: Examples(
-            [r for r in rows if r.split == split and r.slide not in known],
+            [r for r in rows if r.split == split and cell(r.slide) not in known],
             tasks,
             config,
             room,
