@@ -57,7 +57,7 @@ def make_atomic(path: Path, make: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename itself is journalled
+    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened, and the rename itself is journalled
         _flush(path.parent, os.O_RDONLY)
 
 

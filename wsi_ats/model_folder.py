@@ -47,9 +47,8 @@ def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
     # As bytes: safetensors' own writing makes files that nobody else may read, whatever the umask.
     write_atomic(folder / WEIGHTS, save({k: v.contiguous() for k, v in model.state_dict().items()}))
     write_atomic(folder / CARD, card.encode())
-    write_atomic(
-        folder / SETTINGS, tomli_w.dumps({"model": header, **values}).encode()
-    )  # last: it makes the model
+    # Last: with it the folder is a model.
+    write_atomic(folder / SETTINGS, tomli_w.dumps({"model": header, **values}).encode())
 
 
 def load_model(
@@ -80,9 +79,7 @@ def load_model(
         tasks = [from_card(card, config.tasks) for card in cards]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / SETTINGS}: [[model.tasks]] is damaged: {error!r}", COPY) from error
-    digest = model_hash(
-        folder
-    )  # tells weights that are missing from those that may not be read; safetensors does not
+    digest = model_hash(folder)  # of weights that may not be read, safetensors says that they are missing
     model = build_model(config, tasks, pretrained=pretrained, fresh=False)
     check_encoder(model.features, record)
     try:

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,16 @@ def open_to_all(trained: Path) -> Iterator[Path]:
         yield Path(shutil.copytree(trained / "model", Path(folder) / "model"))
 
 
-@pytest.fixture
-def anyone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A user whom permissions bind: root reads everything."""
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user whom permissions bind: root reads everything."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(NOBODY)
-    yield
-    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def modes(folder: Path) -> dict[str, int]:
@@ -66,13 +69,9 @@ def test_all_that_is_written_has_the_mode_that_the_umask_gives(
 
 
 @pytest.mark.parametrize("name", [SETTINGS, WEIGHTS])
-def test_a_model_that_may_not_be_read_is_a_model(open_to_all: Path, anyone: None, name: str) -> None:
-    user = os.geteuid()
-    if user == NOBODY:
-        os.seteuid(0)
+def test_a_model_that_may_not_be_read_is_a_model(open_to_all: Path, name: str) -> None:
     (open_to_all / name).chmod(0)
-    os.seteuid(user)
-    with pytest.raises(ModelError, match="may not be read: permission denied") as caught:
+    with nobody(), pytest.raises(ModelError, match="may not be read: permission denied") as caught:
         load_model(open_to_all)
     assert str(open_to_all / name) in caught.value.message
     assert "chmod" in caught.value.remedy

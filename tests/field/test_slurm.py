@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.cohort import SETTINGS
 from tests.support.commands import options
+from tests.support.encoders import save_vision_model
 
 JOB = {
     "SLURM_JOB_ID": "77",
@@ -32,11 +33,10 @@ LINES = (
     r"(train|val): \d slides \(normal \d, tumour \d\)",
     r"epoch 1/1  loss .*",
     r"validation AUC .*",
+    r"frozen features: .*",
     r"model: run/model",
 )
 """Lines of a run of one epoch."""
-
-FROZEN = ("features.network=resnet", "features.frozen=true")
 
 
 @pytest.fixture
@@ -54,28 +54,40 @@ def others(said: str) -> list[str]:
     return [line for line in said.splitlines() if not any(re.fullmatch(form, line) for form in LINES)]
 
 
-@pytest.mark.parametrize(
-    ("job", "more"),
-    [({}, ()), (JOB, ()), (JOB | {"SLURM_JOB_NAME": "bash"}, ()), ({"RANK": "3", "LOCAL_RANK": "1"}, FROZEN)],
-    ids=["no job", "a task of a job", "an interactive job", "another launcher, frozen features"],
-)
-def test_training_says_what_is_its_own_and_leaves_a_model(
-    cohort: Path, tmp_path: Path, srun: str, job: dict[str, str], more: tuple[str, ...]
-) -> None:
+def train_beside(srun: str, cohort: Path, folder: Path, job: dict[str, str], *more: str) -> None:
+    """Train an epoch in a process of its own: it says nothing but what is ours, and leaves a model."""
     # What another program of Lightning's left for its own job to go on with.
-    (tmp_path / "hpc_ckpt_1.ckpt").write_text("not ours")
+    (folder / "hpc_ckpt_1.ckpt").write_text("not ours")
     command = [sys.executable, "-m", "wsi_ats", "train", str(cohort), "--out", "run"]
     done = subprocess.run(
         [*command, *options(*SETTINGS, "train.epochs=1", *more)],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, **job, "PATH": srun, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stderr, others(done.stdout)) == (0, "", [])
-    assert {path.name for path in (tmp_path / "run" / "model").iterdir()} == {
-        "config.toml",
-        "model-card.md",
-        "model.safetensors",
-    }
+    left = {path.name for path in (folder / "run" / "model").iterdir()}
+    assert left == {"config.toml", "model-card.md", "model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    "job",
+    [{}, JOB, JOB | {"SLURM_JOB_NAME": "bash"}, {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}],
+    ids=["no job", "a task of a job", "an interactive job", "another launcher"],
+)
+def test_training_says_what_is_its_own(cohort: Path, tmp_path: Path, srun: str, job: dict[str, str]) -> None:
+    train_beside(srun, cohort, tmp_path, job)
+
+
+def test_networks_that_rest_are_not_remarked_on(cohort: Path, tmp_path: Path, srun: str) -> None:
+    save_vision_model(tmp_path / "vit", "vit")
+    encoder = (
+        "network=huggingface",
+        f"weights={tmp_path / 'vit'}",
+        "pooling=cls",
+        "mpp=0.5",
+        "any_scale=true",
+    )
+    train_beside(srun, cohort, tmp_path, {}, "tile.px=28", *(f"features.{setting}" for setting in encoder))

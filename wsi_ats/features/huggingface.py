@@ -82,7 +82,7 @@ def _load(folder: Path, name: str, *, pretrained: bool) -> Any:
         "give a folder with config.json, preprocessor_config.json and model.safetensors of a vision model"
     )
     try:
-        with _without_bars(logging):
+        with _quiet(logging):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if config.model_type == "timm_wrapper":
                 raise ValueError("it is a model of timm in a wrapper, which hands its arguments on unseen")
@@ -108,14 +108,16 @@ def _load(folder: Path, name: str, *, pretrained: bool) -> Any:
 
 
 @contextmanager
-def _without_bars(logging: Any) -> Iterator[None]:
-    """Keep the library's progress bars from the user's terminal."""
-    shown = logging.is_progress_bar_enabled()
+def _quiet(logging: Any) -> Iterator[None]:
+    """Keep the library's progress bars and reports from the user's terminal: missing weights are an error here."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        logging.set_verbosity(level)
+        if bars:
             logging.enable_progress_bar()
 
 
