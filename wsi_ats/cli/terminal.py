@@ -137,6 +137,7 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
     """Facts of a slide as plain values."""
     from wsi_ats.slides.scale import magnification_of
 
+    shares, notes = _view_of(slide)
     return {
         "slide": slide.name,
         "backend": slide.backend,
@@ -145,7 +146,8 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
         "size": list(slide.size),
         "mpp": slide.mpp_xy,
         "mpp source": slide.mpp_source,
-        "notes": list(slide.notes),
+        "notes": [*slide.notes, *notes],
+        "view shares": shares,
         "magnification": magnification_of(slide.properties)[0],
         "levels": [
             {
@@ -161,6 +163,19 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
         "icc profile": slide.icc_profile is not None,
         "associated images": {name: _picture_size(slide, name) for name in sorted(slide.associated_images)},
     }
+
+
+def _view_of(slide: Slide) -> tuple[dict[str, float] | str, tuple[str, ...]]:
+    """Shares of tissue, glass and all else in a coarse view, or why they are not known; and notes on them."""
+    from wsi_ats.lowres.survey import survey
+
+    try:
+        found = survey(slide)
+    except SlideError as error:
+        return error.message, ()
+    if found is None:
+        return "not looked at: no level is small enough for a quick look", ()
+    return {name: round(share, 4) for name, share in found.shares.as_dict().items()}, found.notes
 
 
 def _hint(slide: Slide) -> str:
@@ -203,6 +218,10 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     if facts["bounds"] is not None:
         say("scanned: {2} x {3} px from ({0}, {1})".format(*facts["bounds"]))
     say(f"background: {facts['background']}; ICC profile: {'yes' if facts['icc profile'] else 'no'}")
+    shares = facts["view shares"]
+    if not isinstance(shares, str):
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    say(f"view: {shares}")
     pictures = [
         f"{name} ({found if isinstance(found, str) else '{} x {} px'.format(*found)})"
         for name, found in facts["associated images"].items()

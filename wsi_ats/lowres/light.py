@@ -37,9 +37,6 @@ DIM = 204
 ORDINARY = 240
 """Grey level that glass is brought to where its own colour is far from ordinary."""
 
-UNEVEN = 220
-"""Luma below which the pixels of a slide are divided by its glass; above, the rule of stain holds as it is."""
-
 FAINTEST, STRONGEST_TINT, PINKEST = 125, 0.18, 0.08
 """Bounds of what is taken for glass: least luma, largest saturation, and largest saturation where green is darkest, as
 it is in tissue that eosin or haematoxylin has stained. Tissue that is flat and pale is never taken for glass."""
@@ -75,7 +72,7 @@ class Light:
     @property
     def is_ordinary(self) -> bool:
         """Whether pixels may be judged as they are."""
-        return self.saturation <= TINT and self.luma >= UNEVEN
+        return self.saturation <= TINT and self.luma >= DIM
 
     def even(self, pixels: UInt8[np.ndarray, "*any 3"]) -> UInt8[np.ndarray, "*any 3"]:
         """The pixels as they would be in ordinary light."""

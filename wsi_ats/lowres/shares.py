@@ -42,7 +42,9 @@ class ViewShares:
         if self.pen >= PEN_NOTED:
             notes.append(f"pen on {_percent(self.pen)} of the view: left out of the tissue")
         if self.black >= BLACK_NOTED:
-            notes.append(f"{_percent(self.black)} of the view is black: not scanned")
+            notes.append(
+                f"{_percent(self.black)} of the view is black: nothing was scanned, or no light came through"
+            )
         return tuple(notes)
 
 

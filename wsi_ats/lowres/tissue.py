@@ -198,7 +198,7 @@ def stain_rule(
         shown = find_light(patches)
     if not is_lit(patches):
         return StainRule(method, np.zeros(len(counts.codes), bool), background=background)
-    stain = _stain_of_codes(method, counts)
+    stain = _stain_of_codes(method, counts, shown)
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
     stained = stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high)
@@ -252,15 +252,17 @@ def _codes(pixels: UInt8[np.ndarray, "h w 3"], method: Method) -> Int32[np.ndarr
     return np.asarray(sum(_DENSITY[pixels[..., channel]] for channel in range(3)), np.int32)
 
 
-def _stain_of_codes(method: Method, counts: _Counts) -> Float32[np.ndarray, " codes"]:
+def _stain_of_codes(method: Method, counts: _Counts, light: Light) -> Float32[np.ndarray, " codes"]:
     """The stain of every code: saturation or optical density."""
     codes = np.arange(len(counts.codes), dtype=np.int32)
     if method == "saturation":
         highest, lowest = codes >> 8, codes & 255
         return np.asarray((highest - lowest) / np.maximum(highest, 1), np.float32)
-    # The brightest hundredth of the slide is glass, as bright as the lamp was set; on a slide that is all
-    # tissue it would be tissue, so glass is taken to be no darker than 220.
-    glass = max(220.0, _percentile(counts.luma, 99) / 10)
+    # The brightest hundredth of the slide is glass, as bright as the lamp was set: hardly brighter than most of it.
+    # On a slide that is all tissue it would be tissue, so glass that is not seen is taken to be no darker than 220.
+    brightest = _percentile(counts.luma, 99) / 10
+    known = light.glass is not None
+    glass = min(max(brightest, light.luma), light.luma + 5) if known else max(220.0, brightest)
     return np.asarray(codes / DENSITY_STEPS + np.log10(glass / 255), np.float32)
 
 
