@@ -100,7 +100,7 @@ def describe(prediction: Prediction) -> str:
 
     read = f"{prediction.tiles_read} of {len(prediction.tissue)} tissue tiles read"
     notes = "".join(f"\n  note: {note}" for note in prediction.notes)
-    return f"{prediction.slide}: {in_words(prediction.results)}; {read}{notes}"
+    return f"{shown(prediction.slide)}: {in_words(prediction.results)}; {read}{notes}"
 
 
 NOTES = 10
@@ -120,11 +120,11 @@ def show_summary(summary: Summary) -> None:
     if progress.bad_tiles:
         complain(f"{progress.bad_tiles} damaged tile(s) were read as background: see the column bad_tiles")
     for slide, notes in list(summary.notes.items())[:NOTES]:
-        complain(f"note: {slide}: {'; '.join(notes)}")
+        complain(f"note: {shown(slide)}: {'; '.join(notes)}")
     if len(summary.notes) > NOTES:
         complain(f"{len(summary.notes) - NOTES} more slides have notes: see the column notes")
     for failure in summary.failures:
-        complain(f"failed: {failure.slide}: {failure.error}")
+        complain(f"failed: {shown(failure.slide)}: {failure.error}")
         if failure.remedy:
             complain(f"  remedy: {failure.remedy}")
 
