@@ -36,7 +36,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (then, then), follow_symlinks=False)
 
 
-@pytest.mark.parametrize("made", [0.0, time.time()])
+@pytest.mark.parametrize("made", [0.0, time.time()], ids=["long ago", "now"])
 def test_another_boot_of_a_machine_of_this_name_is_judged_by_its_touch(tmp_path: Path, made: float) -> None:
     path = tmp_path / "claim"
     write(path, boot="another", time=made)  # two machines may have one name, whenever each was started
