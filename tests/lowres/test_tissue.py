@@ -9,18 +9,23 @@ from skimage.filters import gaussian, threshold_otsu
 from tests.support.helpers import shared_data
 from wsi_ats.errors import NoTissueError
 from wsi_ats.geometry import Grid
+from wsi_ats.lowres.mask import outside_ink, tissue_and_ink
 from wsi_ats.lowres.tissue import (
+    INK,
+    STAINED,
     THRESHOLD_RANGE,
     Method,
     Tissue,
     _percentile,
     find_tissue,
+    shares_of,
     stain_rule,
     tissue_cells,
     tissue_mask,
 )
 from wsi_ats.lowres.view import LazyView, View, read_view, resolve_downsample
 from wsi_ats.slides import open_slide
+from wsi_ats.synthetic.artefacts import PENS, in_light, with_pen
 
 METHODS: list[Method] = ["saturation", "optical-density"]
 both = pytest.mark.parametrize("method", METHODS)
@@ -228,6 +233,44 @@ def test_the_cells_of_a_view_in_blocks_are_those_of_the_view_at_once(
     for tissue in (found(view), found(LazyView(grid, stride, (10.0, 10.0)))):
         assert np.array_equal(tissue.cells, expected)
         assert np.array_equal(tissue.colours, colours)
+
+
+@both
+@settings(deadline=None, max_examples=10)
+@given(
+    block=st.sampled_from([8, 40, 64]),
+    stride=st.sampled_from([1, 3, 8]),
+    pen=st.sampled_from(list(PENS)),
+    lamp=st.sampled_from([1.0, 0.7]),
+    seed=st.integers(0, 99),
+)
+def test_all_classes_of_a_view_in_blocks_are_those_of_the_view_at_once(
+    method: Method, block: int, stride: int, pen: str, lamp: float, seed: int
+) -> None:
+    shape = (6 * 24, 7 * 24)
+    rng = np.random.default_rng(seed)
+    pixels = on_glass(blob(shape, 45))
+    pixels[blob(shape, 45)] = (
+        rng.normal(EOSIN, 25, (*shape, 3)).clip(0, 250).astype(np.uint8)[blob(shape, 45)]
+    )
+    ends = rng.uniform(10, 130, (2, 2))
+    pixels = with_pen(pixels, PENS[pen], [(ends[0, 0], 8.0), (ends[1, 0], ends[1, 1])], 9.0, wave=2.0)
+    pixels = in_light(pixels, lamp)
+    pixels[100:, :30] = 0
+    pixels[:20, -30:] = 255
+    rule = stain_rule([pixels], method)
+    classes = rule.classes(pixels)
+    tissue, ink = tissue_and_ink(classes == STAINED, classes == INK, 30, 20)
+    view = View(pixels, Grid(shape[0] // stride, shape[1] // stride, (40, 40)), stride, (10.0, 10.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsi_ats.lowres.tissue.BLOCK", block)
+        found = find_tissue(view, name="x", method=method, min_object=30, min_hole=20, min_fraction=0.5)
+    assert np.array_equal(found.cells, tissue_cells(outside_ink(tissue, ink, stride), stride, 0.5))
+    assert found.light == rule.light
+    assert found.shares.as_dict() == pytest.approx(shares_of(classes, tissue, ink).as_dict())
+    assert sum(found.shares.as_dict().values()) == pytest.approx(1)
+    assert found.shares.black >= 0.1
+    assert found.shares.blank >= 0.01
 
 
 @pytest.mark.parametrize("seed", range(5))

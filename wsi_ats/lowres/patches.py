@@ -53,6 +53,11 @@ class Patches:
         """Whether the pixels of each patch differ by at most `limit` grey levels in any colour."""
         return np.asarray(((self.highest - self.lowest) <= limit).all(axis=2), bool)
 
+    def differs_by(self, share: float) -> Bool[np.ndarray, "p q"]:
+        """Whether the pixels of each patch differ by more than a share of its brightness, whatever that is."""
+        light = self.highest.sum(axis=2, dtype=np.int32)
+        return np.asarray(light - self.lowest.sum(axis=2, dtype=np.int32) > share * light, bool)
+
 
 def spread(patches: Bool[np.ndarray, "p q"], shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """True where a pixel of a view of `shape` (h, w) lies in one of `patches`."""

@@ -29,9 +29,10 @@ LEAST_PATCHES = 12
 LEAST_GREY = 1 / 400
 """Least share of flat grey patches that make a pen: less may be mineral or pigment, and on glass it is no tissue."""
 
-OVER_TISSUE, OVER_RANGE = 0.28, 32
-"""Least optical density, and largest difference in grey levels, of a patch that is ink over tissue, whatever its hue,
-on a slide with a pen. Flat tissue (colloid, keratin) is paler, dense tissue less even."""
+OVER_TISSUE, OVER_RANGE, OVER_SHARE = 0.28, 32, 0.2
+"""Least optical density, and largest differences, in grey levels and as a share of the brightness, of a patch that is
+ink over tissue, whatever its hue, on a slide with a pen. Flat tissue (colloid, keratin) is paler, dense tissue and folds
+differ more for their brightness."""
 
 GREY = 0.25
 """Chroma below which ink is grey or black: difference of the densities of two colours over the larger one."""
@@ -85,10 +86,15 @@ class PenRule:
         if not self.is_needed:
             return np.zeros(pixels.shape[:2], bool)
         patches = Patches.of(pixels)
-        dense = patches.is_even(OVER_RANGE) & self.dense[codes(patches.highest, PIXEL_BITS)]
+        even = patches.is_even(OVER_RANGE) & ~patches.differs_by(OVER_SHARE)
+        dense = even & self.dense[codes(patches.highest, PIXEL_BITS)]
         colours = codes(pixels, PIXEL_BITS)
         grey = self.greys[colours] & spread(patches.flat, pixels.shape[:2])
         return np.asarray(self.inks[colours] | grey | spread(dense, pixels.shape[:2]), bool)
+
+
+NO_PEN = PenRule(*(np.zeros(1 << 3 * PIXEL_BITS, bool) for _ in range(3)))
+"""The rule of a slide without a pen."""
 
 
 def find_pen(patches: PatchColours, light: Light) -> PenRule:
@@ -100,6 +106,8 @@ def find_pen(patches: PatchColours, light: Light) -> PenRule:
     sure[doubtful] = SURE
     least[HUES] = max(LEAST_PATCHES, LEAST_GREY * (patches.flat.sum() + patches.rough.sum()))
     found = (flat >= least) & (flat >= sure * rough)
+    if not found.any():
+        return NO_PEN
     # A pen's hue may lie at the edge of its bin.
     beside = np.zeros(HUES + 1, bool)
     beside[:HUES] = np.roll(found[:HUES], 1) | np.roll(found[:HUES], -1)
@@ -110,10 +118,6 @@ def find_pen(patches: PatchColours, light: Light) -> PenRule:
     of_pen = np.append(found | beside, False)[pixel_hue]
     grey = pixel_hue == HUES
     return PenRule(of_pen & ~grey, of_pen & grey, _density(colours, light).mean(axis=1) >= OVER_TISSUE)
-
-
-NO_PEN = PenRule(*(np.zeros(1 << 3 * PIXEL_BITS, bool) for _ in range(3)))
-"""The rule of a slide without a pen."""
 
 
 def _count(hue: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " hues"]:

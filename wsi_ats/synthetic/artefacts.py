@@ -23,11 +23,11 @@ PENS: dict[str, Rgb] = {
 def with_pen(
     pixels: UInt8[np.ndarray, "h w 3"],
     colour: Rgb,
-    points: Sequence[tuple[float, float]],
-    width: float,
+    points: Sequence[tuple[float | int, float | int]],
+    width: float | int,
     *,
     opacity: float = 0.75,
-    wave: float = 0.0,
+    wave: float | int = 0.0,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of the pixels with a stroke of ink through `points` (x, y), all in px.
 
@@ -55,14 +55,16 @@ def with_pen(
 
 
 def in_light(
-    pixels: UInt8[np.ndarray, "h w 3"], lamp: float = 1.0, tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    pixels: UInt8[np.ndarray, "h w 3"],
+    lamp: float | int = 1.0,
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels as a lamp of `lamp` of full light shows them, each colour times `tint`."""
     levels = np.rint(np.arange(256)[:, None] * lamp * np.asarray(tint)).clip(0, 255).astype(np.uint8)
     return np.stack([levels[pixels[..., channel], channel] for channel in range(3)], axis=-1)
 
 
-def with_black(pixels: UInt8[np.ndarray, "h w 3"], share: float) -> UInt8[np.ndarray, "H W 3"]:
+def with_black(pixels: UInt8[np.ndarray, "h w 3"], share: float | int) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels with black to their right and below, `share` of the whole."""
     zoom = (1 / (1 - share)) ** 0.5
     out = np.zeros((round(pixels.shape[0] * zoom), round(pixels.shape[1] * zoom), 3), np.uint8)
@@ -70,7 +72,7 @@ def with_black(pixels: UInt8[np.ndarray, "h w 3"], share: float) -> UInt8[np.nda
     return out
 
 
-def _path(points: Float64[np.ndarray, "n 2"], wave: float) -> Float64[np.ndarray, "m 2"]:
+def _path(points: Float64[np.ndarray, "n 2"], wave: float | int) -> Float64[np.ndarray, "m 2"]:
     """Points along a polyline, swung to both sides of it."""
     if not wave:
         return points

@@ -1,0 +1,71 @@
+"""Tinted glass and dim lamps: the tissue is that of the slide in ordinary light, and a note says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.field.test_pen import PLAIN, prepared, section
+from wsi_ats.lowres.light import Light
+from wsi_ats.lowres.tissue import Method, stain_rule, tissue_mask
+from wsi_ats.synthetic.artefacts import PENS, in_light, with_pen
+
+TINTS = {"warm": (1.0, 0.5, 0.0), "cool": (0.0, 0.5, 1.0), "green": (0.0, 1.0, 0.0)}
+"""How much of a cast each colour is spared."""
+METHODS: list[Method] = ["saturation", "optical-density"]
+
+
+def tint(name: str, cast: float) -> tuple[float, float, float]:
+    red, green, blue = (1 - cast * (1 - spared) for spared in TINTS[name])
+    return red, green, blue
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(deadline=None, max_examples=10)
+@given(name=st.sampled_from(list(TINTS)), cast=st.floats(0, 0.12), lamp=st.floats(0.6, 1))
+def test_the_mask_does_not_depend_on_the_light(method: Method, name: str, cast: float, lamp: float) -> None:
+    shown = in_light(PLAIN, lamp, tint(name, cast))
+    expected = tissue_mask(PLAIN, method=method, min_object=64, min_hole=64)
+    mask = tissue_mask(shown, method=method, min_object=64, min_hole=64)
+    assert (mask ^ expected).sum() < 0.03 * expected.sum()
+
+
+@pytest.mark.parametrize("name", TINTS)
+def test_a_tint_is_told(name: str) -> None:
+    slide = prepared(in_light(PLAIN, 1.0, tint(name, 0.08)))
+    assert [note for note in slide.notes if "glass is tinted" in note]
+    assert len(set(slide.tissue.tolist()) ^ set(prepared(PLAIN).tissue.tolist())) <= 3
+
+
+@pytest.mark.parametrize(("lamp", "told"), [(0.6, "57%"), (0.7, "66%"), (0.9, ""), (1.0, "")])
+def test_a_dim_lamp_is_told(lamp: float, told: str) -> None:
+    notes = prepared(in_light(PLAIN, lamp)).notes
+    assert notes == ((f"dim lamp: glass at {told} of full light",) if told else ())
+
+
+def test_a_pen_is_told_in_any_light() -> None:
+    inked = with_pen(PLAIN, PENS["blue"], [(20, 20), (236, 22)], 14)
+    notes = prepared(in_light(inked, 0.7, tint("warm", 0.1))).notes
+    assert len(notes) == 3, notes
+
+
+@pytest.mark.parametrize("stain", ["H&E", "trichrome, blue", "DAB and haematoxylin"])
+def test_a_slide_that_is_all_tissue_has_no_glass(stain: str) -> None:
+    view, inside = section(stain, side=256)
+    whole = view[80:176, 80:176]
+    assert inside[80:176, 80:176].all()
+    assert stain_rule([whole]).light == Light()
+
+
+@pytest.mark.parametrize("pale", [(236, 205, 222), (225, 160, 195), (190, 150, 120), (150, 110, 80)])
+def test_even_tissue_is_not_taken_for_glass(pale: tuple[int, int, int]) -> None:
+    assert stain_rule([np.full((64, 64, 3), pale, np.uint8)]).light == Light()
+
+
+def test_grey_ink_on_glass_as_white_as_the_background_is_not_taken_for_glass() -> None:
+    white = np.where(section()[1][..., None], PLAIN, np.uint8(255))
+    grey = with_pen(white, (120, 120, 122), [(20, 20), (236, 22)], 20, opacity=0.8)
+    assert stain_rule([grey]).light == Light()
+    assert np.array_equal(tissue_mask(grey, min_object=64), tissue_mask(white, min_object=64))
