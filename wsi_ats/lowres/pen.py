@@ -31,8 +31,8 @@ LEAST_GREY = 1 / 400
 
 OVER_TISSUE, OVER_RANGE, OVER_SHARE = 0.28, 32, 0.2
 """Least optical density, and largest differences, in grey levels and as a share of the brightness, of a patch that is
-ink over tissue, whatever its hue, on a slide with a pen. Flat tissue (colloid, keratin) is paler, dense tissue and folds
-differ more for their brightness."""
+ink over tissue, whatever its hue, on a slide with a pen. Flat tissue (colloid, keratin) is paler, dense tissue and
+folds differ more for their brightness."""
 
 GREY = 0.25
 """Chroma below which ink is grey or black: difference of the densities of two colours over the larger one."""
