@@ -16,13 +16,13 @@ test: $(READY)
 test-package: $(READY)
 	$(BIN)/python -m tests.package_smoke
 
-# The lowest versions that pyproject.toml allows, but for torch: for Linux its older ones come with gigabytes for GPUs.
-# Old packages warn of each other's ways, which are not the user's concern.
+# The lowest versions that pyproject.toml allows, but for torch, which is that of $(VENV): older ones for Linux come with
+# gigabytes for GPUs. Old packages warn of each other's ways, which is not the user's concern.
 LOWEST := .venv-lowest
-test-lowest: pyproject.toml constraints.txt
+test-lowest: $(READY)
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet uv
-	grep '^torch==' constraints.txt > $(LOWEST)/torch.txt
+	$(BIN)/python -m pip freeze | grep '^torch==' > $(LOWEST)/torch.txt
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python \
 		--resolution lowest-direct --overrides $(LOWEST)/torch.txt --editable '.[dev]'
 	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -W ignore::DeprecationWarning
