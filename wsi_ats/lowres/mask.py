@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool
 from scipy.ndimage import binary_dilation
@@ -30,34 +32,46 @@ class Bits:
         return np.unpackbits(packed, axis=1)[:, box.x - 8 * first :][:, : box.width].view(bool)
 
 
-def tissue_and_ink(
+class Masks(NamedTuple):
+    """What the pixels of a view are, once spots are put right."""
+
+    tissue: Bool[np.ndarray, "h w"]
+    ink: Bool[np.ndarray, "h w"]
+    near_ink: Bool[np.ndarray, "h w"]
+    """Ink and the margin around it, which is no tissue."""
+
+    def inside(self, box: Box) -> Masks:
+        """The part of the masks in a box."""
+        part = np.s_[box.y : box.y + box.height, box.x : box.x + box.width]
+        return Masks(self.tissue[part], self.ink[part], self.near_ink[part])
+
+    def in_clean_cells(self, stride: int) -> Bool[np.ndarray, "h w"]:
+        """The tissue in cells of stride x stride px of which no more than MOST_IN_CELL is near ink."""
+        if not self.near_ink.any():
+            return self.tissue
+        rows, cols = self.tissue.shape[0] // stride, self.tissue.shape[1] // stride
+        inked = self.near_ink.reshape(rows, stride, cols, stride).mean(axis=(1, 3)) > MOST_IN_CELL
+        return np.asarray(self.tissue & ~inked.repeat(stride, axis=0).repeat(stride, axis=1), bool)
+
+
+def masks_of(
     stained: Bool[np.ndarray, "h w"],
     ink: Bool[np.ndarray, "h w"],
+    black: Bool[np.ndarray, "h w"],
     min_object: int,
     min_hole: int,
     least_ink: int = LEAST_PX,
-) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-    """The masks of tissue and of ink, from those of what is stained and of what has a pen's colour.
+) -> Masks:
+    """The masks of tissue and of ink, from those of what is stained, of what has a pen's colour and of what is black.
 
-    Spots of a pen's colour of fewer than least_ink px count as stained. Tissue ends at a margin around ink, is freed of
-    objects of fewer than min_object px and then of holes of fewer than min_hole px.
+    Spots of a pen's colour, with the black in them, of fewer than least_ink px count as stained. Tissue ends at a
+    margin around ink, is freed of objects of fewer than min_object px and then of holes of fewer than min_hole px.
     """
-    large = without_small(ink, least_ink)
+    large = without_small(ink | black, least_ink) & ink if ink.any() else ink
     if not large.any():
-        return cleaned(stained | ink, min_object, min_hole), large
-    near = binary_dilation(large, iterations=MARGIN)
-    return cleaned((stained | ink) & ~near, min_object, min_hole) & ~near, large
-
-
-def outside_ink(
-    tissue: Bool[np.ndarray, "h w"], ink: Bool[np.ndarray, "h w"], stride: int
-) -> Bool[np.ndarray, "h w"]:
-    """The tissue in cells of stride x stride px of which ink covers no more than MOST_IN_CELL."""
-    if not ink.any():
-        return tissue
-    rows, cols = ink.shape[0] // stride, ink.shape[1] // stride
-    inked = ink.reshape(rows, stride, cols, stride).mean(axis=(1, 3)) > MOST_IN_CELL
-    return np.asarray(tissue & ~inked.repeat(stride, axis=0).repeat(stride, axis=1), bool)
+        return Masks(cleaned(stained | ink, min_object, min_hole), large, large)
+    near = np.asarray(binary_dilation(large, iterations=MARGIN), bool)
+    return Masks(cleaned((stained | ink) & ~near, min_object, min_hole) & ~near, large, near)
 
 
 def cleaned(mask: Bool[np.ndarray, "h w"], min_object: int, min_hole: int) -> Bool[np.ndarray, "h w"]:

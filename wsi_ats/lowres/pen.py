@@ -31,7 +31,7 @@ LEAST_GREY = 1 / 400
 
 OVER_TISSUE, OVER_RANGE, OVER_SHARE = 0.28, 32, 0.2
 """Least optical density, and largest differences, in grey levels and as a share of the brightness, of a patch that is
-ink over tissue, whatever its hue, on a slide with a pen. Flat tissue (colloid, keratin) is paler, dense tissue and
+ink over tissue, whatever its hue, on a slide with a pen. Flat tissue (colloid, keratin) is paler; dense tissue and
 folds differ more for their brightness."""
 
 GREY = 0.25
@@ -58,11 +58,12 @@ PIXEL_BITS = 6
 LEAST_PX = 64
 """View px below which a spot of ink's colour is judged as tissue is."""
 
-MARGIN = 2
-"""View px around ink that are no tissue: there ink is thin, or mixed with what is beside it."""
+MARGIN = 4
+"""View px around ink that are no tissue: there ink is thin, or mixed with what is beside it, and grey ink, which is
+found by patches, may go on."""
 
 MOST_IN_CELL = 1 / 16
-"""Share of a cell that ink may cover; cells with more are no tissue, since networks would see the ink."""
+"""Share of a cell that ink and its margin may cover; cells with more are no tissue: networks would see the ink."""
 
 
 @dataclass(frozen=True, slots=True)

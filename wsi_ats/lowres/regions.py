@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 
 from wsi_ats.geometry import Box, Grid
 from wsi_ats.lowres.light import Rgb
-from wsi_ats.lowres.mask import outside_ink, tissue_and_ink
+from wsi_ats.lowres.mask import Masks, masks_of
 from wsi_ats.lowres.pen import LEAST_PX
 from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue
-from wsi_ats.lowres.tissue import INK, STAINED, WHITE, Method, StainRule, shares_of, stain_rule
+from wsi_ats.lowres.tissue import BLACK, INK, STAINED, WHITE, Method, StainRule, shares_of, stain_rule
 from wsi_ats.lowres.view import LazyView, View
 
 
@@ -39,29 +39,27 @@ class TissueRule:
 
     def mask(self, pixels: UInt8[np.ndarray, "h w 3"], zoom: float = 1.0) -> Bool[np.ndarray, "h w"]:
         """Mask (h, w) of the stained px, small objects and holes gone; pixels are `zoom` view px wide."""
-        return self._masks(self.stain.classes(pixels), zoom)[0]
+        return self._masks(self.stain.classes(pixels), zoom).tissue
 
     def survey(
         self, pixels: UInt8[np.ndarray, "h w 3"], zoom: float
     ) -> tuple[Bool[np.ndarray, "h w"], ViewShares]:
         """The mask of a whole view, and the shares of its classes."""
         classes = self.stain.classes(pixels)
-        tissue, ink = self._masks(classes, zoom)
-        return tissue, shares_of(classes, tissue, ink)
+        masks = self._masks(classes, zoom)
+        return masks.tissue, shares_of(classes, masks)
 
     def share_of_cells(
         self, pixels: UInt8[np.ndarray, "h w 3"], stride: int
     ) -> Float64[np.ndarray, "rows cols"]:
         """Share of tissue in each cell of stride x stride px; 0 where ink covers it."""
-        tissue = outside_ink(*self._masks(self.stain.classes(pixels)), stride)
+        tissue = self._masks(self.stain.classes(pixels)).in_clean_cells(stride)
         rows, cols = tissue.shape[0] // stride, tissue.shape[1] // stride
         return np.asarray(tissue.reshape(rows, stride, cols, stride).mean((1, 3)), np.float64)
 
-    def _masks(
-        self, classes: UInt8[np.ndarray, "h w"], zoom: float = 1.0
-    ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    def _masks(self, classes: UInt8[np.ndarray, "h w"], zoom: float = 1.0) -> Masks:
         smallest = (round(area / zoom**2) for area in (self.min_object, self.min_hole, LEAST_PX))
-        return tissue_and_ink(classes == STAINED, classes == INK, *smallest)
+        return masks_of(*(classes == kind for kind in (STAINED, INK, BLACK)), *smallest)
 
 
 @dataclass(frozen=True, slots=True)

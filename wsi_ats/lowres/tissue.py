@@ -22,7 +22,7 @@ from skimage.filters import threshold_otsu
 
 from wsi_ats.geometry import Box
 from wsi_ats.lowres.light import DARK, LUMA, WHITE_LIGHT, WHITE_LUMA, Light, Rgb, find_light, is_lit
-from wsi_ats.lowres.mask import Bits, outside_ink, tissue_and_ink
+from wsi_ats.lowres.mask import Bits, Masks, masks_of
 from wsi_ats.lowres.patches import PatchColours, Patches
 from wsi_ats.lowres.pen import LEAST_PX, MARGIN, NO_PEN, PenRule, find_pen
 from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue
@@ -69,7 +69,7 @@ def tissue_mask(
     (601, 600)
     """
     seen = stain_rule([pixels], method, pen=pen).classes(pixels)
-    return tissue_and_ink(seen == STAINED, seen == INK, min_object, min_hole)[0]
+    return masks_of(seen == STAINED, seen == INK, seen == BLACK, min_object, min_hole).tissue
 
 
 def tissue_cells(
@@ -307,9 +307,9 @@ class TissueMask:
 
     def read(self, box: Box) -> Bool[np.ndarray, "h w"]:
         """True where a pixel of a box, in view px, is tissue."""
-        return self.tissue_and_ink(box)[0]
+        return self.masks(box).tissue
 
-    def tissue_and_ink(self, box: Box) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    def masks(self, box: Box) -> Masks:
         """The masks of tissue and of ink in a box, in view px."""
         height, width = self.shape
         left, top = max(box.x - self._halo, 0), max(box.y - self._halo, 0)
@@ -318,11 +318,9 @@ class TissueMask:
             min(box.y + box.height + self._halo, height),
         )
         around = Box(left, top, right - left, bottom - top)
-        stained, ink = (self._planes[kind].read(around) for kind in (STAINED, INK))
-        y, x = box.y - top, box.x - left
-        tissue, ink = tissue_and_ink(stained, ink, *self._least)
-        inside = np.s_[y : y + box.height, x : x + box.width]
-        return tissue[inside], ink[inside]
+        stained, ink, black = (self._planes[kind].read(around) for kind in (STAINED, INK, BLACK))
+        own = Box(box.x - left, box.y - top, box.width, box.height)
+        return masks_of(stained, ink, black, *self._least).inside(own)
 
     def outside(self, kind: int, box: Box, taken: Bool[np.ndarray, "h w"]) -> int:
         """Number of pixels of class `kind` in a box that are not `taken`."""
@@ -378,13 +376,13 @@ def _cells_of(
     inside = ink = black = blank = 0
     side = -(-mask.side // view.stride) * view.stride
     for box in boxes(mask.shape, side):
-        tissue, pen = mask.tissue_and_ink(box)
-        taken = tissue | pen
-        inside += int(np.count_nonzero(tissue))
-        ink += int(np.count_nonzero(pen))
+        masks = mask.masks(box)
+        taken = masks.tissue | masks.ink
+        inside += int(np.count_nonzero(masks.tissue))
+        ink += int(np.count_nonzero(masks.ink))
         black += mask.outside(BLACK, box, taken)
         blank += mask.outside(BLANK, box, taken)
-        own = outside_ink(tissue, pen, view.stride)
+        own = masks.in_clean_cells(view.stride)
         row, col = np.divmod(tissue_cells(own, view.stride, min_fraction), box.width // view.stride)
         found.append((row + box.y // view.stride) * view.grid.cols + col + box.x // view.stride)
     return np.sort(np.concatenate(found)), _shares(
@@ -392,12 +390,10 @@ def _cells_of(
     )
 
 
-def shares_of(
-    classes: UInt8[np.ndarray, "h w"], tissue: Bool[np.ndarray, "h w"], ink: Bool[np.ndarray, "h w"]
-) -> ViewShares:
+def shares_of(classes: UInt8[np.ndarray, "h w"], masks: Masks) -> ViewShares:
     """The shares of a view in memory, from the classes of its pixels and its masks of tissue and of ink."""
-    rest = classes[~(tissue | ink)]
-    counts = (tissue.sum(), ink.sum(), (rest == BLACK).sum(), (rest == BLANK).sum())
+    rest = classes[~(masks.tissue | masks.ink)]
+    counts = (masks.tissue.sum(), masks.ink.sum(), (rest == BLACK).sum(), (rest == BLANK).sum())
     return _shares(*(int(count) / classes.size for count in counts))
 
 
