@@ -72,6 +72,7 @@ class Predicted(_Shape):
     rounds: Count
     bytes_read: Count
     notes: list[Text]
+    view_shares: dict[Text, float]
     seconds: dict[Text, float]
 
 
