@@ -72,8 +72,8 @@ class Figures:
     quartiles: tuple[float, float, float]
     aucs: list[float]
     """One a seed."""
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     accuracy: float
     error: float
     stderr: float
@@ -263,7 +263,7 @@ def line(f: Figures) -> str:
     quartiles = " ".join(f"{value:.0f}" for value in f.quartiles)
     beyond, spent = ("" if share is None else f"{share:.1%}" for share in (f.beyond, f.spent))
     return (
-        f"| {f.reading.name} | {f.tiles:.1f} | {quartiles} | {f.auc:.3f} [{f.low:.3f}, {f.high:.3f}] | {each} "
+        f"| {f.reading.name} | {f.tiles:.1f} | {quartiles} | {interval(f)} | {each} "
         f"| {f.accuracy:.3f} | {f.error:.4f} | {f.stderr:.4f} | {beyond} | {spent} |"
     )
 

@@ -77,13 +77,13 @@ def test_no_tile_is_drawn_from_a_pen_and_its_share_is_told(pen: str, place: str,
     before, after = prepared(PLAIN), prepared(inked)
     under_ink = ink.reshape(32, 8, 32, 8).mean((1, 3)).ravel()
     drawn_from_ink = set(after.tissue.tolist()) & set(np.flatnonzero(under_ink > 0.25).tolist())
-    # Black ink over dark tissue is as a fold is: what of it stays tissue is no more than half.
-    allowed = 0.5 if pen == "black" else 0.0
+    # Black ink over dark tissue is as a fold is: a little of it may stay tissue.
+    allowed = 0.1 if pen == "black" else 0.0
     assert len(drawn_from_ink) <= allowed * np.count_nonzero(under_ink[before.tissue] > 0.25)
     assert set(after.tissue.tolist()) <= set(before.tissue.tolist()), "nothing but tissue was tissue before"
     kept = set(before.tissue.tolist()) & set(np.flatnonzero(under_ink == 0).tolist())
-    assert len(kept - set(after.tissue.tolist())) <= 0.08 * len(before.tissue), "tissue beside the pen stays"
-    assert after.view_shares["pen"] == pytest.approx(ink.mean(), rel=0.35 if pen != "black" else 0.7)
+    assert len(kept - set(after.tissue.tolist())) <= 0.1 * len(before.tissue), "tissue beside the pen stays"
+    assert after.view_shares["pen"] == pytest.approx(ink.mean(), rel=0.35 if pen != "black" else 0.6)
     assert any(note.startswith("pen on ") for note in after.notes)
 
 

@@ -30,7 +30,8 @@ JOB = {
 
 LINES = (
     r"looked at \d+ of 10 slides",
-    r"(train|val): \d slides \(normal \d, tumour \d\)",
+    r"(train|val): \d (slides|patients) \(normal \d, tumour \d\)",
+    r"no patient column: .*",
     r"epoch 1/1  loss .*",
     r"validation AUC .*",
     r"frozen features: .*",

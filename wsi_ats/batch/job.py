@@ -225,7 +225,7 @@ def _failure(job: Job, stage: str, error: BaseException, remedy: str = "") -> Fa
     if isinstance(error, WsiAtsError):
         message, remedy = error.message, error.remedy or remedy
     else:
-        message = shown(f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
         remedy = remedy or f"see the traceback in {job.store.folder.name}/failure.json"
     return Failure(job.item.id, stage, shown(" ".join(message.split())), shown(" ".join(remedy.split())))
 

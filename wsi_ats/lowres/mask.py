@@ -85,8 +85,10 @@ def without_small(mask: Bool[np.ndarray, "h w"], area: int) -> Bool[np.ndarray, 
     Not skimage.morphology.remove_small_objects, whose argument for this changes its name between the releases
     that are supported here.
     """
-    if area <= 1 or not mask.any():
+    if area <= 1:
         return mask
+    if np.count_nonzero(mask) < area:
+        return np.zeros_like(mask)
     parts = label(mask, connectivity=1)
     large = np.bincount(parts.ravel()) >= area
     large[0] = False
