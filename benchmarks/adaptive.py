@@ -258,6 +258,11 @@ def report(slides: Sequence[Record], table: Iterable[Figures], seeds: int) -> st
     return "\n".join(lines)
 
 
+def interval(f: Figures) -> str:
+    few = f.low is None or f.high is None
+    return f"{f.auc:.3f}" if few else f"{f.auc:.3f} [{f.low:.3f}, {f.high:.3f}]"
+
+
 def line(f: Figures) -> str:
     each = " ".join(f"{value:.3f}" for value in f.aucs)
     quartiles = " ".join(f"{value:.0f}" for value in f.quartiles)
