@@ -51,7 +51,7 @@ def test_figures_of_a_reading(benchmark: ModuleType) -> None:
     assert (found.tiles, found.quartiles) == (45, (27.5, 45, 62.5))
     assert found.aucs == pytest.approx([0.75, 1.0])
     assert found.auc == pytest.approx(0.875)
-    assert found.low < found.auc <= found.high <= 1
+    assert (found.low, found.high) == (None, None)  # so few slides have no interval
     assert found.accuracy == 7 / 8
     assert found.error == pytest.approx((0.3 + 0.1) / 8)
     assert (found.beyond, found.spent) == (1 / 8, 1 / 8)
