@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,9 +19,12 @@ from wsi_ats.manifest import Row, read_manifest
 
 
 def pytest_configure() -> None:
-    """A run started in the background (`make test &`, some CI runners) ignores Ctrl-C, and so would its children."""
+    """Make a slow machine and a start in the background no reasons to fail."""
+    # A run started in the background (`make test &`, some CI runners) ignores Ctrl-C, and so would its children.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+    hypothesis.settings.load_profile("unhurried")
 
 
 @dataclass(frozen=True)

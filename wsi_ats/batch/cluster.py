@@ -105,7 +105,9 @@ def local_cluster(workers: int) -> Iterator[Client]:
 def _environment_kept() -> Iterator[Callable[[], None]]:
     """Undo, when called and at the end of the block, the variables that Dask sets in this process for its
     workers."""
-    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED", "__DASK_PARENT_PID"]
+    # The second one in releases up to 2025, the third since then.
+    own = ("PYTHONHASHSEED", "DASK_PARENT", "__DASK_PARENT_PID")
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), *own]
     before = {name: os.environ.get(name) for name in names}
 
     def restore() -> None:
