@@ -56,7 +56,7 @@ def test_figures_of_a_reading(benchmark: ModuleType) -> None:
     assert found.error == pytest.approx((0.3 + 0.1) / 8)
     assert (found.beyond, found.spent) == (1 / 8, 1 / 8)
     assert benchmark.whole(slides) == (100, 1.0, 1.0)
-    assert "| tolerance 0.1 | 45.0 | 28 45 62 | 0.875 [" in benchmark.line(found)
+    assert "| tolerance 0.1 | 45.0 | 28 45 62 | 0.875 |" in benchmark.line(found)
 
 
 def test_a_run_leaves_table_and_picture_and_goes_on(
