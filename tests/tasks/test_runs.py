@@ -177,7 +177,14 @@ def test_a_run_says_what_it_learned_from_and_how_well(home: Path) -> None:
         assert words in card
     log = table(home / "run" / "log.csv")
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
-    assert table(home / "run" / "slides.csv")[0].keys() == {"slide", *COLUMNS, "patient", "split", "mpp"}
+    assert table(home / "run" / "slides.csv")[0].keys() == {
+        "slide",
+        *COLUMNS,
+        "patient",
+        "split",
+        "mpp",
+        "default_mpp",
+    }
 
 
 def test_the_model_answers_as_validation_csv_says(home: Path, model: AttentionSampler) -> None:
@@ -275,5 +282,5 @@ def test_a_split_without_events_is_told(home: Path, tmp_path: Path) -> None:
         replace(row, cells={**row.cells, "died": row.cells["died"] and "0"}) if row.split == "val" else row
         for row in read_manifest(home / "slides" / "manifest.csv", columns=COLUMNS)
     ]
-    with pytest.raises(ConfigError, match="the val split has no usable pair of slides of which the earlier"):
+    with pytest.raises(ConfigError, match="the val split has no pair of slides of which the earlier"):
         train(rows, load_config(home / "tasks.toml"), tmp_path / "run", say=silent)

@@ -77,11 +77,13 @@ class SlideFiles:
                 f"{line}: {written!r} may be any of {', '.join(names)}",
                 remedy="write the slide's path with its folder and its suffix",
             )
-        spelt = [os.path.join(self.folder, written.replace("\\", "/"))]
+        if matches:
+            return matches[0]
+        spelt = [written.replace("\\", "/")]
         if self._encoding != "utf-8":
-            spelt.append(os.path.join(self.folder, os.fsdecode(written.encode(self._encoding))))
-        there = (os.path.normpath(path) for path in spelt)
-        return matches[0] if matches else next((path for path in there if os.path.isfile(path)), None)
+            spelt.append(os.fsdecode(written.encode(self._encoding)))
+        there = (os.path.normpath(os.path.join(self.folder, other)) for other in spelt if other != written)
+        return next((path for path in there if os.path.isfile(path)), None)
 
     def _names(self, folder: str) -> dict[str, list[str]]:
         """Names of slides in a folder by what they are called without their suffix; listed once."""

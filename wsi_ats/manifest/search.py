@@ -124,7 +124,7 @@ _SERIES_UID = b"\x20\x00\x0e\x00UI"
 
 def series_of(path: Path | str) -> bytes | None:
     """SeriesInstanceUID of a regular DICOM file; None where there is none near its beginning, or it cannot be read."""
-    if os.path.splitext(path)[1].lower() not in DICOM:
+    if not str(path).lower().endswith(DICOM):
         return None
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
