@@ -91,8 +91,8 @@ def table(count: int, results: dict[str, float]) -> str:
         [
             "# A large manifest",
             "",
-            f"Command: `python benchmarks/manifest.py --work FOLDER`. {count:,} slides on a local disk; seconds "
-            "of CPU of one process on a busy machine (they grow with what others do there), Python "
+            f"Command: `python benchmarks/manifest.py --work FOLDER`. {count:,} slides on a local disk; seconds of CPU "
+            "of one process on a busy machine (they grow with what others do there), Python "
             f"{platform.python_version()}, the least of {TIMES} times.",
             "",
             "| step | CPU s |",
