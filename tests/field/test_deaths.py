@@ -104,7 +104,7 @@ def test_workers_killed_again_and_again_lose_no_good_slide(tmp_path: Path) -> No
             nonlocal killed
             if progress.done in (2, 4, 6) and killed < progress.done // 2:
                 killed += 1
-                workers = client.run(_pid)
+                workers = client.scheduler_info()["workers"]  # asked of the scheduler: a worker may be dying
                 client.run(_die, workers=[next(iter(workers))], on_error="ignore")
 
         summary = run([*crash, *slides], tmp_path, client=client, on_progress=kill)
@@ -112,12 +112,6 @@ def test_workers_killed_again_and_again_lose_no_good_slide(tmp_path: Path) -> No
     assert [failure.slide for failure in summary.failures] == ["crash.tif"]
     assert summary.progress.done == 8
     assert Counter(calls(tmp_path / "model"))["crash.tif"] == DEATHS
-
-
-def _pid() -> int:
-    import os
-
-    return os.getpid()
 
 
 def _die() -> None:
