@@ -39,7 +39,8 @@ from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading as Budget
 from wsi_ats.reading import is_settled
 from wsi_ats.slides import open_slide
-from wsi_ats.tasks.metrics import auc, bootstrap
+from wsi_ats.statistics.interval import bootstrap
+from wsi_ats.statistics.metrics import auc
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -37,9 +37,9 @@ from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import load_model
 from wsi_ats.predict import predict_prepared
 from wsi_ats.reading import Reading as Budget
+from wsi_ats.statistics.metrics import auc, auc_interval
 from wsi_ats.synthetic.mosaic import load_tiles, write_cohort
 from wsi_ats.synthetic.truth import SlideTruth
-from wsi_ats.tasks.metrics import auc, auc_interval
 from wsi_ats.train.data import Examples
 from wsi_ats.train.run import train
 

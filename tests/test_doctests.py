@@ -34,9 +34,10 @@ NAMED = {
     "wsi_ats.slides": ("Slide.dask Slide.read Slide.read_at_mpp Slide.read_many open_slide"),
     "wsi_ats.stopwatch": "Stopwatch",
     "wsi_ats.tasks.answer": "TaskResult TaskSpec median_grade",
-    "wsi_ats.tasks.metrics": (
-        "Interval area_limits auc auc_interval balanced_accuracy bootstrap c_index mean_interval quadratic_kappa r2"
-    ),
+    "wsi_ats.statistics.conformal": "fit_conformal",
+    "wsi_ats.statistics.interval": "Interval area_limits bootstrap mean_interval share_interval",
+    "wsi_ats.statistics.metrics": "auc auc_interval balanced_accuracy c_index quadratic_kappa r2",
+    "wsi_ats.statistics.operating_point": "choose_operating_point",
 }
 """What must have an example, by module."""
 

@@ -23,7 +23,7 @@ TORCH = ("torch", "pytorch_lightning", "torchmetrics", "lightning", "torchvision
 FLOORS = (
     "shown regular process",
     "errors atomic cache prefetch settings stopwatch",
-    "catalogue output",
+    "catalogue output statistics",
     "geometry reading features.published features.segment tasks.answer tasks.texts tasks.weights",
     "slides synthetic sampling",
     "tiles tasks.settings features.settings features.store",
@@ -45,6 +45,7 @@ module is named beside its folder, it stands on a floor of its own."""
 
 PIXELS = (
     "shown regular process errors output atomic cache prefetch settings stopwatch catalogue geometry reading slides "
+    "statistics "
     "synthetic tiles lowres convert manifest config heatmap prediction features.published features.settings "
     "features.segment features.store tasks.answer tasks.texts tasks.weights tasks.settings"
 )

@@ -20,9 +20,10 @@ from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import load_model
 from wsi_ats.prediction import Prediction
+from wsi_ats.statistics.interval import Interval
+from wsi_ats.statistics.metrics import auc_interval
 from wsi_ats.synthetic.cohort import CLASSES, Cohort, make_slides
 from wsi_ats.synthetic.truth import SlideTruth, lesion_fraction_in_cells
-from wsi_ats.tasks.metrics import Interval, auc_interval
 from wsi_ats.train.run import train
 
 Say = Callable[[str], object]

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tests.test_prediction import answer_of, make_prediction
 from wsi_ats.catalogue import TASK_KINDS, code_of
 from wsi_ats.cli.terminal import describe
+from wsi_ats.statistics.interval import Interval, area_limits, bootstrap, mean_interval
+from wsi_ats.statistics.metrics import auc_interval
 from wsi_ats.tasks.answer import COVERS, TaskResult, TaskSpec
-from wsi_ats.tasks.metrics import Interval, area_limits, auc_interval, bootstrap, mean_interval
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card

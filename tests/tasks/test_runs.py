@@ -21,7 +21,7 @@ from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, WsiAtsError
 from wsi_ats.manifest import read_manifest
 from wsi_ats.model import AttentionSampler
-from wsi_ats.tasks.metrics import auc, c_index, quadratic_kappa, r2
+from wsi_ats.statistics.metrics import auc, c_index, quadratic_kappa, r2
 from wsi_ats.train.run import train
 
 SETTINGS = """\

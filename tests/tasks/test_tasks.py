@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from wsi_ats.catalogue import TASK_KINDS, code_of
 from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, WsiAtsError
+from wsi_ats.statistics.metrics import c_index, quadratic_kappa, r2
 from wsi_ats.tasks.answer import TaskResult, TaskSpec, columns_of, outputs_of
 from wsi_ats.tasks.make import from_card, make_tasks, to_card
-from wsi_ats.tasks.metrics import c_index, quadratic_kappa, r2
 from wsi_ats.tasks.ordinal import Ordinal
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task, Tasks

@@ -37,6 +37,8 @@ class _Answer(_Shape):
     prediction: Text
     values: list[float]
     stderr: list[float | None]
+    point: dict[Text, Any] | None = None
+    sets: dict[Text, Any] | None = None
 
 
 class _Grid(_Shape):

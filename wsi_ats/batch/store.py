@@ -31,7 +31,7 @@ from wsi_ats.errors import Failure, WsiAtsError
 from wsi_ats.output import writing
 from wsi_ats.prediction import Prediction
 from wsi_ats.shown import redacted
-from wsi_ats.tasks.answer import TaskResult, TaskSpec
+from wsi_ats.tasks.answer import TaskResult, spec_of
 
 MADE = ("result.json", "failure.json", "attention.h5", "heatmap.png", "no-tissue.png")
 """Names of what is written for a slide; result.json is also the first to go."""
@@ -154,6 +154,8 @@ def _describe(answer: TaskResult) -> Record:
         "prediction": answer.text,
         "values": [float(v) for v in answer.values],
         "stderr": [float(s) if np.isfinite(s) else None for s in answer.stderr],
+        "point": None if answer.spec.point is None else answer.spec.point.to_values(),
+        "sets": None if answer.spec.sets is None else answer.spec.sets.to_values(),
     }
 
 
@@ -191,7 +193,7 @@ def read_prediction(folder: Path | str) -> Prediction:
 
 
 def _answers(records: Sequence[Record], contributions: Float32[np.ndarray, "N O"]) -> tuple[TaskResult, ...]:
-    specs = [TaskSpec(r["task"], r["kind"], tuple(r["names"])) for r in records]
+    specs = [spec_of(r["task"], r["kind"], r["names"], r.get("point"), r.get("sets")) for r in records]
     ends = np.cumsum([len(spec.outputs) for spec in specs])
     return tuple(
         TaskResult(

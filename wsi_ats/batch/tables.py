@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsi_ats.atomic import write_atomic
 from wsi_ats.batch.claim import acquire, look
 from wsi_ats.batch.inputs import SlideItem
@@ -133,7 +135,7 @@ def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec]) -> bytes:
                 "slide": cell(row.item.id),
                 "patient": cell(row.item.patient),
                 **{extra[key]: cell(value) for key, value in row.item.extra.items()},
-                **(_done(row.record, answered) if row.status == "done" else {}),
+                **(_done(row.record, specs) if row.status == "done" else {}),
                 "status": row.status,
                 "notes": cell("; ".join((*row.record.get("notes", ()), *note(row.item)))),
             }
@@ -141,24 +143,33 @@ def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec]) -> bytes:
     return _csv(list(dict.fromkeys([*own, *extra.values()])), cells())
 
 
-def _done(record: Record, answered: Sequence[str]) -> Record:
+def _done(record: Record, specs: Sequence[TaskSpec]) -> Record:
     cells = [
         entry
-        for answer in record["answers"]
+        for answer, spec in zip(record["answers"], specs, strict=True)
         for entry in (
             cell(answer["prediction"]),
+            *_sets(answer, spec),
             *map(_number, answer["values"]),
             *map(_number, answer["stderr"]),
         )
     ]
     return {
-        **dict(zip(answered, cells, strict=True)),
+        **dict(zip(columns_of(specs), cells, strict=True)),
         "tiles_read": record["tiles_read"],
         "rounds": record["rounds"],
         "bytes_read": record["bytes_read"],
         "bad_tiles": len(record["bad_tiles"]),
         "seconds": f"{record['seconds'].get('total', 0):.3f}",
     }
+
+
+def _sets(answer: Record, spec: TaskSpec) -> tuple[str, ...]:
+    """The classes that a slide may have, and whether a person should look; nothing where the model has no sets."""
+    if spec.sets is None:
+        return ()
+    inside = spec.set_of(np.array(answer["values"]))
+    return cell(";".join(inside)), "no" if len(inside) == 1 else "yes"
 
 
 def _failures(rows: Iterable[Row]) -> bytes:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.catalogue import TASK_KINDS, TaskEntry
 from wsi_ats.errors import WsiAtsError
+from wsi_ats.statistics.conformal import ConformalSets
+from wsi_ats.statistics.operating_point import OperatingPoint
 
 COVERS = "±: from the drawing of tiles alone"
 """What a standard error covers, which is said beside it: not how sure the model is, nor whether it is right."""
@@ -33,6 +36,10 @@ class TaskSpec:
     """Kind of the task: a name in `catalogue.TASK_KINDS`."""
     names: tuple[str, ...] = ()
     """Classes, labels or grades (lowest first), one probability each; empty where the answer is a number."""
+    point: OperatingPoint | None = None
+    """Threshold from which a slide is of the positive one of two classes; None: the most probable class."""
+    sets: ConformalSets | None = None
+    """Sets of classes that a slide may have; None where there are none."""
 
     @property
     def entry(self) -> TaskEntry:
@@ -55,13 +62,18 @@ class TaskSpec:
         return tuple(f"stderr_{name}" for name in (*self.names, *self.entry.numbers))
 
     def columns(self, prefix: str = "") -> list[str]:
-        """Columns of predictions.csv: the answer in a word, its values, their standard errors."""
-        return [prefix + name for name in ("prediction", *self.values, *self.errors)]
+        """Columns of predictions.csv: the answer in a word, the set of classes where there are sets, its values, their
+        standard errors."""
+        of_sets = ("prediction_set", "refer") if self.sets else ()
+        return [prefix + name for name in ("prediction", *of_sets, *self.values, *self.errors)]
 
     def text(self, values: Float64[np.ndarray, " V"]) -> str:
-        """The answer in a word: the most probable class, all labels of at least even odds, the median grade, or the
-        number to six digits."""
+        """The answer in a word: the most probable class or, with an operating point, what that says; all labels of at
+        least even odds, the median grade, or the number to six digits."""
         says = self.entry.says
+        if self.point is not None:
+            positive = self.names.index(self.point.positive)
+            return self.names[positive if values[positive] >= self.point.threshold else 1 - positive]
         if says == "the most probable":
             return self.names[int(np.argmax(values))]
         if says == "all that are likely":
@@ -69,6 +81,36 @@ class TaskSpec:
         if says == "the median":
             return self.names[int(median_grade(values[None, : len(self.names)])[0])]
         return f"{values[0]:.6g}"
+
+    def set_of(self, values: Float64[np.ndarray, " V"]) -> tuple[str, ...]:
+        """Classes in the set of a slide; all of them where there are no sets."""
+        if self.sets is None:
+            return self.names
+        inside = self.sets(values[: len(self.names)])
+        return tuple(name for name, taken in zip(self.names, inside, strict=True) if taken)
+
+
+def spec_of(
+    name: str,
+    kind: str,
+    names: Sequence[str],
+    point: Mapping[str, Any] | None = None,
+    sets: Mapping[str, Any] | None = None,
+) -> TaskSpec:
+    """The task spec whose plain values a model folder or a result keeps. Raises `KeyError`, `TypeError` or
+    `ValueError` for what is none."""
+    spec = TaskSpec(
+        name,
+        kind,
+        tuple(map(str, names)),
+        None if point is None else OperatingPoint.of_values(point),
+        None if sets is None else ConformalSets.of_values(sets),
+    )
+    if spec.point and (len(spec.names) != 2 or spec.point.positive not in spec.names):
+        raise ValueError(f"an operating point for {spec.point.positive!r} among {spec.names}")
+    if spec.sets and len(spec.sets.quantiles) != len(spec.names):
+        raise ValueError(f"{len(spec.sets.quantiles)} quantiles for {len(spec.names)} classes")
+    return spec
 
 
 def median_grade(probabilities: Float64[np.ndarray, "n K"]) -> Int64[np.ndarray, " n"]:
@@ -124,6 +166,16 @@ class TaskResult:
     def text(self) -> str:
         """The answer in a word (`TaskSpec.text`)."""
         return self.spec.text(self.values)
+
+    @property
+    def set(self) -> tuple[str, ...]:
+        """Classes that the slide may have, at the error rate of the model's sets (`ConformalSets`)."""
+        return self.spec.set_of(self.values)
+
+    @property
+    def refer(self) -> bool:
+        """Whether the set holds no class or several: a person should look."""
+        return self.spec.sets is not None and len(self.set) != 1
 
     @property
     def probabilities(self) -> Float64[np.ndarray, " C"]:

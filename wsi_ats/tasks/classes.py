@@ -11,8 +11,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from wsi_ats.statistics.interval import Interval
+from wsi_ats.statistics.metrics import auc, auc_interval, balanced_accuracy
 from wsi_ats.tasks.answer import TaskSpec
-from wsi_ats.tasks.metrics import Interval, auc, auc_interval, balanced_accuracy
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import one_of
@@ -35,9 +36,14 @@ class Classes(Task):
         known, label = ~targets[:, 0].isnan(), targets[:, 0].nan_to_num().long()
         return known * self.weights[label] * cross_entropy(outputs, label, reduction="none")
 
-    def values(self, outputs: Float[Tensor, "*b O"]) -> Float[Tensor, "*b V"]:
+    def _values(self, outputs: Float[Tensor, "*b O"]) -> Float[Tensor, "*b V"]:
         """Probability of each class; they sum to 1."""
         return outputs.softmax(-1)
+
+    def misfit(self, outputs: Float[Tensor, "n O"], targets: Float[Tensor, "n 1"]) -> Float[Tensor, ""]:
+        """Minus the log-likelihood of the slides' classes."""
+        known = ~targets[:, 0].isnan()
+        return cross_entropy(outputs[known], targets[known, 0].long(), reduction="sum")
 
     def read(self, cells: Sequence[str]) -> list[float]:
         """Index of the class; nan where the cell is empty."""

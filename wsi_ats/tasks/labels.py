@@ -10,8 +10,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from wsi_ats.statistics.interval import Interval, mean_interval
+from wsi_ats.statistics.metrics import auc, auc_interval
 from wsi_ats.tasks.answer import TaskSpec
-from wsi_ats.tasks.metrics import Interval, auc, auc_interval, mean_interval
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import yes_or_no
@@ -37,9 +38,15 @@ class Labels(Task):
         weight = torch.where(truth > 0, self.weights[1], self.weights[0])
         return (known * weight * losses).mean(1)
 
-    def values(self, outputs: Float[Tensor, "*b L"]) -> Float[Tensor, "*b L"]:
+    def _values(self, outputs: Float[Tensor, "*b L"]) -> Float[Tensor, "*b L"]:
         """Probability of each label."""
         return outputs.sigmoid()
+
+    def misfit(self, outputs: Float[Tensor, "n L"], targets: Float[Tensor, "n L"]) -> Float[Tensor, ""]:
+        """Minus the log-likelihood of the labels that are known."""
+        known = ~targets.isnan()
+        truth = targets[known].to(outputs.dtype)
+        return binary_cross_entropy_with_logits(outputs[known], truth, reduction="sum")
 
     def read(self, cells: Sequence[str]) -> list[float]:
         """Target of 0 or 1 a label; nan where its cell is empty."""

@@ -7,11 +7,15 @@ from typing import Any
 
 from wsi_ats.catalogue import TASK_KINDS, code_of
 from wsi_ats.errors import ConfigError
-from wsi_ats.tasks.answer import TaskSpec, columns_of
+from wsi_ats.tasks.answer import TaskSpec, columns_of, spec_of
+from wsi_ats.tasks.calibration import Calibration
 from wsi_ats.tasks.classes import Classes
 from wsi_ats.tasks.settings import LABEL, TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import NOT_GIVEN, is_number, natural_order
+
+OF_SPEC = ("name", "kind", "names", "calibration", "point", "sets")
+"""Keys of a card that are not numbers which a kind of task needs."""
 
 
 def make_tasks(asked: Mapping[str, TaskSettings], cells: Mapping[str, Sequence[str]]) -> list[Task]:
@@ -48,14 +52,26 @@ def as_tasks(tasks: Sequence[Task] | Sequence[str]) -> list[Task]:
 def to_card(task: Task) -> dict[str, Any]:
     """Plain values that a model's settings keep of a task."""
     spec = task.spec
-    return {"name": spec.name, "kind": spec.kind, "names": list(spec.names), **task.learned}
+    fitted = {"calibration": task.calibration, "point": spec.point, "sets": spec.sets}
+    return {
+        "name": spec.name,
+        "kind": spec.kind,
+        "names": list(spec.names),
+        **task.learned,
+        **{key: value.to_values() for key, value in fitted.items() if value is not None},
+    }
 
 
 def from_card(card: Mapping[str, Any], asked: Mapping[str, TaskSettings]) -> Task:
     """The task that `to_card` wrote down. Raises `KeyError`, `TypeError` or `ValueError` for what it cannot have."""
-    learned = {key: float(value) for key, value in card.items() if key not in ("name", "kind", "names")}
-    spec = TaskSpec(str(card["name"]), card["kind"], tuple(map(str, card["names"])))
-    return _task(spec, asked.get(spec.name), **learned)
+    learned = {key: float(value) for key, value in card.items() if key not in OF_SPEC}
+    spec = spec_of(str(card["name"]), card["kind"], card["names"], card.get("point"), card.get("sets"))
+    task = _task(spec, asked.get(spec.name), **learned)
+    if "calibration" in card:
+        task.calibration = Calibration.of_values(card["calibration"])
+        if len(task.calibration.slopes) != task.outputs:
+            raise ValueError(f"{len(task.calibration.slopes)} slopes for {task.outputs} outputs")
+    return task
 
 
 def _task(spec: TaskSpec, settings: TaskSettings | None, **learned: float) -> Task:

@@ -8,9 +8,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, softplus
 
+from wsi_ats.statistics.metrics import quadratic_kappa
 from wsi_ats.tasks.answer import TaskSpec, median_grade
 from wsi_ats.tasks.classes import Classes
-from wsi_ats.tasks.metrics import quadratic_kappa
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 
@@ -48,7 +48,12 @@ class Ordinal(Classes):
         chosen = self.log_probabilities(outputs).gather(1, grade[:, None])[:, 0]
         return known * self.weights[grade] * -chosen
 
-    def values(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b V"]:
+    def misfit(self, outputs: Float[Tensor, "n 1"], targets: Float[Tensor, "n 1"]) -> Float[Tensor, ""]:
+        """Minus the log-likelihood of the slides' grades."""
+        known = ~targets[:, 0].isnan()
+        return -self.log_probabilities(outputs[known]).gather(1, targets[known].long()).sum()
+
+    def _values(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b V"]:
         """Probability of each grade, and the expected grade."""
         probabilities = self.log_probabilities(outputs).exp()
         ranks = torch.tensor(self.ranks, dtype=outputs.dtype, device=outputs.device)

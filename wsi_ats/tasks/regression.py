@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from wsi_ats.statistics.metrics import r2
 from wsi_ats.tasks.answer import TaskSpec
-from wsi_ats.tasks.metrics import r2
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import number
@@ -51,9 +51,15 @@ class Regression(Task):
         truth = (targets[:, 0].nan_to_num() - self.mean) / self.deviation
         return known * (outputs[:, 0] - truth.to(outputs.dtype)) ** 2
 
-    def values(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b 1"]:
+    def _values(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b 1"]:
         """The predicted number in its own unit."""
         return self.mean + self.deviation * outputs
+
+    def misfit(self, outputs: Float[Tensor, "n 1"], targets: Float[Tensor, "n 1"]) -> Float[Tensor, ""]:
+        """Minus the log-likelihood of the slides' numbers under normal errors of the deviation that fits best."""
+        known = ~targets[:, 0].isnan()
+        errors = self.losses(outputs[known], targets[known])
+        return len(errors) / 2 * (errors.mean() + 1e-12).log()
 
     def read(self, cells: Sequence[str]) -> list[float]:
         """The number that the cell holds; nan where it is empty."""

@@ -11,7 +11,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.tasks.metrics import LEAST, Interval, c_index
+from wsi_ats.statistics.interval import LEAST, Interval
+from wsi_ats.statistics.metrics import c_index
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import number, yes_or_no
 
@@ -40,9 +41,13 @@ class Survival(Task):
         everyone = log_risk.expand(len(time), -1).masked_fill(~at_risk, -math.inf).logsumexp(1)
         return (event == 1) * (everyone - log_risk)
 
-    def values(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b 1"]:
+    def _values(self, outputs: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b 1"]:
         """The log risk: only differences between slides mean something."""
         return outputs
+
+    def misfit(self, outputs: Float[Tensor, "n 1"], targets: Float[Tensor, "n 2"]) -> Float[Tensor, ""]:
+        """Minus the log of the partial likelihood, all slides in one risk set. An intercept changes nothing in it."""
+        return self.losses(outputs, targets).sum()
 
     def read(self, cells: Sequence[str]) -> list[float]:
         """Time and event; both nan where both cells are empty."""

@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from wsi_ats.errors import ConfigError
 from wsi_ats.sampling.jackknife import jackknife
+from wsi_ats.statistics.interval import Interval, bootstrap
 from wsi_ats.tasks.answer import TaskResult, TaskSpec
-from wsi_ats.tasks.metrics import Interval, bootstrap
+from wsi_ats.tasks.calibration import SLIDES_FOR_SLOPE, Calibration, fit_affine
 from wsi_ats.tasks.settings import TaskSettings
 
 
@@ -31,6 +33,8 @@ class Task(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.settings = settings or TaskSettings(kind=spec.kind)
+        self.calibration: Calibration | None = None
+        """Calibration of the outputs, through which all values are read; None: as they are."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -83,9 +87,41 @@ class Task(nn.Module, ABC):
     def losses(self, outputs: Float[Tensor, "B O"], targets: Float[Tensor, "B T"]) -> Float[Tensor, " B"]:
         """Share of each slide in the loss of a batch; 0 where its target is not known."""
 
-    @abstractmethod
     def values(self, outputs: Float[Tensor, "*b O"]) -> Float[Tensor, "*b V"]:
-        """Values that users read, as `spec.values` names them."""
+        """Values that users read, as `spec.values` names them, of outputs that are calibrated where the task is."""
+        return self._values(outputs if self.calibration is None else self.calibration(outputs))
+
+    @abstractmethod
+    def _values(self, outputs: Float[Tensor, "*b O"]) -> Float[Tensor, "*b V"]:
+        """Values of calibrated outputs."""
+
+    @abstractmethod
+    def misfit(self, outputs: Float[Tensor, "n O"], targets: Float[Tensor, "n T"]) -> Float[Tensor, ""]:
+        """Minus the log-likelihood of slides, those of unknown target left out; without class weights, since
+        probabilities are to be those of slides as they come."""
+
+    def calibrate(
+        self, outputs: Float[Tensor, "n O"], targets: Float64[np.ndarray, "n T"], on: str
+    ) -> Calibration:
+        """Take the calibration from slides that training has not seen, of known outputs before any calibration.
+
+        on: the slides' name. Raises `ConfigError` where these slides cannot tell.
+        """
+        known = ~np.isnan(targets).all(1)
+        lacking = self.lacks(targets[known])
+        if lacking:
+            raise ConfigError(
+                f"the slides to calibrate task {self.spec.name!r} on have no {lacking}",
+                remedy="add such slides: what is not there cannot be told from the rest",
+            )
+        truth = torch.from_numpy(targets[known])
+        slopes, intercepts = fit_affine(
+            lambda calibrated: self.misfit(calibrated, truth),
+            outputs[torch.from_numpy(known)].cpu(),
+            slope=int(known.sum()) >= SLIDES_FOR_SLOPE,
+        )
+        self.calibration = Calibration(slopes, intercepts, int(known.sum()), on)
+        return self.calibration
 
     # -- what answers are worth
 

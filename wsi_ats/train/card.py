@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
-from wsi_ats.tasks.metrics import Interval
+from wsi_ats.statistics.interval import Interval
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.figures import Figures, metric_label
 from wsi_ats.train.targets import counts_of, targets_of

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from wsi_ats.prediction import Prediction
-from wsi_ats.tasks.metrics import Interval
+from wsi_ats.statistics.interval import Interval
 from wsi_ats.tasks.task import Task
 
 Values = Sequence[Float64[np.ndarray, "n _"]]

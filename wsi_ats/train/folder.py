@@ -25,8 +25,8 @@ from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
 from wsi_ats.output import writing
 from wsi_ats.shown import cell
+from wsi_ats.statistics.interval import Interval
 from wsi_ats.tasks.answer import values_named
-from wsi_ats.tasks.metrics import Interval
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.card import Trained

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.tasks.metrics import auc, auc_interval, balanced_accuracy
+from wsi_ats.statistics.metrics import auc, auc_interval, balanced_accuracy
 
 
 def slow_auc(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Metrics: what a model's answers are worth, with intervals for how few slides they rest on."""
+"""Intervals: how far off a figure may be because it rests on so few slides."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float64, Int64
-
-from wsi_ats.errors import ConfigError
+from jaxtyping import Int64
 
 LEAST = 10
 """Least number of slides of a class, or of events, from which a figure gets an interval; of a figure that has no
@@ -44,63 +41,6 @@ class Interval:
         if self.low is None or self.high is None:
             return f"{self.value:.3f} ({self.note})"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def auc(probabilities: Float[np.ndarray, "N C"], labels: Int64[np.ndarray, " N"]) -> float:
-    """Area under the ROC curve; of several classes, the mean one-against-rest. NaN where one is absent.
-
-    >>> tumour, labels = np.array([0.1, 0.6, 0.4, 0.9]), np.array([0, 0, 1, 1])
-    >>> auc(np.stack([1 - tumour, tumour], 1), labels)  # 3 of the 4 pairs are in order
-    0.75
-    """
-    return float(areas(probabilities, labels).mean())
-
-
-def areas(
-    probabilities: Float[np.ndarray, "N C"], labels: Int64[np.ndarray, " N"]
-) -> Float64[np.ndarray, " C"]:
-    """Area under the ROC curve of each class against the rest. NaN where a class is absent."""
-    classes = probabilities.shape[1]
-    if len(np.unique(labels)) < classes:
-        return np.full(classes, np.nan)
-    # Here: torchmetrics imports transformers where that is installed, seconds that a prediction has no use for.
-    from torchmetrics.functional.classification import multiclass_auroc
-
-    scores, truth = torch.from_numpy(probabilities), torch.from_numpy(labels)
-    each = multiclass_auroc(scores, truth, num_classes=classes, average=None)
-    return np.asarray(each.double().numpy(), np.float64)
-
-
-def balanced_accuracy(probabilities: Float[np.ndarray, "N C"], labels: Int64[np.ndarray, " N"]) -> float:
-    """Mean over the classes present of the share of their slides answered right.
-
-    >>> tumour, labels = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0, 0, 0, 1])
-    >>> balanced_accuracy(np.stack([1 - tumour, tumour], 1), labels)  # 3 of 3 and 0 of 1
-    0.5
-    """
-    right = probabilities.argmax(1) == labels
-    return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
-
-
-def auc_interval(probabilities: Float[np.ndarray, "N C"], labels: Int64[np.ndarray, " N"]) -> Interval:
-    """AUC with the interval of `area_limits`; of several classes, the mean one-against-rest with that of
-    `mean_interval`. Raises `ConfigError` where a class is absent.
-
-    >>> tumour, labels = np.arange(40) / 40, np.arange(40) // 20
-    >>> print(auc_interval(np.stack([1 - tumour, tumour], 1), labels))  # all 400 pairs are in order
-    1.000 [0.899, 1.000]
-    >>> print(auc_interval(np.stack([1 - tumour, tumour], 1)[18:22], labels[18:22]))
-    1.000 (2 and 2 slides: too few for an interval)
-    """
-    each = areas(probabilities, labels)
-    if np.isnan(each).any():
-        raise ConfigError(
-            f"an AUC needs slides of every class; the labels present are {np.unique(labels).tolist()}"
-        )
-    counts = np.bincount(labels, minlength=len(each))
-    return mean_interval(
-        [area_interval(float(a), int(n), len(labels) - int(n)) for a, n in zip(each, counts, strict=True)]
-    )
 
 
 def area_interval(area: float, positive: int, negative: int) -> Interval:
@@ -138,6 +78,22 @@ def area_limits(area: float, positive: int, negative: int, level: float = LEVEL)
         return low
 
     return lower(area), 1 - lower(1 - area)  # the variance is that of the mirrored area
+
+
+def share_interval(right: int, of: int, level: float = LEVEL) -> Interval:
+    """A share with Wilson's interval; without where there is nothing to count.
+
+    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
+
+    >>> print(share_interval(19, 20))
+    0.950 [0.764, 0.991]
+    """
+    if not of:
+        return Interval.none(float("nan"), "no slides")
+    z, share = NormalDist().inv_cdf((1 + level) / 2), right / of
+    centre = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def mean_interval(parts: Sequence[Interval]) -> Interval:
@@ -193,51 +149,3 @@ def bootstrap(
         return Interval.none(value, f"the same in every resample of {slides} slides: no interval")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
-
-
-def quadratic_kappa(answers: Int64[np.ndarray, " N"], truth: Int64[np.ndarray, " N"]) -> float:
-    """Agreement of grades beyond chance, disagreement counted by its square: 1 is perfect, 0 is chance. NaN where
-    all grades are the same.
-
-    Source: J. Cohen, "Weighted Kappa", Psychological Bulletin 70, 1968.
-
-    >>> truth = np.array([0, 1, 2, 3])
-    >>> near, far = quadratic_kappa(np.array([1, 1, 2, 3]), truth), quadratic_kappa(np.array([3, 1, 2, 3]), truth)
-    >>> round(near, 2), round(far, 2)
-    (0.88, 0.1)
-    """
-    seen = np.mean((answers - truth) ** 2.0)
-    by_chance = answers.var() + truth.var() + (answers.mean() - truth.mean()) ** 2
-    return float(1 - seen / by_chance) if by_chance > 0 else float("nan")
-
-
-def r2(answers: Float64[np.ndarray, " N"], truth: Float64[np.ndarray, " N"]) -> float:
-    """Share of the variance that is explained: 1 is perfect, 0 is the mean. NaN where the truth does not vary.
-
-    >>> truth = np.array([1.0, 2.0, 3.0])
-    >>> r2(np.array([1.0, 2.0, 2.0]), truth), r2(np.array([2.0, 2.0, 2.0]), truth)
-    (0.5, 0.0)
-    """
-    variance = truth.var() if len(truth) else 0.0
-    return float(1 - np.mean((answers - truth) ** 2) / variance) if variance > 0 else float("nan")
-
-
-def c_index(
-    risk: Float64[np.ndarray, " N"], time: Float64[np.ndarray, " N"], event: Bool[np.ndarray, " N"]
-) -> float:
-    """Concordance: of the pairs of slides in which it is known whose event came first, the share in which that one has
-    the higher risk, equal risks counting half: 1 is perfect, 1/2 is chance. NaN where there is no such pair.
-
-    A slide whose observation ended when the other's event came counts as later; of two events at one time neither is
-    first. Source: F. Harrell et al., "Evaluating the Yield of Medical Tests", JAMA 247, 1982.
-
-    >>> years, died = np.array([1.0, 2.0, 3.0]), np.array([True, False, True])  # the second was last seen alive
-    >>> c_index(np.array([0.9, 0.1, 0.5]), years, died), c_index(np.array([0.5, 0.1, 0.9]), years, died)
-    (1.0, 0.5)
-    """
-    sooner = (time[:, None] < time) | ((time[:, None] == time) & ~event)
-    comparable = event[:, None] & sooner
-    if not comparable.any():
-        return float("nan")
-    right = (risk[:, None] > risk) + 0.5 * (risk[:, None] == risk)
-    return float(right[comparable].mean())
