@@ -184,7 +184,10 @@ class TaskEntry:
 
 TASK_KINDS: Mapping[str, TaskEntry] = {
     "classes": TaskEntry(
-        "wsi_ats.tasks.classes:Classes", "found", "the most probable", takes=frozenset({"class_weights"})
+        "wsi_ats.tasks.classes:Classes",
+        "found",
+        "the most probable",
+        takes=frozenset({"class_weights", "positive"}),
     ),
     "labels": TaskEntry(
         "wsi_ats.tasks.labels:Labels",

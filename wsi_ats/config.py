@@ -220,6 +220,9 @@ class TrainSettings(Section):
     """Share of patients kept for validation where the manifest has no `split` column."""
     val_tiles: int = Field(default=64, ge=1, le=1_000_000)
     """Tiles a slide at validation."""
+    calibrate: bool = True
+    """Fit an intercept, with 40 slides or more also a slope, on the validation slides, so that probabilities hold on
+    slides that were not trained on; and choose the threshold and make the prediction sets of two classes there."""
     tolerate_bad_tiles: int = Field(default=0, ge=0, le=1_000_000)
     """Damaged tiles a slide that are learned from as background; at the next one the slide is left out."""
     cache_mb: int = Field(default=2048, ge=0, le=100_000_000)

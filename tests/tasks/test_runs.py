@@ -198,18 +198,19 @@ def test_the_model_answers_as_validation_csv_says(home: Path, model: AttentionSa
 
 def test_contributions_and_the_bias_make_every_output(home: Path, model: AttentionSampler) -> None:
     purity, grade, stains, death, _ = model.predict(home / "slides" / "test_4.tif", tiles=20).results
-    number, ordinal, *_ = model.tasks
     bias = model.head.linear.bias.detach().double().numpy()
 
     def whole(of: object) -> np.ndarray:
         return of.contributions.sum(0, dtype=np.float64)
 
-    mean = number.learned["mean"]
-    assert purity.values == pytest.approx(whole(purity) + number.unit * bias[0] + mean, abs=1e-4)
-    assert stains.values == pytest.approx(1 / (1 + np.exp(-whole(stains) - bias[2:4])), abs=1e-4)
-    assert death.values == pytest.approx(whole(death) + bias[4], abs=1e-4)
-    graded = ordinal.values(torch.from_numpy(whole(grade) + bias[1:2])).detach().numpy()
-    assert grade.values == pytest.approx(graded, abs=1e-4)
+    number, *_ = model.tasks
+    assert number.unit * purity.outputs == pytest.approx(whole(purity) + number.unit * bias[0], abs=1e-4)
+    assert grade.outputs == pytest.approx(whole(grade) + bias[1:2], abs=1e-4)
+    assert stains.outputs == pytest.approx(whole(stains) + bias[2:4], abs=1e-4)
+    assert death.outputs == pytest.approx(whole(death) + bias[4:5], abs=1e-4)
+    for task, result in zip(model.tasks, (purity, grade, stains, death), strict=False):
+        values = task.values(torch.from_numpy(result.outputs)).detach().numpy()  # calibrated
+        assert result.values == pytest.approx(values, abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ class _Answer(_Shape):
     prediction: Text
     values: list[float]
     stderr: list[float | None]
+    outputs: list[float] | None = None
     point: dict[Text, Any] | None = None
     sets: dict[Text, Any] | None = None
 

@@ -154,6 +154,7 @@ def _describe(answer: TaskResult) -> Record:
         "prediction": answer.text,
         "values": [float(v) for v in answer.values],
         "stderr": [float(s) if np.isfinite(s) else None for s in answer.stderr],
+        "outputs": None if answer.outputs is None else [float(o) for o in answer.outputs],
         "point": None if answer.spec.point is None else answer.spec.point.to_values(),
         "sets": None if answer.spec.sets is None else answer.spec.sets.to_values(),
     }
@@ -201,6 +202,7 @@ def _answers(records: Sequence[Record], contributions: Float32[np.ndarray, "N O"
             np.array(record["values"], np.float64),
             np.array([np.nan if s is None else s for s in record["stderr"]], np.float64),
             part,
+            None if record.get("outputs") is None else np.array(record["outputs"], np.float64),
         )
         for spec, record, part in zip(specs, records, np.split(contributions, ends[:-1], axis=1), strict=True)
     )

@@ -384,6 +384,55 @@ def heatmap(
 
 
 @command
+def calibrate(
+    model: Model,
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MANIFEST", help="CSV, xlsx or Parquet of 6 labelled slides or more; 20 are good."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the calibrated model; must not exist.")],
+    target: Annotated[
+        str | None, typer.Option(help="Column of the classes; the model's own by default.")
+    ] = None,
+    tiles: Tiles = None,
+    seed: Seed = 0,
+    slides_dir: SlidesDir = None,
+    patient: Patient = None,
+    mpp: Mpp = None,
+    override_mpp: OverrideMpp = None,
+    device: Device = "auto",
+) -> None:
+    """Make a model's probabilities and threshold hold on slides of one's own, from a few with labels."""
+    from wsi_ats.manifest import read_manifest
+    from wsi_ats.model_folder import load_model
+    from wsi_ats.tasks.settings import LABEL, columns_of_targets
+    from wsi_ats.train.calibrate import calibrate_model
+
+    tasks = load_model(model).config.tasks
+    rows = read_manifest(
+        manifest,
+        target or LABEL,
+        columns_of_targets(tasks),
+        patient=patient,
+        slides_dir=slides_dir,
+        warn=_warn,
+    )
+    rows = [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
+    calibrated, failures = calibrate_model(
+        model, rows, Reading.of(tiles, seed=seed), out, manifest.name, device=_device(device), say=say
+    )
+    for words in (*calibrated.done, *calibrated.missing):
+        say(words)
+    say(f"model: {out}")
+    for failure in failures:
+        complain(f"left out {failure.slide}: {failure.error}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@command
 def info(
     slide: Annotated[str, typer.Argument(metavar="SLIDE", help="One slide: a path or a URL.")],
     mpp: Mpp = None,

@@ -161,6 +161,8 @@ class TaskResult:
     contributions: Float32[np.ndarray, "N O"]
     """Contribution of each drawn tile to each output of the head: to a logit, the grade's score, the log risk, or the
     value in its own unit."""
+    outputs: Float64[np.ndarray, " O"] | None = None
+    """Outputs of the head before any calibration, which a new one starts from; None where they were not kept."""
 
     @property
     def text(self) -> str:

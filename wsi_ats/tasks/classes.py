@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from wsi_ats.errors import ConfigError
+from wsi_ats.statistics.conformal import fit_conformal
 from wsi_ats.statistics.interval import Interval
 from wsi_ats.statistics.metrics import auc, auc_interval, balanced_accuracy
+from wsi_ats.statistics.operating_point import OperatingPoint, choose_operating_point
 from wsi_ats.tasks.answer import TaskSpec
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
@@ -54,6 +58,36 @@ class Classes(Task):
         labels = targets[~np.isnan(targets)].astype(np.int64)
         asked, names = self.settings.class_weights, self.spec.names
         self.weights.copy_(torch.from_numpy(class_weights(asked, names, labels, self.spec.name)))
+
+    def decide(
+        self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"], on: str
+    ) -> list[str]:
+        """Take the operating point of two classes, and the prediction sets where there are slides enough."""
+        known = ~np.isnan(targets[:, 0])
+        probabilities, labels = values[known, : len(self.spec.names)], targets[known, 0].astype(np.int64)
+        point = self._operating_point(probabilities, labels, on) if len(self.spec.names) == 2 else None
+        self.spec = replace(self.spec, point=point, sets=None)
+        try:
+            sets = fit_conformal(probabilities, labels, self.spec.names, self.settings.set_error, on)
+        except ConfigError as error:
+            return [f"no prediction sets: {error.message}"]
+        self.spec = replace(self.spec, sets=sets)
+        return []
+
+    def _operating_point(
+        self, probabilities: Float64[np.ndarray, "n 2"], labels: Int64[np.ndarray, " n"], on: str
+    ) -> OperatingPoint:
+        how, names = self.settings, self.spec.names
+        name = how.positive or names[-1]
+        if name not in names:
+            raise ConfigError(
+                f"task {self.spec.name!r}: positive is {name!r}, which is none of its classes",
+                remedy=f"name one of {', '.join(names)}",
+            )
+        positive = names.index(name)
+        return choose_operating_point(
+            probabilities[:, positive], labels == positive, name, on, how.threshold, how.wish
+        )
 
     def lacks(self, targets: Float64[np.ndarray, "n 1"]) -> str:
         """Words for a class without a slide; empty where there is no such class."""

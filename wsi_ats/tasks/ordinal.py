@@ -84,6 +84,7 @@ class Ordinal(Classes):
         return quadratic_kappa(self._graded(values)[known], targets[known, 0].astype(np.int64))
 
     interval = Task.interval  # of a kappa, not of an AUC
+    decide = Task.decide  # the median grade is the answer
 
     def others(
         self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]

@@ -27,6 +27,17 @@ class TaskSettings(Section):
     class_weights: Literal["none", "balanced"] | dict[str, Positive] = "none"
     """balanced: every class, grade or side of a label weighs the same in the loss, however rare; or a table of weights
     (of labels: of their presence against their absence)."""
+    positive: str = ""
+    """Of two classes the one that a threshold is for; default: the last in order, as in benign, tumour or 0, 1."""
+    threshold: Literal["youden", "half", "sensitivity", "specificity", "cost"] = "youden"
+    """How the threshold of two classes is chosen on the validation slides: youden, the largest sum of sensitivity and
+    specificity; half; sensitivity or specificity of at least `wish`; cost, where a missed positive costs `wish` false
+    alarms."""
+    wish: float | None = Field(default=None, gt=0, le=1e6)
+    """Wished sensitivity or specificity, or the cost of a missed positive in false alarms."""
+    set_error: float = Field(default=0.1, gt=0, le=0.5)
+    """Share of the slides of each class whose prediction set may lack it; sets are made where there are validation
+    slides enough, 9 a class for 0.1."""
     strength: float = Field(default=1.0, gt=0, le=1e6)
     """Weight of this task's loss, and of its score in the choice of the epoch, among those of several tasks."""
 
@@ -46,6 +57,20 @@ class TaskSettings(Section):
             (
                 not self.grades or "grades" in takes,
                 f"grades = {list(self.grades)}: {self.kind} has none",
+            ),
+            (
+                "positive" in takes
+                or (not self.positive and self.threshold == "youden" and self.set_error == 0.1),
+                f"positive, threshold and set_error are for classes: {self.kind} has none",
+            ),
+            (
+                (self.wish is not None) == (self.threshold in ("sensitivity", "specificity", "cost")),
+                f"threshold = {self.threshold!r} and wish = {self.wish}: sensitivity, specificity, cost have a wish, "
+                "the others none",
+            ),
+            (
+                self.wish is None or self.threshold == "cost" or self.wish <= 1,
+                f"wish = {self.wish}: a {self.threshold} is at most 1",
             ),
             (
                 self.class_weights == "none" or "class_weights" in takes,

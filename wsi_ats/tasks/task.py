@@ -152,6 +152,15 @@ class Task(nn.Module, ABC):
         """Further metric values by their names."""
         return {}
 
+    def decide(
+        self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n T"], on: str
+    ) -> list[str]:
+        """Take from slides that training has not seen how values are put into an answer: a threshold, sets.
+
+        on: the slides' name. Returns words for what they were too few for.
+        """
+        return []
+
     def stderr(self, without: Float[Tensor, "R O"]) -> Float[Tensor, " V"]:
         """Standard error (V,) of each value, from the outputs without each of R rounds; nan where there are not two."""
         if len(without) < 2:
@@ -170,6 +179,7 @@ class Task(nn.Module, ABC):
             self.values(outputs.double()).cpu().numpy(),
             stderr.double().cpu().numpy(),
             (self.unit * contributions).float().cpu().numpy(),
+            outputs.double().cpu().numpy(),
         )
 
 

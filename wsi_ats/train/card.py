@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from wsi_ats.tasks.task import Task
 from wsi_ats.train.figures import Figures, metric_label
 from wsi_ats.train.targets import counts_of, targets_of
 
+HEADING = "## From outputs to answers"
 CARD = """\
 # Attention-sampling model of slides
 
@@ -37,6 +38,7 @@ In brackets the 95 % interval: how far off a figure may be because it rests on s
 scanners, stains or sites. The epoch was chosen on these same validation slides, so the figures lean to the optimistic
 side; a test set that training never saw is the fair judge.
 
+{decisions}
 ## Intended use
 
 Research. Not a medical device: no diagnosis may rest on its answers. Slides from other scanners, stains, sites or
@@ -79,8 +81,40 @@ def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained) -> s
         bad=sum(result.bad_tiles.values()),
         epochs=result.epochs,
         seconds=result.seconds,
+        decisions=decisions(tasks),
         figures="\n".join(f"| {_words(name)} | {_cell(f)} |" for name, f in result.figures.items()),
     )
+
+
+def decisions(tasks: Iterable[Task]) -> str:
+    """Section of a card on how outputs become answers: calibration, operating point, prediction sets."""
+    lines = [HEADING, ""]
+    for task in tasks:
+        point, sets, calibration = task.spec.point, task.spec.sets, task.calibration
+        if calibration is None:
+            lines.append(f"- **{task.spec.name}**: not calibrated; values are the network's own.")
+            continue
+        named = zip(task.spec.outputs, calibration.slopes, calibration.intercepts, strict=True)
+        terms = ", ".join(f"{name}: {slope:.3f} x output {shift:+.3f}" for name, slope, shift in named)
+        lines.append(f"- **{task.spec.name}**, calibrated on {calibration.on}: {terms}.")
+        if point is not None:
+            lines.append(f"  Operating point: {point}.")
+        if sets is not None:
+            counts = ", ".join(f"{n} {name}" for name, n in zip(task.spec.names, sets.slides, strict=True))
+            lines.append(
+                f"  Prediction sets: the true class is left out of at most {sets.error:.0%} of the slides of each "
+                f"class, if slides are like those they were made from ({sets.on}: {counts})."
+            )
+    return "\n".join([*lines, ""])
+
+
+def with_decisions(card: str, tasks: Iterable[Task]) -> str:
+    """A card whose section on how outputs become answers is that of `tasks`."""
+    before, heading, rest = card.partition(f"{HEADING}\n")
+    if not heading:
+        return f"{card.rstrip()}\n\n{decisions(tasks)}"
+    end = rest.find("\n## ")
+    return before + decisions(tasks) + (rest[end:] if end >= 0 else "")
 
 
 def _asked(task: Task) -> str:

@@ -29,10 +29,11 @@ from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
 from wsi_ats.shown import cell
 from wsi_ats.tasks.task import Task
+from wsi_ats.train.calibrate import calibrate, outputs_of_tasks, values_of_outputs
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
 from wsi_ats.train.epoch_checkpoint import Checkpoints, EpochCheckpoint, Say
-from wsi_ats.train.figures import Figures, final_figures, values_of
+from wsi_ats.train.figures import Figures, final_figures
 from wsi_ats.train.folder import (
     alone_in,
     finish_run,
@@ -112,7 +113,7 @@ def _train(
             if config.train.embed_all:
                 embed_all(module.model, [*sets.values()], say)
             _fit(module, sets, config, keeper)
-            figures = _validate(module, sets["val"], config, out)
+            figures = _validate(module, sets["val"], config, out, say)
             break
         except SlideError as error:
             # Pixels that cannot be decoded: without that slide, on from the last epoch.
@@ -128,7 +129,7 @@ def _train(
         )
     result = Trained(out / "model", figures, len(keeper.epochs), seconds, failures, bad)
     with writing(result.folder):
-        save_model(module.model, result.folder, model_card(tasks, rows, result))
+        save_model(module.model, result.folder, model_card(list(module.model.tasks), rows, result))
     finish_run(out, config, result)
     return result
 
@@ -266,9 +267,17 @@ def _without_advice() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _validate(module: TrainingModule, val_set: Examples, config: Config, out: Path) -> Figures:
-    """Predict the validation slides with the chosen weights and write `validation.csv`."""
+def _validate(module: TrainingModule, val_set: Examples, config: Config, out: Path, say: Say) -> Figures:
+    """Predict the validation slides with the chosen weights, calibrate the model on them and write
+    `validation.csv`."""
     tasks = module.model.tasks
-    values = values_of([module.answer(val_set[i]) for i in range(len(val_set))])
+    predictions = [module.answer(val_set[i]) for i in range(len(val_set))]
+    if config.train.calibrate:
+        calibrated = calibrate(tasks, predictions, val_set.targets, "validation slides")
+        for words in (*calibrated.done, *calibrated.missing):
+            say(words)
+    values = [
+        values_of_outputs(task, mine) for task, mine in zip(tasks, outputs_of_tasks(predictions), strict=True)
+    ]
     write_validation(out, tasks, val_set.rows, values)
     return final_figures(tasks, values, val_set.targets, np.random.default_rng(config.train.seed))

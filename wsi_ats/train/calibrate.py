@@ -1,0 +1,116 @@
+"""Calibration of a trained model on slides that it has not learned from: probabilities, threshold, sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from wsi_ats.errors import ConfigError, Failure
+from wsi_ats.manifest import Row
+from wsi_ats.model_folder import CARD, load_model, save_model
+from wsi_ats.output import writing
+from wsi_ats.predict import predict_prepared
+from wsi_ats.prediction import Prediction
+from wsi_ats.reading import Reading
+from wsi_ats.tasks.task import Task, Tasks
+from wsi_ats.train.card import with_decisions
+from wsi_ats.train.data import Examples
+from wsi_ats.train.epoch_checkpoint import Say
+
+LEAST = 6
+"""Least number of slides with a known target that a task is calibrated on."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The words on how a calibration went: what was fitted, and what there were too few slides for."""
+
+    done: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def calibrate(
+    tasks: Tasks, predictions: Sequence[Prediction], targets: Sequence[Float64[np.ndarray, "n _"]], on: str
+) -> Calibrated:
+    """Fit what each task makes of its outputs anew, on predictions of slides of known targets, one array a task.
+
+    on: the slides' name. A task that has too few of them keeps its outputs as they are, and that is said. Raises
+    `ConfigError` where slides enough lack a class.
+    """
+    done, missing = [], []
+    for task, mine, true in zip(tasks, outputs_of_tasks(predictions), targets, strict=True):
+        slides = int((~np.isnan(true).all(1)).sum())
+        if slides < LEAST:
+            missing.append(f"{task.spec.name}: not calibrated, {slides} slides are fewer than {LEAST}")
+            continue
+        calibration = task.calibrate(torch.from_numpy(mine), true, f"{slides} {on}")
+        values = values_of_outputs(task, mine)
+        missing += [f"{task.spec.name}: {words}" for words in task.decide(values, true, calibration.on)]
+        done.append(f"{task.spec.name}: {_in_words(task)}")
+    return Calibrated(tuple(done), tuple(missing))
+
+
+def calibrate_model(
+    folder: Path,
+    rows: Sequence[Row],
+    reading: Reading,
+    out: Path,
+    on: str,
+    *,
+    device: str = "cpu",
+    say: Say = print,
+) -> tuple[Calibrated, list[Failure]]:
+    """Calibrate a model anew on labelled slides of one's own, and write it, so calibrated, into the folder `out`.
+
+    The networks stay as they are. reading: how the slides are read. on: their name, which the new model bears. Slides
+    that cannot be used are returned. Raises `ConfigError` where `out` exists, or what is left is too little.
+    """
+    if out.exists():
+        raise ConfigError(f"--out {out} exists", remedy="name a new folder: models are not written over")
+    model = load_model(folder, device)
+    examples = Examples(rows, list(model.tasks), model.config, 1 << 30)
+    failures = examples.inspect(lambda: None)
+    say(f"{len(examples)} of {len(rows)} slides can be read")
+    predictions = [predict_prepared(model, examples[i].prepared, reading) for i in range(len(examples))]
+    known = [int((~np.isnan(targets).all(1)).sum()) for targets in examples.targets]
+    if not predictions or max(known) < LEAST:
+        raise ConfigError(
+            f"{max(known, default=0)} slides with a known target are too few to calibrate on",
+            remedy=f"label {LEAST} or more; 20 are good",
+        )
+    calibrated = calibrate(model.tasks, predictions, examples.targets, f"slides of {on}")
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else "# Attention-sampling model of slides\n"
+    with writing(out):
+        save_model(model, out, with_decisions(text, model.tasks))
+    return calibrated, failures
+
+
+def outputs_of_tasks(predictions: Sequence[Prediction]) -> list[Float64[np.ndarray, "n _"]]:
+    """Outputs of the head before any calibration, an array (n, O) a task."""
+    return [
+        np.stack([result.outputs for result in results if result.outputs is not None])
+        for results in zip(*(prediction.results for prediction in predictions), strict=True)
+    ]
+
+
+@torch.no_grad()
+def values_of_outputs(task: Task, outputs: Float64[np.ndarray, "n O"]) -> Float64[np.ndarray, "n V"]:
+    """Values (n, V) that the task reads from outputs (n, O), calibrated where it is."""
+    values: Float64[np.ndarray, "n V"] = task.values(torch.from_numpy(outputs)).numpy()
+    return values
+
+
+def _in_words(task: Task) -> str:
+    calibration = task.calibration
+    assert calibration is not None
+    shifts = ", ".join(f"{shift:+.2f}" for shift in calibration.intercepts)
+    slopes = ", ".join(f"{slope:.2f}" for slope in calibration.slopes)
+    scaled = "" if set(calibration.slopes) == {1.0} else f", slopes {slopes}"
+    words = f"calibrated on {calibration.on}: intercepts {shifts}{scaled}"
+    return f"{words}; {task.spec.point}" if task.spec.point else words
