@@ -80,3 +80,21 @@ def test_a_setting_that_was_renamed_is_told_by_its_new_name() -> None:
         load_config(None, ["train.proposal=0.2"])
     with pytest.raises(ConfigError, match=r"setting\(s\): train\.embed_all is true"):
         load_config(None, ["train.embed_all=true"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "epochs"),
+    [
+        ((), 0),  # a network that learns
+        (("features.network=mobilenet-v1",), 20),
+        (("features.network=mobilenet-v1", "train.epochs=1"), 0),
+        (("features.network=mobilenet-v1", "train.warm_up=3"), 3),
+        (("features.network=mobilenet-v1", "sampling.refined=false"), 0),
+        (("features.network=mobilenet-v1", "sampling.uniform=true"), 0),
+        (("features.network=mobilenet-v1", "sampling.sampler=all"), 0),
+    ],
+)
+def test_warm_up_is_half_of_the_epochs_where_frozen_features_refine_a_draw(
+    overrides: tuple[str, ...], epochs: int
+) -> None:
+    assert load_config(overrides=overrides).warm_up == epochs

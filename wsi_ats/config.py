@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from wsi_ats.catalogue import ATTENTION_NETWORKS, SAMPLERS, one_of
+from wsi_ats.catalogue import ATTENTION_NETWORKS, SAMPLERS, is_random, one_of
 from wsi_ats.errors import ConfigError
 from wsi_ats.features.settings import FeatureSettings
 from wsi_ats.regular import read_regular
@@ -191,10 +191,10 @@ class TrainSettings(Section):
 
     epochs: int = Field(default=40, ge=1, le=1_000_000)
     """Passes over the slides, at most; early stopping may end sooner."""
-    warm_up: int = Field(default=0, ge=0, le=1_000_000)
-    """Epochs at the start in which tiles are drawn uniformly and attention rests. Attention that learns from a score
-    which knows nothing yet can settle on the wrong tissue and then never shows the score anything else; behind frozen
-    features such epochs cost next to nothing."""
+    warm_up: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Epochs at the start in which tiles are drawn uniformly and attention rests; by default half of the epochs where
+    frozen features refine a random draw, else 0. Attention that learns early shows the score and the head the same few
+    tiles of every slide; they learn these by heart, and slides of new tissue, which have others, get wrong answers."""
     patience: int = Field(default=12, ge=1, le=1_000_000)
     """Epochs without a better validation AUC before training stops, counted from the end of the warm-up."""
     batch: int = Field(default=4, ge=1, le=10_000)
@@ -251,6 +251,15 @@ class Config(Section):
     head: HeadSettings = HeadSettings()
     train: TrainSettings = TrainSettings()
     tasks: dict[str, TaskSettings] = Field(default_factory=dict)
+
+    @property
+    def warm_up(self) -> int:
+        """Number of epochs in which tiles are drawn uniformly: `train.warm_up` or, without one, what suits the rest."""
+        if self.train.warm_up is not None:
+            return self.train.warm_up
+        how = self.sampling
+        drawn = how.refined and not how.uniform and is_random(how.sampler)
+        return self.train.epochs // 2 if drawn and self.features.is_frozen else 0
 
     @model_validator(mode="after")
     def _embeds_what_is_frozen(self) -> Config:

@@ -60,7 +60,7 @@ class TrainingModule(pl.LightningModule):
         return loss
 
     def _draw(self, slides: list[PreparedSlide], generators: list[torch.Generator]) -> list[Drawn]:
-        how, warming_up = self.model.config.sampling, self.current_epoch < self.settings.warm_up
+        how, warming_up = self.model.config.sampling, self.current_epoch < self.model.config.warm_up
         attention = [self.model.attend(slide, uniform=warming_up) for slide in slides]
         return [a.draw(how.tiles, how.sampler, g) for a, g in zip(attention, generators, strict=True)]
 
@@ -105,7 +105,7 @@ class TrainingModule(pl.LightningModule):
         An epoch whose attention has not begun to learn is worse than any other, however lucky its uniform draws were.
         """
         figures = epoch_figures(self.model.tasks, values_of(self._answers), stacked(self._targets))
-        figures["val_score"] -= 10.0 * (self.current_epoch < self.settings.warm_up)
+        figures["val_score"] -= 10.0 * (self.current_epoch < self.model.config.warm_up)
         self.log_dict(figures)
         self._answers.clear()
         self._targets.clear()

@@ -108,7 +108,7 @@ def _train(
             task.fit(targets)
         module = TrainingModule(build_model(config, tasks))
         module.model.cache = cache
-        keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles, config.train.warm_up)
+        keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles, config.warm_up)
         try:
             if config.train.embed_all:
                 embed_all(module.model, [*sets.values()], say)
