@@ -17,7 +17,7 @@ from pathlib import Path
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest.columns import patient_column
 from wsi_ats.manifest.entries import entries_of, slide_id
-from wsi_ats.manifest.files import file_key
+from wsi_ats.manifest.files import file_key, local_key
 from wsi_ats.manifest.search import SUFFIXES, is_store, search, series_of
 from wsi_ats.manifest.table import Warn, read_table
 from wsi_ats.shown import public_url, redacted
@@ -206,7 +206,7 @@ def _one(path: Path) -> _Named:
         return _in_trouble(path, error.strerror or str(error))
     if not stat.S_ISREG(facts.st_mode) and not is_store(path):
         return _in_trouble(path, "it is not a regular file")
-    return _Named(SlideItem(slide_id(path), place), file_key(str(place)))
+    return _Named(SlideItem(slide_id(path), place), local_key(str(place), facts))
 
 
 def _in_trouble(path: Path, why: str) -> _Named:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class Entry:
     """Number of the row, from 1, the header not counted."""
     file: Hashable
     """Key of the slide's file: the same for all names of one file."""
+    size: int
+    """Bytes of a regular file; 0 where it is none, or not there."""
     hint: str
     """What to do where the file is missing."""
 
@@ -47,7 +49,7 @@ class Entry:
         return self.path if is_url(self.path) else Path(self.path)
 
 
-def entries_of(table: Table, patients: str, slides_dir: Path | str | None = None) -> list[Entry]:
+def entries_of(table: Table, patients: str, slides_dir: Path | str | None = None) -> Iterator[Entry]:
     """The rows of a table.
 
     patients: the column of patients; empty where there is none. slides_dir: folder that paths are relative to, instead
@@ -58,7 +60,6 @@ def entries_of(table: Table, patients: str, slides_dir: Path | str | None = None
     index = {name: i for i, name in enumerate(table.columns)}
     rest = [(name, i) for name, i in index.items() if name not in (slide, patients, scale)]
     files = _files(table, slides_dir)
-    entries = []
     for position, cells in enumerate(table.rows):
         line = table.line(position)
         if not cells[index[slide]]:
@@ -67,19 +68,17 @@ def entries_of(table: Table, patients: str, slides_dir: Path | str | None = None
             refuse_broken(cells[index[name]], name, line)
         file = files.find(cells[index[slide]], line)
         patient = cells[index[patients]] if patients else ""
-        entries.append(
-            Entry(
-                slide=slide_id(cells[index[slide]]),
-                path=file.path,
-                patient="" if patient in NOT_GIVEN else patient,
-                mpp=parse_mpp(cells[index[scale]], line) if scale else None,
-                others={name: cells[i] for name, i in rest},
-                row=table.numbers[position],
-                file=file.key,
-                hint=file.hint,
-            )
+        yield Entry(
+            slide=slide_id(cells[index[slide]]),
+            path=file.path,
+            patient="" if patient in NOT_GIVEN else patient,
+            mpp=parse_mpp(cells[index[scale]], line) if scale else None,
+            others={name: cells[i] for name, i in rest},
+            row=table.numbers[position],
+            file=file.key,
+            size=file.size,
+            hint=file.hint,
         )
-    return entries
 
 
 def _files(table: Table, slides_dir: Path | str | None) -> SlideFiles:

@@ -30,6 +30,8 @@ class SlideFile:
     """Path seen from the working folder, or URL."""
     key: Hashable
     """The same for all names of one file, other files have another."""
+    size: int = 0
+    """Bytes of a regular file; 0 where it is none, or not there."""
     hint: str = ""
     """What to do where the file is missing: where it was looked for, and what lies there."""
 
@@ -61,9 +63,10 @@ class SlideFiles:
         if facts is None or (stat.S_ISDIR(facts.st_mode) and not place.lower().endswith(".zarr")):
             other = self._otherwise(written, place, line)
             if other is None and facts is None:
-                return SlideFile(place, os.path.abspath(place), self._hint(place))
+                return SlideFile(place, os.path.abspath(place), hint=self._hint(place))
             place, facts = other or place, status_of(other or place)
-        return SlideFile(place, _local_key(place, facts))
+        size = facts.st_size if facts is not None and stat.S_ISREG(facts.st_mode) else 0
+        return SlideFile(place, local_key(place, facts), size)
 
     def _otherwise(self, written: str, place: str, line: str) -> str | None:
         """The one file that is meant though it is not called so: its suffix, its folder or its bytes are others."""
@@ -131,10 +134,10 @@ def file_key(place: str) -> Hashable:
     """A key of a file: its place on the disk, the same under all its names; of a URL or a missing file, its name."""
     if place.lower().startswith("file://"):
         place = unquote(urlsplit(place).path)
-    return place if is_url(place) else _local_key(place, status_of(place))
+    return place if is_url(place) else local_key(place, status_of(place))
 
 
-def _local_key(place: str, facts: os.stat_result | None) -> Hashable:
+def local_key(place: str, facts: os.stat_result | None) -> Hashable:
     """As `file_key`. The files of one DICOM series in a folder are one slide. Size and time are part of the key, since
     some network file systems give the number of a file that they forgot to another one."""
     if facts is None:

@@ -89,7 +89,7 @@ def read_manifest(
     """
     table = read_table(Path(path), warn)
     patients = patient_column(table, patient)
-    entries = entries_of(table, patients, slides_dir)
+    entries = list(entries_of(table, patients, slides_dir))
     texts = _texts(table, target, columns)
     for name, cells in texts.items():
         for position, cell in enumerate(cells):

@@ -133,7 +133,7 @@ def _table(
     path: Path, records: Iterable[Sequence[str]], delimiter: str = ",", encoding: str = "utf-8"
 ) -> Table:
     """The table of records, the first of which is the header; what spreadsheets leave empty is left out."""
-    rows: list[list[str]] = []
+    rows: list[tuple[str, ...]] = []
     numbers: list[int] = []
     header: list[str] = []
     for number, record in enumerate(records):
@@ -147,7 +147,7 @@ def _table(
             continue
         if len(cells) != len(header):
             cells = _cut(cells, len(header), f"{path}, row {number - offset}")
-        rows.append(cells)
+        rows.append(tuple(cells))
         numbers.append(number - offset)
     if not header:
         raise ConfigError(
@@ -174,12 +174,17 @@ def _cut(cells: list[str], width: int, line: str) -> list[str]:
 
 
 def _named(
-    path: Path, header: list[str], rows: list[list[str]], numbers: list[int], delimiter: str, encoding: str
+    path: Path,
+    header: list[str],
+    rows: list[tuple[str, ...]],
+    numbers: list[int],
+    delimiter: str,
+    encoding: str,
 ) -> Table:
     """The table with a name for every column that holds anything; a column of neither name nor cells is left out."""
     kept = [i for i, name in enumerate(header) if name or any(row[i] for row in rows)]
     if len(kept) < len(header):
-        header, rows = [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+        header, rows = [header[i] for i in kept], [tuple(row[i] for i in kept) for row in rows]
     names = [name or f"column {i + 1}" for i, name in zip(kept, header, strict=True)]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
