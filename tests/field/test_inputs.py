@@ -188,6 +188,9 @@ def test_a_missing_slide_says_where_it_was_looked_for_and_what_is_like_it(store:
     (item,) = found("slide\nTCGA-1\n", slides_dir="store")
     assert item.hint.startswith("it was looked for in store, and in the folders under store")
     assert item.hint.endswith("close names there: 'TCGA-1.u5.svs'")
+    for name in ("U1/A.SVS", "tcga-1.U5.SVS"):
+        (item,) = found(f"slide\n{name}\n", slides_dir="store")
+        assert "close names there: " in item.hint, "letter case is no matter"
 
 
 def test_the_option_needs_a_folder_and_a_manifest(store: Path) -> None:

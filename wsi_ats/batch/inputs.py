@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.manifest.advice import tell_without_patient
 from wsi_ats.manifest.columns import patient_column
 from wsi_ats.manifest.entries import entries_of, slide_id
 from wsi_ats.manifest.files import file_key, local_key
@@ -252,7 +253,11 @@ def manifest_slides(
 
 def _rows(path: Path, slides_dir: Path | str | None, patient: str | None, warn: Warn) -> Iterator[_Named]:
     table = read_table(path, warn)
-    for position, entry in enumerate(entries_of(table, patient_column(table, patient), slides_dir)):
+    patients = patient_column(table, patient)
+    entries = entries_of(table, patients, slides_dir, warn=warn)
+    if patients:
+        tell_without_patient(table, patients, warn)
+    for position, entry in enumerate(entries):
         place = entry.path if is_url(entry.path) else Path(os.path.abspath(entry.path))  # noqa: PTH100
         others = {name: redacted(text) for name, text in entry.others.items()}
         item = SlideItem(entry.slide, place, entry.mpp, entry.patient, others, hint=entry.hint)
