@@ -19,7 +19,7 @@ from wsi_ats.manifest.advice import tell_without_patient
 from wsi_ats.manifest.columns import patient_column
 from wsi_ats.manifest.entries import entries_of, slide_id
 from wsi_ats.manifest.files import file_key, local_key
-from wsi_ats.manifest.search import SUFFIXES, is_store, search, series_of
+from wsi_ats.manifest.search import SUFFIXES, Found, is_store, search, series_of
 from wsi_ats.manifest.table import Warn, read_table
 from wsi_ats.shown import public_url, redacted
 from wsi_ats.slides.storage.opening import is_url
@@ -98,6 +98,27 @@ def find_slides(
     return items
 
 
+def one_slide(argument: str) -> str:
+    """The argument of a command that takes one slide. Raises `ConfigError` for a folder, a pattern or a manifest, which
+    names a slide of it."""
+    path = Path(argument)
+    if is_url(argument) or is_store(path):
+        return argument
+    if path.is_dir():
+        what = "a folder of"
+    elif not os.path.lexists(path) and glob.has_magic(argument):
+        what = "a pattern that matches"
+    elif _is_manifest(argument) and path.is_file():
+        what = "a table of"
+    else:
+        return argument
+    items = find_slides([argument], warn=lambda text: None)
+    raise ConfigError(
+        f"{argument} is {what} {len(items)} slide(s); this command takes one",
+        remedy=f"give them one at a time, {items[0].id if what != 'a table of' else items[0].path} for example",
+    )
+
+
 def _with_twins(found: Iterable[_Named]) -> list[SlideItem]:
     """The slides, each of which knows whether an earlier one has the same file. Raises `ConfigError` for two slides of
     one id."""
@@ -165,7 +186,7 @@ def _matches(pattern: str, warn: Warn) -> Iterator[_Named]:
     files: list[Path] = []
     for match in matches:
         if match.is_dir() and not is_store(match):
-            more, unreadable = _searched(match, warn)
+            more, unreadable = _of(match, search(match), warn)
             files += more
             found += unreadable
         else:
@@ -177,15 +198,18 @@ def _matches(pattern: str, warn: Warn) -> Iterator[_Named]:
 
 
 def _in_folder(folder: Path, warn: Warn) -> Iterator[_Named]:
-    files, unreadable = _searched(folder, warn)
+    found = search(folder)
+    files, unreadable = _of(folder, found, warn)
     if not files and not unreadable:
-        raise _nothing(f"{folder} has no file that looks like a slide")
+        others = found.told_others()
+        raise _nothing(
+            f"{folder} has no file that looks like a slide" + (f"; it has {others}" if others else "")
+        )
     return iter([*map(_one, _one_a_series(files)), *unreadable])
 
 
-def _searched(folder: Path, warn: Warn) -> tuple[list[Path], list[_Named]]:
-    """Slides in a folder, and the folders in it that cannot be listed."""
-    found = search(folder)
+def _of(folder: Path, found: Found, warn: Warn) -> tuple[list[Path], list[_Named]]:
+    """Slides found in a folder, and the folders in it that cannot be listed."""
     if found.told():
         warn(f"{folder}: {found.told()}; those that a reader knows are read where they are named one by one")
     return sorted(found.slides), [_in_trouble(path, why) for path, why in sorted(found.unreadable)]
