@@ -151,7 +151,7 @@ def test_whatever_is_written_by_the_rules_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, cells: list[list[str]], delimiter: str, encoding: str
 ) -> None:
     text = io.StringIO(newline="")
-    csv.writer(text, delimiter=delimiter).writerows([["one", "two", "three"], *cells])
+    csv.writer(text, delimiter=delimiter).writerows([["slide", "two", "three"], *cells])
     path = written(tmp_path_factory.mktemp("table"), text.getvalue().encode(encoding))
     wanted = [row for row in cells if any(row)]
     if not wanted:
