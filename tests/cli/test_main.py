@@ -53,7 +53,7 @@ from wsi_ats.config import Config, parse_config
         (["heatmap", "run/model", "slides/test_0.tif", "--sampler", "best"], "unknown sampler 'best'"),
         (["heatmap", "run/model", "slides/test_0.tif", "--cmap", "tartan"], "cmap is 'tartan'"),
         (["info", "gone.svs"], "'gone.svs' cannot be opened"),
-        (["info", "slides/manifest.csv"], "'manifest.csv' is in no format"),
+        (["info", "slides/manifest.csv"], "manifest.csv is a table of 13 slide"),
         (["config", "--set", "speed.limit=3"], "no such setting"),
         (["config", "--out", "slides/test_0.tif/c.toml"], "cannot be written"),
     ],
