@@ -24,6 +24,7 @@ from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.sampling import generator_for, pool
+from wsi_ats.sampling.draws import same_draw
 from wsi_ats.sampling.jackknife import leave_one_out
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
@@ -146,8 +147,9 @@ class _Rounds:
         self._model = model
         self._drawn: list[Drawn] = []
         self._summaries: list[Summary] = []
+        self._alike = True
         self.stderr = self._stderr()
-        """Standard error of every value of every task; nan where there are not two rounds."""
+        """Standard error of every value of every task; nan where there are no two rounds that differ."""
 
     def __len__(self) -> int:
         return len(self._drawn)
@@ -156,6 +158,8 @@ class _Rounds:
         """More rounds, whose tiles have been read."""
         self._drawn += drawn
         self._summaries += [self._model.estimate(d, vectors.of(d)) for d in drawn]
+        first = self._drawn[0].draws
+        self._alike = self._alike and all(same_draw(first, d.draws) for d in drawn)
         self.stderr = self._stderr()
 
     def pooled(self) -> Drawn:
@@ -169,7 +173,8 @@ class _Rounds:
 
     def _stderr(self) -> tuple[Float[Tensor, " _"], ...]:
         tasks = self._model.tasks
-        if len(self) < 2:
+        # Rounds that drew the same agree whatever the other tiles hold: they are one round.
+        if self._alike:
             return tasks.stderr(torch.empty(0, tasks.outputs))
         summaries = torch.stack([s.phi for s in self._summaries])
         masses = torch.stack([s.log_mass for s in self._summaries])

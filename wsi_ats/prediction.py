@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
-from wsi_ats.tasks.answer import COVERS, TaskResult
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, plus_minus
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.picture import Heatmap
@@ -165,11 +165,11 @@ class Prediction:
 
 
 def _in_short(result: TaskResult) -> str:
-    """The answer in a word, with the probability of what it names or, a number, by its task; errors where known."""
+    """The answer in a word, with the probability of what it names or, a number, by its task; and its error."""
     names = result.spec.names
     if not names:
         return result.describe()
     if result.text not in names:  # of labels, none or several
         return result.text or "no label"
     value, error = (float(part[names.index(result.text)]) for part in (result.values, result.stderr))
-    return f"{result.text} {value:.3f}" + (f" ± {error:.3f} ({COVERS})" if math.isfinite(error) else "")
+    return f"{result.text} {value:.3f}{plus_minus(error, 3)} ({UNKNOWN if math.isnan(error) else COVERS})"

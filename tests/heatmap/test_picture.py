@@ -29,6 +29,7 @@ from wsi_ats.heatmap.frame import (
 from wsi_ats.heatmap.picture import Heatmap
 from wsi_ats.heatmap.style import HeatmapStyle, Scale
 from wsi_ats.slides import open_slide
+from wsi_ats.tasks.answer import UNKNOWN
 
 GREEN = (0, 255, 0)
 BARE = HeatmapStyle(size=600, panels="attention", alpha=1.0, drawn=False)
@@ -193,11 +194,12 @@ def texts(figure: Figure) -> list[str]:
 
 def test_words_on_the_picture() -> None:
     words = texts(make_prediction((10_000, 7000)).heatmap().figure())
-    assert "tumour: probability 0.93" in words, "an unknown standard error is left out"
+    assert "tumour: probability 0.93" in words, "an unknown standard error is no number"
     assert any("case_7.svs" in text and "4 of 3,500 tissue tiles read" in text for text in words)
     assert LABEL in words
-    assert any("±" in text for text in words) is False, "no error is known"
-    assert {"Attention", "Adds to: tumour", "tile that was read", "outline of the tissue"} <= set(words)
+    assert [text for text in words if "±" in text] == [UNKNOWN]
+    legend = {"tile that was read", "outline of the tissue", "adds about 0", "not read"}
+    assert {"Attention", "Adds to: tumour", *legend} <= set(words)
     assert "what a tile adds to the logit of tumour (below 0: against it)" in words
     assert "1 mm" in words
     assert "1×" in words

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from wsi_ats.errors import ConfigError
@@ -120,9 +121,10 @@ class Heatmap:
         frame.colour_bar(bar, panel, ink, int(box.height * frame.DPI / ax.figure.dpi))
         frame.title(ax, self.prediction, ink, box.width * frame.DPI / ax.figure.dpi, panel.heading)
         frame.scale_bar(ax, self.prediction, ink)
+        contributions = self.style.panels == "contributions"
         ax.legend(
-            handles=frame.legend_handles(ink, read=self._outlined),
-            loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=frame.below(ax), **frame.legend_style(ink),
+            handles=self._legend(ink, contributions=contributions), bbox_to_anchor=(0, 0), loc="upper left",
+            bbox_transform=frame.below(ax), **frame.legend_style(ink, 2),
         )  # fmt: skip
         return ax
 
@@ -136,7 +138,8 @@ class Heatmap:
         """Layout of the picture that `save` writes."""
         width, height = self.prediction.slide_size
         count = len(PANELS) if self.style.panels == "both" else 1
-        return frame.Layout.around(float(width), height * self._aspect, self.style.size, count)
+        notes = bool(self.prediction.notes)
+        return frame.Layout.around(float(width), height * self._aspect, self.style.size, count, notes)
 
     def figure(self) -> Figure:
         """The picture that `save` writes, apart from pyplot's state and matplotlib's style."""
@@ -148,12 +151,13 @@ class Heatmap:
             self._show(ax, panel, interpolation="nearest", aspect="auto")  # px by px
             frame.heading(ax, panel.heading, ink, layout.pitch)
             bar = figure.colorbar(ScalarMappable(panel.norm, panel.colours), cax=figure.add_axes(place.bar))
-            frame.colour_bar(bar, panel, ink, layout.bar_px)
+            frame.colour_bar(bar, panel, ink, layout.bar_px, flat=layout.flat)
         frame.title(figure, self.prediction, ink, layout.text_px)
         frame.scale_bar(figure.axes[0 if layout.beside else -2], self.prediction, ink)
+        contributions = self.style.panels != "attention"
         figure.legend(
-            handles=frame.legend_handles(ink, read=self._outlined),
-            loc="lower left", bbox_to_anchor=layout.legend, **frame.legend_style(ink),
+            handles=self._legend(ink, contributions=contributions), loc="lower left",
+            bbox_to_anchor=layout.legend, **frame.legend_style(ink, 4),
         )  # fmt: skip
         return figure
 
@@ -195,7 +199,17 @@ class Heatmap:
     @property
     def _outlined(self) -> bool:
         """Whether tiles are outlined: where all were read there is nothing to tell apart."""
-        return self.style.drawn and len(self.prediction.cells) < len(self.prediction.tissue)
+        return self.style.drawn and not self._every
+
+    @property
+    def _every(self) -> bool:
+        """Whether every tissue tile was read."""
+        return len(self.prediction.cells) == len(self.prediction.tissue)
+
+    def _legend(self, ink: str, *, contributions: bool) -> list[Line2D]:
+        return frame.legend_handles(
+            ink, outlined=self._outlined, every=self._every, contributions=contributions
+        )
 
     @property
     def _aspect(self) -> float:
