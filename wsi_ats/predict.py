@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -73,12 +74,14 @@ def predict_slide(model: Model, slide: Slide | Path | str, reading: Reading) -> 
                 else nullcontext(slide)
             )
         with opened as handle:
+            with watch("open"):
+                digest = handle.digest
             before = handle.bytes_read
             with watch("view"):
                 prepared = prepare(handle, model.config, keep_open=True)
             prediction = predict_prepared(model, prepared, reading, watch)
             bytes_read = handle.bytes_read - before
-    return prediction.measured(bytes_read, watch.seconds)
+    return replace(prediction.measured(bytes_read, watch.seconds), digest=digest)
 
 
 @torch.inference_mode()

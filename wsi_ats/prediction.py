@@ -77,6 +77,9 @@ class Prediction:
     view_shares: Mapping[str, float] = field(default_factory=dict)
     """Shares of tissue, glass, pen, black and blank in the view, which sum to 1; none where they are not known."""
 
+    digest: str = ""
+    """What the slide holds (`Slide.digest`), by which another one is told from a copy; empty where it is not known."""
+
     def __post_init__(self) -> None:
         if not np.isin(self.cells, self.tissue).all():
             strangers = self.cells[~np.isin(self.cells, self.tissue)]
@@ -157,7 +160,7 @@ class Prediction:
 
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
         """The attention, and what each tile added to the answer, as a picture over `slide`; over white where no slide
-        is given."""
+        is given. Raises `ConfigError` where `slide` is known to be another than that of the prediction."""
         # Here: matplotlib takes a while to import, and a prediction rarely needs it.
         from wsi_ats.heatmap.picture import Heatmap
 

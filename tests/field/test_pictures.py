@@ -354,7 +354,7 @@ def test_micrometres_are_square_and_the_scale_bar_is_right(mpp: tuple[float, flo
         base, grid=grid, tissue=np.arange(200), attention=np.full(200, 1 / 200, np.float32),
         cells=np.array([0, 1, 2, 3]),
     )  # fmt: skip
-    with open_slide(pixels, mpp=mpp[0], name="flat") as slide:
+    with open_slide(pixels, mpp=mpp[0], name="case_7.svs") as slide:
         heatmap = prediction.heatmap(slide, HeatmapStyle(size=800, alpha=0.0, drawn=False))
         shown = inside(picture(heatmap), heatmap)
     assert shown.shape[:2] == pytest.approx((400, 800), abs=1)

@@ -80,7 +80,7 @@ def test_the_hot_cell_lies_on_its_place_in_the_saved_picture(
     pixels[top:bottom, left:right] = GREEN
     grid = make_prediction(size, cell).grid
     prediction = make_prediction(size, cell, hot=row * grid.cols + col, tissue=everything)
-    with open_slide(pixels, mpp=0.5, name="marked") as slide:
+    with open_slide(pixels, mpp=0.5, name="case_7.svs") as slide:
         plain, coloured = (
             inside(picture(heatmap), heatmap)
             for heatmap in (Heatmap.of(prediction, slide, replace(BARE, alpha=a)) for a in (0.0, 1.0))
@@ -97,7 +97,7 @@ def test_the_map_stays_in_place_where_the_thumbnail_is_a_level_of_nearly_the_sca
     pixels[1700:1800, 1800:1900] = GREEN
     level = np.asarray(Image.fromarray(pixels).resize((496, 496), Image.Resampling.BOX))
     prediction = make_prediction((2000, 2000), 100.0, hot=17 * 20 + 18, tissue=everything)
-    with open_slide([pixels, level], mpp=0.5) as slide:
+    with open_slide([pixels, level], mpp=0.5, name="case_7.svs") as slide:
         heatmap = Heatmap.of(prediction, slide, replace(BARE, size=500))
     assert np.array_equal(heatmap.thumbnail, level)
     marked = box_of(heatmap.thumbnail[..., 0] < 128)
@@ -128,7 +128,7 @@ def test_no_cell_is_lost_when_cells_are_smaller_than_pixels() -> None:
 def test_below_the_mean_and_outside_the_tissue_the_slide_shows() -> None:
     prediction = make_prediction((800, 800), 100.0)
     pixels = np.random.default_rng(0).integers(0, 255, (800, 800, 3), np.uint8)
-    with open_slide(pixels, mpp=0.5) as slide:
+    with open_slide(pixels, mpp=0.5, name="case_7.svs") as slide:
         heatmap = Heatmap.of(prediction, slide, replace(BARE, size=800))
     cell = inside(picture(heatmap), heatmap).reshape(8, 100, 8, 100, 3).swapaxes(1, 2)[:, :, 2:98, 2:98]
     truth = pixels.reshape(8, 100, 8, 100, 3).swapaxes(1, 2)[:, :, 2:98, 2:98]

@@ -46,7 +46,7 @@ MARK_PX = 9
 _EDGE, _TOP, _HEADING = 24, 100, 32
 _BAR_GAP, _BAR_WIDTH, _BAR_TEXT = 18, 18, 126
 _BELOW, _BETWEEN = 84, 28
-_MIN_WIDTH, _MIN_PITCH, _MIN_BAR = 700, 320, 220
+_MIN_WIDTH, _MIN_PITCH, _MIN_BAR = 640, 320, 220
 _FLAT_BAR, _FLAT_TEXT, _FLAT_LETTERS = 96, 300, 26
 """Least length of a bar with its words in lines beside it, px for them and its numbers, and letters a line."""
 _LONGEST_BAR = 3
@@ -279,7 +279,7 @@ def legend_style(ink: str, columns: int) -> dict[str, Any]:
     """Look of a legend: in rows, without a frame."""
     return {
         "ncols": columns, "frameon": False, "fontsize": 10, "labelcolor": ink,
-        "borderaxespad": 0, "borderpad": 0.4, "handlelength": 1.6, "columnspacing": 1.6,
+        "borderaxespad": 0, "borderpad": 0.4, "handlelength": 1.6, "columnspacing": 1.0,
     }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from wsi_ats.heatmap import frame
 from wsi_ats.heatmap.panels import Panel, attention_panel, contributions_panel
 from wsi_ats.heatmap.style import HeatmapStyle
 from wsi_ats.lowres.view import read_view
+from wsi_ats.shown import printable
 from wsi_ats.slides.base import Slide
 
 if TYPE_CHECKING:
@@ -61,15 +62,11 @@ class Heatmap:
     ) -> Heatmap:
         """The heatmap over a thumbnail of `slide`, read from its nearest finer level, in blocks; over white if None.
 
-        Raises `ConfigError` where `slide` is not of the size that the prediction is of.
+        Raises `ConfigError` where `slide` is known to be another than that of the prediction.
         """
         style = style or HeatmapStyle()
-        if slide is not None and tuple(slide.size) != tuple(prediction.slide_size):
-            raise ConfigError(
-                f"slide {slide.name} is {slide.size} px (width, height), but the prediction is of "
-                f"{prediction.slide} with {prediction.slide_size} px",
-                remedy="give the slide that the prediction was made of",
-            )
+        if slide is not None:
+            _refuse_another(slide, prediction)
         step = _step(prediction, style.size)
         if slide is not None:
             view = read_view(slide, step, 1)  # its scale is a level's own where one is near
@@ -284,6 +281,37 @@ class Heatmap:
         x = np.minimum((np.arange(width) + 0.5) * step_x, slide_w - 1)
         y = np.minimum((np.arange(height) + 0.5) * step_y, slide_h - 1)
         return x, y
+
+
+def _refuse_another(slide: Slide, prediction: Prediction) -> None:
+    """Raise `ConfigError` where `slide` is of another size than the predicted one, or holds something else; where that
+    cannot be compared, where it has another name, but for the suffix: it may have been converted."""
+    remedy = "give the slide that the prediction was made of, or a copy of it"
+    if tuple(slide.size) != tuple(prediction.slide_size):
+        raise ConfigError(
+            f"slide {slide.name} is {slide.size} px (width, height), but the prediction is of "
+            f"{prediction.slide} with {prediction.slide_size} px",
+            remedy=remedy,
+        )
+    mine, its = prediction.digest.partition(" "), slide.digest.partition(" ")
+    if mine[0] == its[0] != "":
+        if mine != its:
+            raise ConfigError(
+                f"slide {slide.name} is not the one that the prediction is of, {prediction.slide}: of the same size, "
+                "it holds something else",
+                remedy=remedy,
+            )
+    elif _stem(slide.name) != _stem(prediction.slide):
+        raise ConfigError(
+            f"slide {slide.name} has another name than the one that the prediction is of, {prediction.slide}, and "
+            "what they hold cannot be compared",
+            remedy=f"{remedy}; one that is the same under another name, with open_slide(..., name=...)",
+        )
+
+
+def _stem(name: str) -> str:
+    """A slide's name as people see it, up to its first full stop."""
+    return printable(name).partition(".")[0].casefold()
 
 
 def _step(prediction: Prediction, size: int) -> tuple[float, float]:
