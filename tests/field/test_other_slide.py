@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -99,3 +100,16 @@ PROVENANCE = {
     "slide": "a.tif", "path": "a.tif", "patient": "", "extra": {}, "config_hash": "", "run": "", "finished": 0.0,
     "size_bytes": 0, "mtime_ns": 0, "mpp_given": None, "bad_tiles": [],
 }  # fmt: skip
+
+
+def test_a_record_of_before_has_no_digest_and_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out" / "slides").mkdir(parents=True)
+    store = SlideStore(tmp_path / "out", "a.tif")
+    store.make()
+    prediction = replace(make_prediction(), digest="file 1f")
+    store.write_attention(prediction)
+    store.write_result(prediction, PROVENANCE)
+    record = json.loads((store.folder / "result.json").read_text())
+    assert record.pop("digest") == read_prediction(store.folder).digest == "file 1f"
+    (store.folder / "result.json").write_text(json.dumps(record))
+    assert read_prediction(store.folder).digest == ""

@@ -188,7 +188,7 @@ def read_prediction(folder: Path | str) -> Prediction:
         seconds=record["seconds"],
         notes=tuple(record["notes"]),
         view_shares=record["view_shares"],
-        digest=record["digest"],
+        digest=record.get("digest", ""),
     )
 
 
