@@ -154,6 +154,7 @@ def describe(prediction: Prediction) -> Record:
         "rounds": int(prediction.rounds),
         "notes": list(prediction.notes),
         "view_shares": dict(prediction.view_shares),
+        "digest": prediction.digest,
         "bytes_read": int(prediction.bytes_read),
         "seconds": {stage: round(float(s), 6) for stage, s in prediction.seconds.items()},
     }
@@ -200,6 +201,7 @@ def read_prediction(folder: Path | str) -> Prediction:
         seconds=record["seconds"],
         notes=tuple(record["notes"]),
         view_shares=record["view_shares"],
+        digest=record.get("digest", ""),
     )
 
 
