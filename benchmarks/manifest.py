@@ -17,12 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wsi_ats.batch.inputs import find_slides
+from wsi_ats.batch.job import Job, Run, settled
+from wsi_ats.batch.run import begun
+from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.batch.store import folder_name
 from wsi_ats.batch.twins import once_each, with_known_twins
 from wsi_ats.manifest import read_manifest, with_splits
+from wsi_ats.model_folder import load_model
 
 RESULTS = Path(__file__).parent / "results"
 TIMES = 3
+SETTINGS = PredictSettings()
 
 
 def main() -> None:
@@ -38,6 +43,9 @@ def main() -> None:
     out = work / "out"
     for item in items:
         (out / "slides" / folder_name(f"elsewhere/{item.id}")).mkdir(parents=True, exist_ok=True)
+    made = work / "made"
+    for item in items:
+        (made / "slides" / folder_name(item.id)).mkdir(parents=True, exist_ok=True)
     rows = read_manifest(plain)
     steps: dict[str, Callable[[], object]] = {
         "predict: find the slides of a manifest": lambda: find_slides([plain]),
@@ -52,6 +60,8 @@ def main() -> None:
         "predict: the same, as many folders of equal names there": lambda: once_each(
             with_known_twins(items, out, "", None)
         ),
+        "predict: all of it up to the first slide": lambda: up_to_the_first_slide(plain, work / "new"),
+        "predict: the same, a folder of each slide there": lambda: up_to_the_first_slide(plain, made),
         "train: read the manifest": lambda: read_manifest(plain),
         "train: choose the splits": lambda: with_splits(rows, 0.2, 0),
     }
@@ -77,6 +87,15 @@ def write(path: Path, slides: list[str]) -> Path:
     lines = (f"{name},{'ab'[i % 2]},P{i // 3},0.25,S{i % 7},x\n" for i, name in enumerate(slides))
     path.write_text("slide,label,patient,mpp,site,scanner\n" + "".join(lines))
     return path
+
+
+def up_to_the_first_slide(manifest: Path, out: Path) -> None:
+    """What a batch does with its slides before it predicts the first."""
+    run = Run("", 0.0)
+    items = once_each(with_known_twins(find_slides([manifest]), out, "", None))
+    jobs = [Job(item, out, out, "", "", SETTINGS, run, load_model) for item in items]
+    for job in begun(jobs):
+        settled(job)
 
 
 def timed(step: Callable[[], object]) -> float:

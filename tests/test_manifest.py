@@ -92,7 +92,12 @@ def test_parquet_is_the_same_as_csv(tmp_path: Path) -> None:
     csv = write(tmp_path, "slide,label,patient,mpp\nx.svs,1,7,0.25\ny.svs,0,,1\n")
     pd.read_csv(csv).to_parquet(tmp_path / "manifest.parquet")
     assert pd.read_parquet(tmp_path / "manifest.parquet").patient.dtype == float, "the null makes 7 a 7.0"
-    assert read_manifest(tmp_path / "manifest.parquet") == read_manifest(csv)
+    told: list[str] = []
+    assert read_manifest(tmp_path / "manifest.parquet", warn=told.append) == read_manifest(
+        csv, warn=told.append
+    )
+    assert len(told) == 2
+    assert all("'patient' is empty in 1 of 2 rows" in text for text in told)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,11 @@ def test_one_and_one_point_nought_are_one_class_in_a_column_of_numbers(
     tmp_path: Path, written: list[str], classes: tuple[str, ...]
 ) -> None:
     text = "slide,label\n" + "".join(f"{i}.svs,{label}\n" for i, label in enumerate(written))
-    assert natural_order(row.label for row in read_manifest(write(tmp_path, text))) == classes
+    told: list[str] = []
+    rows = read_manifest(write(tmp_path, text), warn=told.append)
+    assert natural_order(row.label for row in rows) == classes
+    assert bool(told) == (len(set(written)) > len(classes))
+    assert all("rows) and" in line and "one number is one class" in line for line in told)
 
 
 @settings(deadline=None, max_examples=60)

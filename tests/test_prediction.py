@@ -12,7 +12,7 @@ import pytest
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.prediction import Prediction
-from wsi_ats.tasks.answer import COVERS, TaskResult, TaskSpec
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, TaskSpec
 
 
 def answer_of(
@@ -124,7 +124,8 @@ def test_repr_is_one_short_line(
     answer = TaskResult(spec, np.array(values), np.array(stderr), contributions)
     prediction = make_prediction(answer=answer)
     tissue = len(prediction.tissue)
-    covers = f" ({COVERS})" if "±" in words else ""
+    known = "±" in words
+    covers = f" ({COVERS if known else UNKNOWN})" if known or np.isnan(stderr).any() else ""
     assert repr(prediction) == f"Prediction('case_7.svs': {words}{covers}; 4 of {tissue} tiles read)"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.sampling import generator_for, pool
+from wsi_ats.sampling.draws import same_draw
 from wsi_ats.sampling.jackknife import leave_one_out
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
@@ -72,12 +74,14 @@ def predict_slide(model: Model, slide: Slide | Path | str, reading: Reading) -> 
                 else nullcontext(slide)
             )
         with opened as handle:
+            with watch("open"):
+                digest = handle.digest
             before = handle.bytes_read
             with watch("view"):
                 prepared = prepare(handle, model.config, keep_open=True)
             prediction = predict_prepared(model, prepared, reading, watch)
             bytes_read = handle.bytes_read - before
-    return prediction.measured(bytes_read, watch.seconds)
+    return replace(prediction.measured(bytes_read, watch.seconds), digest=digest)
 
 
 @torch.inference_mode()
@@ -146,8 +150,9 @@ class _Rounds:
         self._model = model
         self._drawn: list[Drawn] = []
         self._summaries: list[Summary] = []
+        self._alike = True
         self.stderr = self._stderr()
-        """Standard error of every value of every task; nan where there are not two rounds."""
+        """Standard error of every value of every task; nan where there are no two rounds that differ."""
 
     def __len__(self) -> int:
         return len(self._drawn)
@@ -156,6 +161,8 @@ class _Rounds:
         """More rounds, whose tiles have been read."""
         self._drawn += drawn
         self._summaries += [self._model.estimate(d, vectors.of(d)) for d in drawn]
+        first = self._drawn[0].draws
+        self._alike = self._alike and all(same_draw(first, d.draws) for d in drawn)
         self.stderr = self._stderr()
 
     def pooled(self) -> Drawn:
@@ -169,7 +176,8 @@ class _Rounds:
 
     def _stderr(self) -> tuple[Float[Tensor, " _"], ...]:
         tasks = self._model.tasks
-        if len(self) < 2:
+        # Rounds that drew the same agree whatever the other tiles hold: they are one round.
+        if self._alike:
             return tasks.stderr(torch.empty(0, tasks.outputs))
         summaries = torch.stack([s.phi for s in self._summaries])
         masses = torch.stack([s.log_mass for s in self._summaries])

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
-from wsi_ats.tasks.answer import COVERS, TaskResult
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, plus_minus
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.picture import Heatmap
@@ -76,6 +76,9 @@ class Prediction:
     """Clauses on what the user should know before believing the answer; often none."""
     view_shares: Mapping[str, float] = field(default_factory=dict)
     """Shares of tissue, glass, pen, black and blank in the view, which sum to 1; none where they are not known."""
+
+    digest: str = ""
+    """What the slide holds (`Slide.digest`), by which another one is told from a copy; empty where it is not known."""
 
     def __post_init__(self) -> None:
         if not np.isin(self.cells, self.tissue).all():
@@ -157,7 +160,7 @@ class Prediction:
 
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
         """The attention, and what each tile added to the answer, as a picture over `slide`; over white where no slide
-        is given."""
+        is given. Raises `ConfigError` where `slide` is known to be another than that of the prediction."""
         # Here: matplotlib takes a while to import, and a prediction rarely needs it.
         from wsi_ats.heatmap.picture import Heatmap
 
@@ -165,11 +168,11 @@ class Prediction:
 
 
 def _in_short(result: TaskResult) -> str:
-    """The answer in a word, with the probability of what it names or, a number, by its task; errors where known."""
+    """The answer in a word, with the probability of what it names or, a number, by its task; and its error."""
     names = result.spec.names
     if not names:
         return result.describe()
     if result.text not in names:  # of labels, none or several
         return result.text or "no label"
     value, error = (float(part[names.index(result.text)]) for part in (result.values, result.stderr))
-    return f"{result.text} {value:.3f}" + (f" ± {error:.3f} ({COVERS})" if math.isfinite(error) else "")
+    return f"{result.text} {value:.3f}{plus_minus(error, 3)} ({UNKNOWN if math.isnan(error) else COVERS})"

@@ -23,11 +23,11 @@ from tests.support.tiffs import damage, picture, write_pyramid
 from wsi_ats.batch.cluster import client_for, connect, local_cluster, threads_of
 from wsi_ats.batch.executors import OnCluster
 from wsi_ats.batch.inputs import SlideItem
-from wsi_ats.batch.job import Job, Run, predict_slide
+from wsi_ats.batch.job import Job, Run, predict_slide, settled
 from wsi_ats.batch.progress import ProgressReport, describe, duration
 from wsi_ats.batch.run import Progress, Summary, run_batch
 from wsi_ats.batch.settings import PredictSettings
-from wsi_ats.batch.store import SlideStore, read_prediction
+from wsi_ats.batch.store import SlideStore, read_prediction, slide_folders
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.output import OutputError
 
@@ -248,6 +248,16 @@ def test_a_model_that_cannot_be_loaded_is_told_first(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no fake model"):
         run_batch(good_slides(tmp_path, 1), tmp_path / "out", QUICK, model=tmp_path, load=load)
     assert not (tmp_path / "out").exists()
+
+
+def test_slides_without_a_folder_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slides = good_slides(tmp_path, 3)
+    run(slides[:1], tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr("wsi_ats.batch.run.settled", lambda job: asked.append(job.item.id) or settled(job))
+    assert run(slides, tmp_path).progress.known == 1
+    assert asked == [slides[0].id]
+    assert slide_folders(tmp_path / "nowhere") == frozenset()
 
 
 def test_a_task_carries_no_pixels(tmp_path: Path) -> None:

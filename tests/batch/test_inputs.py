@@ -127,12 +127,12 @@ def manifest(tmp_path: Path, text: str) -> list[SlideItem]:
 
 def test_manifest_columns(tmp_path: Path) -> None:
     first, second = manifest(
-        tmp_path, "slide,patient,mpp,label,note\nsub/./a.svs,007,0.25,tumour,NA\n/abs/b.svs,,,normal,\n"
+        tmp_path, "slide,patient,mpp,label,note\nsub/./a.svs,007,0.25,tumour,NA\n/abs/b.svs,8,,normal,\n"
     )
     assert first == SlideItem(
         "sub/a.svs", tmp_path / "sub/a.svs", 0.25, "007", {"label": "tumour", "note": "NA"}
     )
-    assert second == SlideItem("/abs/b.svs", Path("/abs/b.svs"), None, "", {"label": "normal", "note": ""})
+    assert second == SlideItem("/abs/b.svs", Path("/abs/b.svs"), None, "8", {"label": "normal", "note": ""})
 
 
 def test_a_slide_that_is_not_there_is_left_to_fail_alone(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_every_row_is_kept_and_two_scales_of_one_slide_are_an_error(tmp_path: Pa
         ("slide\n", "has no rows"),
         ("slide,mpp\na.svs,20x\n", "row 1: mpp is '20x'"),
         ("slide,mpp\na.svs,0.5\nb.svs,-1\n", "row 2: mpp is '-1'"),
-        ("slide,label\na.svs,x\n,y\n", "row 2: column 'slide' is empty"),
+        ("slide,label\na.svs,x\n,y\n", "row 2: slide is ''; every row must name a slide"),
         ("", "cannot be read"),
     ],
 )
@@ -185,7 +185,8 @@ def test_parquet_manifest(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
     path = tmp_path / "list.parquet"
     pd.DataFrame({"slide": ["a.svs", "b.svs"], "mpp": [0.5, None], "patient": ["01", None]}).to_parquet(path)
-    first, second = manifest_slides(path)
+    with pytest.warns(UserWarning, match=r"'patient' is empty in 1 of 2 rows \(number 2\)"):
+        first, second = manifest_slides(path)
     assert (first.mpp, second.mpp) == (0.5, None)
     assert (first.patient, second.patient) == ("01", "")
 

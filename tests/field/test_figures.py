@@ -17,7 +17,7 @@ from wsi_ats.catalogue import TASK_KINDS, code_of
 from wsi_ats.cli.terminal import describe
 from wsi_ats.statistics.interval import Interval, area_limits, bootstrap, mean_interval
 from wsi_ats.statistics.metrics import auc_interval
-from wsi_ats.tasks.answer import COVERS, TaskResult, TaskSpec
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, TaskSpec
 from wsi_ats.tasks.settings import TaskSettings
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.card import Trained, model_card
@@ -144,7 +144,9 @@ def test_what_the_error_covers_stands_beside_it() -> None:
         assert said.count("0.513 ± 0.003") == said.count(COVERS) == 1
     assert COVERS in describe(make_prediction(answer=number(0.1)))
     for unknown in (number(np.nan), answer_of((0.5, 0.5), (np.nan, np.nan))):
-        assert "±" not in describe(make_prediction(answer=unknown))
+        words = describe(make_prediction(answer=unknown))
+        assert UNKNOWN in words
+        assert words.count("±") == 1, "no number stands for what is not known"
 
 
 def number(error: float) -> TaskResult:

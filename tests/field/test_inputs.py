@@ -107,13 +107,44 @@ def test_slides_of_more_formats_are_found_and_others_are_told(tmp_path: Path) ->
         ("IM0001", b"\0" * 128 + b"DICM"),
         ("scan", b"II*\0"),
         ("big", b"MM\0+"),
+        ("photo.JPG", b"II*\0"),
+        ("true.jpg", b"\xff\xd8"),
     ):
         (tmp_path / name).write_bytes(content)
     kinds = (
-        r"6 file\(s\) were passed over: 1 \.svs\.gz, 2 \.vsi, 3 without a suffix that begin as TIFF or DICOM"
+        r"7 file\(s\) were passed over: 1 \.jpg that begin as TIFF or DICOM, 1 \.svs\.gz, 2 \.vsi, "
+        "3 without a suffix that begin as TIFF or DICOM"
     )
     with pytest.warns(UserWarning, match=kinds):
         assert len(find_slides([tmp_path])) == 3
+
+
+def test_a_folder_without_slides_says_what_is_there(tmp_path: Path) -> None:
+    for name in ("a.png", "b.PNG", "deep/c.txt", "notes"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"text")
+    with pytest.raises(ConfigError, match=r"; it has 4 file\(s\): 2 \.png, 1 (\.txt|without a suffix)"):
+        find_slides([tmp_path])
+
+
+# ---- Commands that take one slide
+
+
+@pytest.mark.parametrize("command", [("info",), ("heatmap", "run/model"), ("convert",)])
+def test_one_slide_is_asked_for_where_there_may_be_several(place: Path, command: tuple[str, ...]) -> None:
+    Path("m.csv").write_text("slide\nslides/test_0.tif\nslides/test_1.tif\n")
+    Path("empty").mkdir()
+    out = ("new.ome.zarr",) if command == ("convert",) else ()
+    for argument, what in (
+        ("slides", "is a folder of "),
+        ("slides/t*.tif", "is a pattern that matches "),
+        ("m.csv", "is a table of 2"),
+        ("empty", "has no file that looks like a slide"),
+        ("gone/*.tif", "matches no slide"),
+    ):
+        result = run(*command, argument, *out, status=2)
+        assert f"{argument} {what}" in result.stderr
+    assert "slides/test_0.tif for example" in run(*command, "m.csv", *out, status=2).stderr.replace("\n", "")
 
 
 # ---- Where the slides of a manifest lie
@@ -188,6 +219,9 @@ def test_a_missing_slide_says_where_it_was_looked_for_and_what_is_like_it(store:
     (item,) = found("slide\nTCGA-1\n", slides_dir="store")
     assert item.hint.startswith("it was looked for in store, and in the folders under store")
     assert item.hint.endswith("close names there: 'TCGA-1.u5.svs'")
+    for name in ("U1/A.SVS", "tcga-1.U5.SVS"):
+        (item,) = found(f"slide\n{name}\n", slides_dir="store")
+        assert "close names there: " in item.hint, "letter case is no matter"
 
 
 def test_the_option_needs_a_folder_and_a_manifest(store: Path) -> None:

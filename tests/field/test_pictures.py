@@ -19,6 +19,7 @@ from skimage.filters import gaussian
 from tests.heatmap.test_picture import everything, inside, picture, shown_texts, texts
 from tests.test_prediction import answer_of, make_prediction
 from wsi_ats.geometry import Grid
+from wsi_ats.heatmap.frame import DPI
 from wsi_ats.heatmap.panels import attention_panel, contributions_panel
 from wsi_ats.heatmap.style import HeatmapStyle
 from wsi_ats.prediction import Prediction
@@ -73,6 +74,7 @@ def test_the_tile_that_is_looked_at_most_may_speak_against_the_answer() -> None:
     assert weakly_for[0] > weakly_for[2] + 40
     assert weakly_for.sum() > strongly_for.sum(), "paler"
     assert np.ptp(nothing) < 8
+    assert (nothing < 255).all(), "nothing is told from no value"
     unread = np.setdiff1d(prediction.tissue, prediction.cells)
     assert all((colour_at(shown, prediction, int(cell)) == 255).all() for cell in unread), "has no value"
     looked_at = colour_at(inside(picture(heatmap), heatmap), prediction, 27)
@@ -237,6 +239,7 @@ def test_no_words_touch_or_leave_the_picture(shape: str, spec: str) -> None:
         slide=f"TCGA-{'very-long-name-' * 30}$a$\n.svs",
         results=(result(SPECS[spec], contributions),),
         mpp=(0.25, 0.25),
+        notes=("the slide's light is dim, and its scale was overridden: " * 20, "another"),
     )
     for style in (HeatmapStyle(), HeatmapStyle(panels="contributions", scale="percentile", size=300)):
         figure = prediction.heatmap(style=style).figure()
@@ -248,6 +251,30 @@ def test_no_words_touch_or_leave_the_picture(shape: str, spec: str) -> None:
                 other = boxes[j]
                 apart = (one[:2] >= other[2:] - 1).any() or (other[:2] >= one[2:] - 1).any()
                 assert apart, f"{words[i].get_text()!r} touches {words[j].get_text()!r}"
+
+
+@pytest.mark.parametrize(
+    ("notes", "line"),
+    [
+        ((), None),
+        (("dim light",), "Note: dim light"),
+        (("dim light", "a scale by hand", "pen"), "Note 1 of 3: dim light"),
+    ],
+)
+def test_a_picture_carries_the_notes_of_its_prediction(notes: tuple[str, ...], line: str | None) -> None:
+    heatmap = replace(make_prediction(), notes=notes).heatmap()
+    for figure in (heatmap.figure(), heatmap.plot(Figure().add_subplot()).figure):
+        assert [text for text in texts(figure) if text.startswith("Note")] == ([line] if line else [])
+
+
+@pytest.mark.parametrize("size", [(8000, 800), (800, 8000), (4000, 4000), (4000, 1500), (1500, 4000)])
+def test_colour_bars_are_in_proportion_to_the_slide(size: tuple[int, int]) -> None:
+    layout = make_prediction(size, 100.0).heatmap().layout
+    shares = np.array([(place.slide[2:], place.bar[2:]) for place in layout.places])
+    (width, height), (_, bar) = (shares * np.multiply(layout.inches, DPI))[0]
+    assert bar <= max(height, 96) + 1e-6, "no longer than the panel, or than its numbers need"
+    assert bar <= max(3 * width, 220) + 1e-6
+    assert layout.beside == (width < 2 * height)
 
 
 def test_letters_that_the_font_lacks_are_no_warning() -> None:
@@ -327,7 +354,7 @@ def test_micrometres_are_square_and_the_scale_bar_is_right(mpp: tuple[float, flo
         base, grid=grid, tissue=np.arange(200), attention=np.full(200, 1 / 200, np.float32),
         cells=np.array([0, 1, 2, 3]),
     )  # fmt: skip
-    with open_slide(pixels, mpp=mpp[0], name="flat") as slide:
+    with open_slide(pixels, mpp=mpp[0], name="case_7.svs") as slide:
         heatmap = prediction.heatmap(slide, HeatmapStyle(size=800, alpha=0.0, drawn=False))
         shown = inside(picture(heatmap), heatmap)
     assert shown.shape[:2] == pytest.approx((400, 800), abs=1)
@@ -362,7 +389,8 @@ def test_all_tiles_read_need_no_outlines(tmp_path: Path) -> None:
     prediction = make_prediction((400, 400), 100.0, tissue=everything, drawn=16)
     words = texts(prediction.heatmap().figure())
     assert "tile that was read" not in words
-    assert "outline of the tissue" in words
+    assert "not read" not in words
+    assert "outline of the tissue; every tile in it was read" in words
     for suffix in ("pdf", "svg", "png"):
         prediction.heatmap(style=HeatmapStyle(size=64)).save(tmp_path / f"a.{suffix}")
         assert (tmp_path / f"a.{suffix}").stat().st_size > 1000

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 
 from tests.support.commands import run
 from wsi_ats.batch.inputs import find_slides
+from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.manifest.table import read_table
+from wsi_ats.train.targets import ask
 
 
 def written(folder: Path, content: str | bytes, name: str = "m.csv") -> Path:
@@ -38,6 +41,14 @@ def refused(path: Path, *words: str) -> ConfigError:
         assert word in str(caught.value)
     assert caught.value.remedy
     return caught.value
+
+
+def told(path: Path, **how: str) -> list[str]:
+    """What is told of a manifest, to train and to predict."""
+    said: list[str] = []
+    read_manifest(path, warn=said.append, **how)
+    find_slides([path], warn=said.append)
+    return said
 
 
 PLAIN = "slide,label,patient,mpp\nä.svs,tumour,007,0.25\nb.svs,normal,P-2,\n"
@@ -140,7 +151,7 @@ def test_whatever_is_written_by_the_rules_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, cells: list[list[str]], delimiter: str, encoding: str
 ) -> None:
     text = io.StringIO(newline="")
-    csv.writer(text, delimiter=delimiter).writerows([["one", "two", "three"], *cells])
+    csv.writer(text, delimiter=delimiter).writerows([["slide", "two", "three"], *cells])
     path = written(tmp_path_factory.mktemp("table"), text.getvalue().encode(encoding))
     wanted = [row for row in cells if any(row)]
     if not wanted:
@@ -183,13 +194,93 @@ def test_workbooks_are_read_as_they_are_shown(tmp_path: Path) -> None:
     book.create_sheet("another").append(["slide", "label"])
     path = tmp_path / "m.xlsx"
     book.save(path)
-    assert said(read_manifest(path)) == [("a.svs", "1", "007", 0.25), ("b.svs", "2", "008", None)]
+    with pytest.warns(UserWarning, match=r"sheet 'Sheet' \(there are also 'another'\) is read"):
+        assert said(read_manifest(path)) == [("a.svs", "1", "007", 0.25), ("b.svs", "2", "008", None)]
+    del book["another"]
+    book.save(path)
     first, second = find_slides([path])
     assert first.extra == {"Label": "1", "scanned": "2026-01-31", "note": ""}
     assert second.extra["scanned"] == "2026-01-31T13:00:00"
     sheet["B2"] = '=IF(TRUE,"x","y")'  # as a program writes it that does not compute
     book.save(path)
     refused(path, "cell B2 is a formula")
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Any:
+    """A workbook of three slides, saved as m.xlsx by its own `save()`."""
+    openpyxl = pytest.importorskip("openpyxl", reason="the xlsx extra is not installed")
+    book = openpyxl.Workbook()
+    for row in (
+        ["slide", "label", "patient"],
+        ["a.svs", "x", "P1"],
+        ["b.svs", "x", None],
+        ["c.svs", "y", "P2"],
+    ):
+        book.active.append(row)
+    save = book.save
+    book.save = lambda: save(tmp_path / "m.xlsx")
+    return book
+
+
+def test_merged_cells_have_the_value_that_is_shown_over_them(tmp_path: Path, book: Any) -> None:
+    book.active.merge_cells("C2:C3")
+    book.active.merge_cells("B2:B3")
+    book.active.merge_cells("D2:E4")
+    book.save()
+    with pytest.warns(UserWarning, match=r"merged cells \((B2:B3, C2:C3|C2:C3, B2:B3)\): what they show"):
+        rows = read_manifest(tmp_path / "m.xlsx")
+    assert [(row.label, row.patient) for row in rows] == [("x", "P1"), ("x", "P1"), ("y", "P2")]
+    with pytest.warns(UserWarning, match="merged cells"):
+        assert [item.patient for item in find_slides([tmp_path / "m.xlsx"])] == ["P1", "P1", "P2"]
+
+
+def test_a_header_over_two_rows_is_refused(tmp_path: Path, book: Any) -> None:
+    book.active.insert_rows(2)
+    book.active.merge_cells("A1:A2")
+    book.save()
+    with pytest.warns(UserWarning, match="merged cells"):
+        refused(tmp_path / "m.xlsx", "row 1: slide is 'slide', the name of the column")
+    refused(written(tmp_path, "slide,label\na,x\nslide,label\nb,y\n"), "row 2", "header stands there again")
+
+
+def test_a_patient_that_is_left_out_where_others_have_one_is_told(tmp_path: Path, book: Any) -> None:
+    book.save()
+    both = told(tmp_path / "m.xlsx")
+    assert len(both) == 2
+    assert all(
+        "'patient' is empty in 1 of 3 rows (number 2): each of these slides counts as" in text
+        for text in both
+    )
+    none = written(tmp_path, "slide,label,patient\na,x,\nb,y,\n")
+    assert told(none) == [], "train says it of all"
+
+
+def test_hidden_rows_and_columns_are_read_and_told(tmp_path: Path, book: Any) -> None:
+    sheet = book.active
+    sheet["C3"] = "P3"
+    sheet.row_dimensions[3].hidden = sheet.row_dimensions[9].hidden = True
+    sheet.column_dimensions["B"].hidden = sheet.column_dimensions["F"].hidden = True
+    book.save()
+    rows, columns = told(tmp_path / "m.xlsx")[:2]
+    assert "1 hidden row(s), by hand or by a filter (3 of the sheet), which are read" in rows
+    assert "1 hidden column(s) (B), which are read" in columns
+    assert len(find_slides([tmp_path / "m.xlsx"], warn=[].append)) == 3
+
+
+def test_the_first_sheet_that_is_shown_is_read_and_others_are_named(tmp_path: Path, book: Any) -> None:
+    book.active["C3"] = "P3"
+    notes = book.create_sheet("notes", 0)
+    notes.append(["written by me"])
+    book.create_sheet("empty")
+    book.save()
+    with pytest.warns(UserWarning, match="sheet 'notes'"):
+        refused(tmp_path / "m.xlsx", "sheet 'notes' (there are also 'Sheet')", "has no rows")
+    notes.sheet_state = "hidden"
+    book.active = 1
+    book.save()
+    first, _ = told(tmp_path / "m.xlsx")
+    assert "sheet 'Sheet' (there are also 'notes' (hidden)) is read; to read another one" in first
 
 
 def test_without_openpyxl_the_remedy_is_its_installation(
@@ -239,3 +330,114 @@ def test_labels_that_differ_in_spelling_alone_are_one_class_by_mistake(place: Pa
     assert "column 'label' has 'Tumour' (1 slides) and 'tumour' (" in result.stderr
     assert "'tumour' for example" in result.stderr
     assert not Path("new").exists()
+
+
+# ---- Which column names the slides
+
+
+@pytest.mark.parametrize(
+    ("text", "slides"),
+    [
+        ("slide,slide_id\na.svs,S1\nb.svs,S2\n", ["a.svs", "b.svs"]),
+        ("slide_id,filename\nS1,a.svs\nS2,b.svs\n", ["a.svs", "b.svs"]),
+        ("slide_id,slide_path\na,far/a.svs\nb,far/b.svs\n", ["far/a.svs", "far/b.svs"]),
+        ("slide_path,slide\nfar/a.ome.tif,a\nfar/b.tif,b\n", ["far/a.ome.tif", "far/b.tif"]),
+        ("slide,wsi\na,a\nb,b\n", ["a", "b"]),
+        ("slide,slide_path\nhere,/gone/there.svs\nhere,/gone/there.svs\n", ["here", "here"]),
+    ],
+)
+def test_of_two_columns_the_one_that_leads_to_files_is_taken_and_told(
+    tmp_path: Path, text: str, slides: list[str]
+) -> None:
+    (tmp_path / "here.svs").touch()
+    path = written(tmp_path, text)
+    said: list[str] = []
+    assert [item.id for item in find_slides([path], warn=said.append)] == slides
+    (note,) = said
+    assert "names the slides' files; '" in note
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "slide,filename\na.svs,a.svs\nb.svs,c.svs\nd.svs,e.svs\n",
+        "slide,slide_path\na.svs,x/a.svs\nx/b.svs,y/b.svs\nx/c.svs,y/c.svs\n",
+        "slide_id,slide_name\nS1,S1\nS2,B2\nS3,B3\n",
+    ],
+)
+def test_two_columns_that_contradict_each_other_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"row 2: .*may name the slides; and 1 more row") as caught:
+        find_slides([written(tmp_path, text)])
+    assert "rename the one" in caught.value.remedy
+
+
+# ---- Labels that are numbers
+
+
+def test_labels_of_one_number_are_one_class_or_refused(tmp_path: Path) -> None:
+    (note, *_) = told(written(tmp_path, "slide,label\na,1\nb,1.0\nc,0\n"))
+    assert "column 'label' has '1' (1 rows) and '1.0' (1 rows): one number is one class" in note
+    for labels in ("1 01 0", "1.5 1.50 2", "1 1.0 unknown"):
+        rows = read_manifest(
+            written(tmp_path, "slide,label\n" + "".join(f"{i},{x}\n" for i, x in enumerate(labels.split())))
+        )
+        with pytest.raises(ConfigError, match="spelt differently they would be different classes"):
+            ask(load_config(), rows)
+
+
+# ---- What is no header
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_comments_before_the_header_are_left_out_and_told(tmp_path: Path, delimiter: str) -> None:
+    text = f"# made by me, today\n\n#v2\n{PLAIN.replace(',', delimiter)}"
+    with pytest.warns(
+        UserWarning, match=r"begins with 2 line\(s\) of comment, '# made by me, today' for one"
+    ):
+        assert said(read_manifest(written(tmp_path, text))) == TRUTH
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_titles_before_the_header_are_named_with_the_header(tmp_path: Path, delimiter: str) -> None:
+    text = f"Cohort of 2024\n\n{PLAIN.replace(',', delimiter)}"
+    error = refused(
+        written(tmp_path, text), "row 1 is 'Cohort of 2024'", "row 3 looks like one: slide | label"
+    )
+    assert "delete what stands before row 3" in error.remedy
+
+
+def test_a_title_in_a_workbook_is_named(tmp_path: Path, book: Any) -> None:
+    book.active.insert_rows(1)
+    book.active["A1"] = "# Cohort"
+    book.save()
+    refused(tmp_path / "m.xlsx", "row 1 is '# Cohort'", "row 2 looks like one: slide | label | patient")
+
+
+@pytest.mark.parametrize("text", ["a.svs,x,x\nb.svs,y,y\n", "here,x\n", "a.svs\nb.svs\n", "z.ome.zarr;x\n"])
+def test_a_table_without_a_header_is_told_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "here").touch()
+    error = refused(written(tmp_path, text), "has no header: its first row is '")
+    assert "write the names of the columns above it" in error.remedy
+
+
+# ---- All rows with a mistake
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "slide,label,mpp\n" + "a,x,0.5 um\n" * 2 + "b,x,0.5\n" + "c,x,20x\n" * 5,
+            ["row 1: mpp is '0.5 um'", "and 6 more row(s) like it: 2 ('0.5 um'), 4 ('20x')", ", ..."],
+        ),
+        (
+            "slide,label\na,\nb,x\nc,NA\n",
+            ["row 1: slide is 'a' and label is ''", "and 1 more row(s) like it: 3"],
+        ),
+        ("slide,label\n,x\nb,x\n,y\n", ["row 1: slide is ''", "1 more row(s) like it: 3 ('')"]),
+        ("slide,label,split\na,x,t\nb,x,u\n", ["row 1: split is 't'; it must be", "2 ('u')"]),
+        ("slide,label\na,#REF!\nb,#NUM!\n", ["row 1: label is '#REF!'", "2 ('#NUM!')"]),
+    ],
+)
+def test_all_rows_with_a_mistake_are_counted(tmp_path: Path, text: str, words: list[str]) -> None:
+    refused(written(tmp_path, text), *words)

@@ -29,6 +29,7 @@ from wsi_ats.heatmap.frame import (
 from wsi_ats.heatmap.picture import Heatmap
 from wsi_ats.heatmap.style import HeatmapStyle, Scale
 from wsi_ats.slides import open_slide
+from wsi_ats.tasks.answer import UNKNOWN
 
 GREEN = (0, 255, 0)
 BARE = HeatmapStyle(size=600, panels="attention", alpha=1.0, drawn=False)
@@ -79,7 +80,7 @@ def test_the_hot_cell_lies_on_its_place_in_the_saved_picture(
     pixels[top:bottom, left:right] = GREEN
     grid = make_prediction(size, cell).grid
     prediction = make_prediction(size, cell, hot=row * grid.cols + col, tissue=everything)
-    with open_slide(pixels, mpp=0.5, name="marked") as slide:
+    with open_slide(pixels, mpp=0.5, name="case_7.svs") as slide:
         plain, coloured = (
             inside(picture(heatmap), heatmap)
             for heatmap in (Heatmap.of(prediction, slide, replace(BARE, alpha=a)) for a in (0.0, 1.0))
@@ -96,7 +97,7 @@ def test_the_map_stays_in_place_where_the_thumbnail_is_a_level_of_nearly_the_sca
     pixels[1700:1800, 1800:1900] = GREEN
     level = np.asarray(Image.fromarray(pixels).resize((496, 496), Image.Resampling.BOX))
     prediction = make_prediction((2000, 2000), 100.0, hot=17 * 20 + 18, tissue=everything)
-    with open_slide([pixels, level], mpp=0.5) as slide:
+    with open_slide([pixels, level], mpp=0.5, name="case_7.svs") as slide:
         heatmap = Heatmap.of(prediction, slide, replace(BARE, size=500))
     assert np.array_equal(heatmap.thumbnail, level)
     marked = box_of(heatmap.thumbnail[..., 0] < 128)
@@ -127,7 +128,7 @@ def test_no_cell_is_lost_when_cells_are_smaller_than_pixels() -> None:
 def test_below_the_mean_and_outside_the_tissue_the_slide_shows() -> None:
     prediction = make_prediction((800, 800), 100.0)
     pixels = np.random.default_rng(0).integers(0, 255, (800, 800, 3), np.uint8)
-    with open_slide(pixels, mpp=0.5) as slide:
+    with open_slide(pixels, mpp=0.5, name="case_7.svs") as slide:
         heatmap = Heatmap.of(prediction, slide, replace(BARE, size=800))
     cell = inside(picture(heatmap), heatmap).reshape(8, 100, 8, 100, 3).swapaxes(1, 2)[:, :, 2:98, 2:98]
     truth = pixels.reshape(8, 100, 8, 100, 3).swapaxes(1, 2)[:, :, 2:98, 2:98]
@@ -193,11 +194,12 @@ def texts(figure: Figure) -> list[str]:
 
 def test_words_on_the_picture() -> None:
     words = texts(make_prediction((10_000, 7000)).heatmap().figure())
-    assert "tumour: probability 0.93" in words, "an unknown standard error is left out"
+    assert "tumour: probability 0.93" in words, "an unknown standard error is no number"
     assert any("case_7.svs" in text and "4 of 3,500 tissue tiles read" in text for text in words)
     assert LABEL in words
-    assert any("±" in text for text in words) is False, "no error is known"
-    assert {"Attention", "Adds to: tumour", "tile that was read", "outline of the tissue"} <= set(words)
+    assert [text for text in words if "±" in text] == [UNKNOWN]
+    legend = {"tile that was read", "outline of the tissue", "adds about 0", "not read"}
+    assert {"Attention", "Adds to: tumour", *legend} <= set(words)
     assert "what a tile adds to the logit of tumour (below 0: against it)" in words
     assert "1 mm" in words
     assert "1×" in words

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.manifest.advice import tell_without_patient
 from wsi_ats.manifest.columns import patient_column
 from wsi_ats.manifest.entries import entries_of, slide_id
-from wsi_ats.manifest.files import file_key
-from wsi_ats.manifest.search import SUFFIXES, is_store, search, series_of
+from wsi_ats.manifest.files import file_key, local_key
+from wsi_ats.manifest.search import SUFFIXES, Found, is_store, search, series_of
 from wsi_ats.manifest.table import Warn, read_table
 from wsi_ats.shown import public_url, redacted
 from wsi_ats.slides.storage.opening import is_url
@@ -97,6 +98,27 @@ def find_slides(
     return items
 
 
+def one_slide(argument: str) -> str:
+    """The argument of a command that takes one slide. Raises `ConfigError` for a folder, a pattern or a manifest, which
+    names a slide of it."""
+    path = Path(argument)
+    if is_url(argument) or is_store(path):
+        return argument
+    if path.is_dir():
+        what = "a folder of"
+    elif not os.path.lexists(path) and glob.has_magic(argument):
+        what = "a pattern that matches"
+    elif _is_manifest(argument) and path.is_file():
+        what = "a table of"
+    else:
+        return argument
+    items = find_slides([argument], warn=lambda text: None)
+    raise ConfigError(
+        f"{argument} is {what} {len(items)} slide(s); this command takes one",
+        remedy=f"give them one at a time, {items[0].id if what != 'a table of' else items[0].path} for example",
+    )
+
+
 def _with_twins(found: Iterable[_Named]) -> list[SlideItem]:
     """The slides, each of which knows whether an earlier one has the same file. Raises `ConfigError` for two slides of
     one id."""
@@ -164,7 +186,7 @@ def _matches(pattern: str, warn: Warn) -> Iterator[_Named]:
     files: list[Path] = []
     for match in matches:
         if match.is_dir() and not is_store(match):
-            more, unreadable = _searched(match, warn)
+            more, unreadable = _of(match, search(match), warn)
             files += more
             found += unreadable
         else:
@@ -176,15 +198,18 @@ def _matches(pattern: str, warn: Warn) -> Iterator[_Named]:
 
 
 def _in_folder(folder: Path, warn: Warn) -> Iterator[_Named]:
-    files, unreadable = _searched(folder, warn)
+    found = search(folder)
+    files, unreadable = _of(folder, found, warn)
     if not files and not unreadable:
-        raise _nothing(f"{folder} has no file that looks like a slide")
+        others = found.told_others()
+        raise _nothing(
+            f"{folder} has no file that looks like a slide" + (f"; it has {others}" if others else "")
+        )
     return iter([*map(_one, _one_a_series(files)), *unreadable])
 
 
-def _searched(folder: Path, warn: Warn) -> tuple[list[Path], list[_Named]]:
-    """Slides in a folder, and the folders in it that cannot be listed."""
-    found = search(folder)
+def _of(folder: Path, found: Found, warn: Warn) -> tuple[list[Path], list[_Named]]:
+    """Slides found in a folder, and the folders in it that cannot be listed."""
     if found.told():
         warn(f"{folder}: {found.told()}; those that a reader knows are read where they are named one by one")
     return sorted(found.slides), [_in_trouble(path, why) for path, why in sorted(found.unreadable)]
@@ -206,7 +231,7 @@ def _one(path: Path) -> _Named:
         return _in_trouble(path, error.strerror or str(error))
     if not stat.S_ISREG(facts.st_mode) and not is_store(path):
         return _in_trouble(path, "it is not a regular file")
-    return _Named(SlideItem(slide_id(path), place), file_key(str(place)))
+    return _Named(SlideItem(slide_id(path), place), local_key(str(place), facts))
 
 
 def _in_trouble(path: Path, why: str) -> _Named:
@@ -252,7 +277,11 @@ def manifest_slides(
 
 def _rows(path: Path, slides_dir: Path | str | None, patient: str | None, warn: Warn) -> Iterator[_Named]:
     table = read_table(path, warn)
-    for position, entry in enumerate(entries_of(table, patient_column(table, patient), slides_dir)):
+    patients = patient_column(table, patient)
+    entries = entries_of(table, patients, slides_dir, warn=warn)
+    if patients:
+        tell_without_patient(table, patients, warn)
+    for position, entry in enumerate(entries):
         place = entry.path if is_url(entry.path) else Path(os.path.abspath(entry.path))  # noqa: PTH100
         others = {name: redacted(text) for name, text in entry.others.items()}
         item = SlideItem(entry.slide, place, entry.mpp, entry.patient, others, hint=entry.hint)

@@ -76,6 +76,7 @@ class Predicted(_Shape):
     bytes_read: Count
     notes: list[Text]
     view_shares: dict[Text, float]
+    digest: Text = ""
     seconds: dict[Text, float]
 
 

@@ -37,6 +37,7 @@ from wsi_ats.batch.job import (
 )
 from wsi_ats.batch.records import write_record
 from wsi_ats.batch.settings import PredictSettings
+from wsi_ats.batch.store import folder_name, slide_folders
 from wsi_ats.batch.tables import write_tables
 from wsi_ats.batch.twins import once_each, with_known_twins
 from wsi_ats.catalogue import is_random
@@ -174,7 +175,7 @@ def run_batch(
         with _told_first(status):
             executor.cancel()
             # Those under way may have ended since: what is on the disk counts.
-            for job in jobs if status != "finished" else ():
+            for job in begun(jobs) if status != "finished" else ():
                 board.look_again(job)
             write_tables(place, items, config, specs, board.settled, board.failures, board.wait)
             log.write(status, board.progress)
@@ -282,7 +283,11 @@ def _work(jobs: Sequence[Job], executor: Executor, board: _Board) -> None:
     """Bring every job to its end: a bounded number under way, those of other processes looked at now and
     then, and last those that processes may have died of."""
     todo, last = deque[Job](), deque[Job]()
+    looked_at = {job.item.id for job in begun(jobs)}
     for job in jobs:
+        if job.item.id not in looked_at:
+            todo.append(job)
+            continue
         outcome = settled(job)
         if outcome is not None:
             _tidy(job)
@@ -320,6 +325,12 @@ def _work(jobs: Sequence[Job], executor: Executor, board: _Board) -> None:
         else:
             losses = 0
             board.settle(result)
+
+
+def begun(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs whose slide has a folder: of the others nothing can be known."""
+    there = slide_folders(jobs[0].out) if jobs else frozenset[str]()
+    return [job for job in jobs if folder_name(job.item.id) in there] if there else []
 
 
 def _tidy(job: Job) -> None:

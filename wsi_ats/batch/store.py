@@ -15,6 +15,7 @@ Nothing is written through a link, nor read through one: what it leads to is not
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -42,6 +43,18 @@ def folder_name(id: str) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", redacted(id).rsplit("/", 1)[-1])
     stem = (stem.rsplit(".", 1)[0] or stem)[:80]
     return f"{stem}-{hashlib.sha256(id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def slide_folders(out: Path) -> frozenset[str]:
+    """Names of the folders of slides in an output folder; none where they cannot be listed.
+
+    One look instead of several at each of a hundred thousand slides that have none yet.
+    """
+    try:
+        with os.scandir(out / "slides") as folders:
+            return frozenset(folder.name for folder in folders)
+    except OSError:
+        return frozenset()
 
 
 class SlideStore:
@@ -141,6 +154,7 @@ def describe(prediction: Prediction) -> Record:
         "rounds": int(prediction.rounds),
         "notes": list(prediction.notes),
         "view_shares": dict(prediction.view_shares),
+        "digest": prediction.digest,
         "bytes_read": int(prediction.bytes_read),
         "seconds": {stage: round(float(s), 6) for stage, s in prediction.seconds.items()},
     }
@@ -190,6 +204,7 @@ def read_prediction(folder: Path | str) -> Prediction:
         seconds=record["seconds"],
         notes=tuple(record["notes"]),
         view_shares=record["view_shares"],
+        digest=record.get("digest", ""),
     )
 
 

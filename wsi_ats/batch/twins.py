@@ -5,14 +5,13 @@ other ids and the same files: what an earlier run left under the other names is 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.records import Result, read_record
-from wsi_ats.batch.store import folder_name
+from wsi_ats.batch.store import folder_name, slide_folders
 from wsi_ats.manifest.files import file_key
 
 
@@ -35,7 +34,7 @@ def with_known_twins(
     """
     own = {folder_name(id): id for id in {item.source for item in items}}
     stems = {_stem(name) for name in own}
-    candidates = [name for name in _folders(out) if name not in own and _stem(name) in stems]
+    candidates = [name for name in slide_folders(out) if name not in own and _stem(name) in stems]
     known: dict[tuple[Hashable, float | None], str] = {}
     for name in candidates:
         record = read_record(out / "slides" / name / "result.json", Result)
@@ -55,13 +54,6 @@ def with_known_twins(
 def note(item: SlideItem) -> tuple[str, ...]:
     """What the tables say of a slide that is another name of a file."""
     return () if item.source == item.id else (f"same file as {item.source}",)
-
-
-def _folders(out: Path) -> Collection[str]:
-    try:
-        return [folder.name for folder in os.scandir(out / "slides")]
-    except OSError:
-        return ()
 
 
 def _stem(folder: str) -> str:

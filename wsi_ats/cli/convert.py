@@ -40,6 +40,7 @@ def convert(
     overwrite: Annotated[bool, typer.Option(help="Delete the Zarr store that is at OUT.")] = False,
 ) -> None:
     """Convert a slide to OME-Zarr; the same command again goes on where it was stopped."""
+    from wsi_ats.batch.inputs import one_slide
     from wsi_ats.convert.plan import Settings
     from wsi_ats.convert.run import convert as run
     from wsi_ats.convert.tissue_label import NAME, tissue_label, tissue_view
@@ -48,7 +49,9 @@ def convert(
     settings = Settings(codec, ngff, verify)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        open_slide(slide, mpp=override_mpp, default_mpp=mpp, tolerate_bad_tiles=tolerate_bad_tiles) as handle,
+        open_slide(
+            one_slide(slide), mpp=override_mpp, default_mpp=mpp, tolerate_bad_tiles=tolerate_bad_tiles
+        ) as handle,
         Progress(*columns, console=errors, disable=not errors.is_terminal) as bar,
     ):
         if tissue:

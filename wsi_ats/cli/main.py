@@ -345,6 +345,7 @@ def heatmap(
     device: Device = "auto",
 ) -> None:
     """Draw over one slide where the model looked, and what each tile added to the answer; tasks share the attention."""
+    from wsi_ats.batch.inputs import one_slide
     from wsi_ats.heatmap.style import HeatmapStyle
     from wsi_ats.model_folder import load_model
     from wsi_ats.slides import open_slide
@@ -362,6 +363,7 @@ def heatmap(
     )
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
+    slide = one_slide(slide)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
     network = load_model(model, _device(device))
     opened = open_slide(
@@ -441,9 +443,10 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Say what a slide is: size, levels, micrometres per pixel and where they come from, images it carries."""
+    from wsi_ats.batch.inputs import one_slide
     from wsi_ats.slides import open_slide
 
-    with open_slide(slide, mpp=override_mpp, default_mpp=mpp) as handle:
+    with open_slide(one_slide(slide), mpp=override_mpp, default_mpp=mpp) as handle:
         facts = slide_facts(handle)
         if properties:
             facts["properties"] = dict(handle.properties)

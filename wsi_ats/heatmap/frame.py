@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
 
 from wsi_ats.shown import shown
-from wsi_ats.tasks.answer import COVERS
+from wsi_ats.tasks.answer import COVERS, UNKNOWN
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.panels import Panel
@@ -35,6 +35,11 @@ DPI = 100
 DARK, LIGHT = "#15171a", "#f2f2f2"
 """Colours of the words on a light ground, and on a dark one, whose colour is the other's."""
 
+EXACT = "no ±: every tissue tile was read"
+"""What is said where there is no standard error because nothing was drawn."""
+ZERO, UNREAD = "#f7f7f7", "#cfcfcf"
+"""Colours in the legend of a tile that adds nothing, and of tissue that was not read."""
+
 MARK_PX = 9
 """Least side in px of a tile that is marked: there are a few dozen of them on a slide of any size."""
 
@@ -42,11 +47,15 @@ _EDGE, _TOP, _HEADING = 24, 100, 32
 _BAR_GAP, _BAR_WIDTH, _BAR_TEXT = 18, 18, 126
 _BELOW, _BETWEEN = 84, 28
 _MIN_WIDTH, _MIN_PITCH, _MIN_BAR = 640, 320, 220
+_FLAT_BAR, _FLAT_TEXT, _FLAT_LETTERS = 96, 300, 26
+"""Least length of a bar with its words in lines beside it, px for them and its numbers, and letters a line."""
+_LONGEST_BAR = 3
+"""Length of a bar at most, in widths of the slide, where that is more than `_MIN_BAR`."""
 _TICKS = ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 """Ticks a decade of a logarithmic colour bar, from the most to the fewest."""
 _TICK_PX = 17
 """Least distance in px of two ticks."""
-_LINES = (0, 27, 48, 66)
+_LINES = (0, 27, 48, 66, 84)
 """Distance in px of the title's lines, and of what follows them, from its top."""
 _WIDE = 2.0
 """Width over height from which on the panels stand below each other."""
@@ -73,25 +82,33 @@ class Layout:
     text_px: float
     """Width in px of the title."""
     bar_px: int
-    """Length in px of a colour bar."""
+    """Length in px of a colour bar: the slide's height, but neither too short for its numbers nor out of proportion."""
+    flat: bool
+    """Whether the words of a colour bar are written as lines of a text, for want of length to write them along it."""
     legend: tuple[float, float]
     """Lower left corner of the legend, in figure shares."""
 
     @classmethod
-    def around(cls, slide_width: float, slide_height: float, longest: int, panels: int) -> Layout:
-        """A layout of panels in which the longest side of a slide of these proportions takes `longest` px."""
+    def around(
+        cls, slide_width: float, slide_height: float, longest: int, panels: int, notes: bool = False
+    ) -> Layout:
+        """A layout of panels in which the longest side of a slide of these proportions takes `longest` px; with `notes`
+        the title has a line more."""
         step = max(slide_width, slide_height) / longest
         w, h = max(1, round(slide_width / step)), max(1, round(slide_height / step))
         beside = w < _WIDE * h
-        pitch = max(w + _BAR_GAP + _BAR_WIDTH + _BAR_TEXT, _MIN_PITCH)
-        bar = max(h, _MIN_BAR)
+        bar = min(max(h, _MIN_BAR if beside else _FLAT_BAR), max(_LONGEST_BAR * w, _MIN_BAR))
+        flat = bar < _MIN_BAR
+        pitch = max(w + _BAR_GAP + _BAR_WIDTH + (_FLAT_TEXT if flat else _BAR_TEXT), _MIN_PITCH)
+        row = _HEADING + max(h, bar)
+        above = _TOP + (_LINES[4] - _LINES[3]) * notes
         right, down = (panels, 1) if beside else (1, panels)
         width = max(right * pitch + (right - 1) * _BETWEEN + 2 * _EDGE, _MIN_WIDTH)
-        height = _TOP + down * (_HEADING + bar) + (down - 1) * _BETWEEN + _BELOW
+        height = above + down * row + (down - 1) * _BETWEEN + _BELOW
         places = []
         for i in range(panels):
             left = _EDGE + (i * (pitch + _BETWEEN) if beside else 0)
-            top = _TOP + _HEADING + (0 if beside else i * (_HEADING + bar + _BETWEEN))
+            top = above + _HEADING + (0 if beside else i * (row + _BETWEEN))
             places.append(
                 Place(
                     (left / width, (height - top - h) / height, w / width, h / height),
@@ -110,21 +127,21 @@ class Layout:
             pitch=float(pitch),
             text_px=float(width - 2 * _EDGE),
             bar_px=bar,
+            flat=flat,
             legend=((_EDGE - 4) / width, 6 / height),
         )
 
 
 def title(on: Axes | Figure, prediction: Prediction, ink: str, px: float, more: str = "") -> None:
-    """Write the answer to the main task in bold, below it the slide, how much of it was read and what the standard
-    error covers, each in at most `px` px; at the top of a figure, or above axes."""
+    """Write the answer to the main task in bold, below it the slide, how much of it was read, what the standard error
+    covers and what is noted of the slide, each in at most `px` px; at the top of a figure, or above axes."""
     answer = headline(prediction.main, px)
     read = f"{len(prediction.cells):,} of {len(prediction.tissue):,} tissue tiles read"
     rest = "   ·   ".join(["", read, *([more] if more else [])])
     name = fitted(shown(prediction.slide), px - text_width(rest, 10), 10)
     lines = [(answer, _text(ink, 14, weight="bold")), (name + rest, _text(ink, 10, alpha=0.8))]
-    if "±" in answer:
-        long = f"{COVERS}; it does not say whether the model is right"
-        lines.append((long if text_width(long, 9) <= px else COVERS, _text(ink, 9, alpha=0.65)))
+    small = (certainty(prediction.main, answer, px), note(prediction.notes))
+    lines += [(fitted(words, px, 9), _text(ink, 9, alpha=0.65)) for words in small if words]
     figure = on if isinstance(on, Figure) else on.figure
     if isinstance(on, Figure):
         corner, right, up = on.transFigure, _EDGE, -16
@@ -133,6 +150,25 @@ def title(on: Axes | Figure, prediction: Prediction, ink: str, px: float, more: 
     for down, (words, style) in zip(_LINES, lines, strict=False):
         place = corner + ScaledTranslation(right / DPI, (up - down) / DPI, figure.dpi_scale_trans)
         on.text(0, 1, words, transform=place, va="top", **style)
+
+
+def certainty(answer: TaskResult, headline: str, px: float) -> str:
+    """What the headline's standard error covers, or why it has none, in at most `px` px where that can be."""
+    if "±" not in headline and np.isnan(answer.stderr).any():
+        return UNKNOWN
+    exact = not answer.stderr.any()
+    if "±" not in headline and not exact:  # none of the labels
+        return ""
+    words, it = (EXACT, "that") if exact else (COVERS, "it")
+    long = f"{words}; {it} does not say whether the model is right"
+    return long if text_width(long, 9) <= px else words
+
+
+def note(notes: Sequence[str]) -> str:
+    """The first of the notes, and how many there are; the result has all."""
+    if not notes:
+        return ""
+    return shown(f"Note: {notes[0]}" if len(notes) == 1 else f"Note 1 of {len(notes)}: {notes[0]}")
 
 
 def _text(ink: str, size: int, **more: Any) -> dict[str, Any]:
@@ -176,8 +212,9 @@ def probability(sure: float, error: float) -> str:
     return f"{sure:.{digits}f} ± {error:.{digits}f}" if error >= 0.0005 else f"{sure:.3f} ± <0.001"
 
 
-def colour_bar(bar: Colorbar, panel: Panel, ink: str, px: int) -> None:
-    """Give a colour bar of `px` px ticks that can be read ("10×", not 10^1) and say what they count."""
+def colour_bar(bar: Colorbar, panel: Panel, ink: str, px: int, *, flat: bool = False) -> None:
+    """Give a colour bar of `px` px ticks that can be read ("10×", not 10^1) and say what they count, along the bar or,
+    `flat`, in lines beside it."""
     low, high = bar.norm.vmin or 0.0, bar.norm.vmax or 1.0
     if isinstance(bar.norm, LogNorm):
         ticks = log_ticks(low, high, px)
@@ -192,7 +229,9 @@ def colour_bar(bar: Colorbar, panel: Panel, ink: str, px: int) -> None:
     bar.ax.set_facecolor("white")  # what is transparent shows as on glass
     bar.outline.set_edgecolor(ink)
     bar.ax.tick_params(labelsize=10, colors=ink)
-    bar.set_label(textwrap.fill(shown(panel.label), px // 8), **_text(ink, 10))
+    letters = _FLAT_LETTERS if flat else px // 8
+    upright: dict[str, Any] = {"rotation": 0, "ha": "left", "va": "center"} if flat else {}
+    bar.set_label(textwrap.fill(shown(panel.label), letters), **_text(ink, 10), **upright)
 
 
 def log_ticks(low: float, high: float, px: int) -> list[float]:
@@ -218,18 +257,29 @@ def scale_bar(ax: Axes, prediction: Prediction, ink: str) -> None:
     ax.text(length, 0, label, transform=beside, va="center", ha="left", size=12, color=ink)
 
 
-def legend_handles(ink: str, *, read: bool) -> list[Line2D]:
-    """What the outlines are: of the tissue, and of tiles that were read where these are outlined."""
-    square = Line2D([], [], linestyle="none", marker="s", markersize=9, markerfacecolor="none")
-    square.set(label="tile that was read", markeredgecolor=ink, markeredgewidth=1.2)
-    return [square] * read + [Line2D([], [], color="0.5", linewidth=1.2, label="outline of the tissue")]
+def legend_handles(ink: str, *, outlined: bool, every: bool, contributions: bool) -> list[Line2D]:
+    """What outlines and greys are: of tiles that were read where these are `outlined`, of the tissue, and with
+    `contributions` of tiles without one; `every`: all tissue tiles were read."""
+    handles = [_square(ink, "none", "tile that was read")] * outlined
+    words = "outline of the tissue" + "; every tile in it was read" * every
+    handles += [Line2D([], [], color="0.5", linewidth=1.2, label=words)]
+    if contributions:
+        handles += [_square("0.5", ZERO, "adds about 0")]
+        handles += [_square(UNREAD, UNREAD, "not read")] * (not every)
+    return handles
 
 
-def legend_style(ink: str) -> dict[str, Any]:
-    """Look of a legend: in a row, without a frame."""
+def _square(edge: str, face: str, label: str) -> Line2D:
+    square = Line2D([], [], linestyle="none", marker="s", markersize=9, markerfacecolor=face)
+    square.set(label=label, markeredgecolor=edge, markeredgewidth=1.2)
+    return square
+
+
+def legend_style(ink: str, columns: int) -> dict[str, Any]:
+    """Look of a legend: in rows, without a frame."""
     return {
-        "ncols": 2, "frameon": False, "fontsize": 10, "labelcolor": ink,
-        "borderaxespad": 0, "borderpad": 0.4, "handlelength": 1.6, "columnspacing": 1.6,
+        "ncols": columns, "frameon": False, "fontsize": 10, "labelcolor": ink,
+        "borderaxespad": 0, "borderpad": 0.4, "handlelength": 1.6, "columnspacing": 1.0,
     }  # fmt: skip
 
 

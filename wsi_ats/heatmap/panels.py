@@ -31,8 +31,8 @@ MIN_RANGE = 10.0
 """Least span of the colours of multiples, 1x to 10x, so that a flat attention looks flat."""
 OUTLINE = (110, 110, 110)
 """Colour of the line around the tissue: a grey."""
-OPACITY = 0.3, 0.95
-"""Opacity of a contribution of 0, and from `FADE` of the largest on."""
+OPACITY = 0.75, 0.95
+"""Opacity of a contribution of 0, which is not that of a tile without one, and from `FADE` of the largest on."""
 PALE = 0.45
 """Share of its contrast that the slide keeps, in grey, under contributions: red and blue would drown in the stain."""
 

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from wsi_ats.errors import ConfigError
@@ -30,6 +31,7 @@ from wsi_ats.heatmap import frame
 from wsi_ats.heatmap.panels import Panel, attention_panel, contributions_panel
 from wsi_ats.heatmap.style import HeatmapStyle
 from wsi_ats.lowres.view import read_view
+from wsi_ats.shown import printable
 from wsi_ats.slides.base import Slide
 
 if TYPE_CHECKING:
@@ -60,15 +62,11 @@ class Heatmap:
     ) -> Heatmap:
         """The heatmap over a thumbnail of `slide`, read from its nearest finer level, in blocks; over white if None.
 
-        Raises `ConfigError` where `slide` is not of the size that the prediction is of.
+        Raises `ConfigError` where `slide` is known to be another than that of the prediction.
         """
         style = style or HeatmapStyle()
-        if slide is not None and tuple(slide.size) != tuple(prediction.slide_size):
-            raise ConfigError(
-                f"slide {slide.name} is {slide.size} px (width, height), but the prediction is of "
-                f"{prediction.slide} with {prediction.slide_size} px",
-                remedy="give the slide that the prediction was made of",
-            )
+        if slide is not None:
+            _refuse_another(slide, prediction)
         step = _step(prediction, style.size)
         if slide is not None:
             view = read_view(slide, step, 1)  # its scale is a level's own where one is near
@@ -120,9 +118,10 @@ class Heatmap:
         frame.colour_bar(bar, panel, ink, int(box.height * frame.DPI / ax.figure.dpi))
         frame.title(ax, self.prediction, ink, box.width * frame.DPI / ax.figure.dpi, panel.heading)
         frame.scale_bar(ax, self.prediction, ink)
+        contributions = self.style.panels == "contributions"
         ax.legend(
-            handles=frame.legend_handles(ink, read=self._outlined),
-            loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=frame.below(ax), **frame.legend_style(ink),
+            handles=self._legend(ink, contributions=contributions), bbox_to_anchor=(0, 0), loc="upper left",
+            bbox_transform=frame.below(ax), **frame.legend_style(ink, 2),
         )  # fmt: skip
         return ax
 
@@ -136,7 +135,8 @@ class Heatmap:
         """Layout of the picture that `save` writes."""
         width, height = self.prediction.slide_size
         count = len(PANELS) if self.style.panels == "both" else 1
-        return frame.Layout.around(float(width), height * self._aspect, self.style.size, count)
+        notes = bool(self.prediction.notes)
+        return frame.Layout.around(float(width), height * self._aspect, self.style.size, count, notes)
 
     def figure(self) -> Figure:
         """The picture that `save` writes, apart from pyplot's state and matplotlib's style."""
@@ -148,12 +148,13 @@ class Heatmap:
             self._show(ax, panel, interpolation="nearest", aspect="auto")  # px by px
             frame.heading(ax, panel.heading, ink, layout.pitch)
             bar = figure.colorbar(ScalarMappable(panel.norm, panel.colours), cax=figure.add_axes(place.bar))
-            frame.colour_bar(bar, panel, ink, layout.bar_px)
+            frame.colour_bar(bar, panel, ink, layout.bar_px, flat=layout.flat)
         frame.title(figure, self.prediction, ink, layout.text_px)
         frame.scale_bar(figure.axes[0 if layout.beside else -2], self.prediction, ink)
+        contributions = self.style.panels != "attention"
         figure.legend(
-            handles=frame.legend_handles(ink, read=self._outlined),
-            loc="lower left", bbox_to_anchor=layout.legend, **frame.legend_style(ink),
+            handles=self._legend(ink, contributions=contributions), loc="lower left",
+            bbox_to_anchor=layout.legend, **frame.legend_style(ink, 4),
         )  # fmt: skip
         return figure
 
@@ -195,7 +196,17 @@ class Heatmap:
     @property
     def _outlined(self) -> bool:
         """Whether tiles are outlined: where all were read there is nothing to tell apart."""
-        return self.style.drawn and len(self.prediction.cells) < len(self.prediction.tissue)
+        return self.style.drawn and not self._every
+
+    @property
+    def _every(self) -> bool:
+        """Whether every tissue tile was read."""
+        return len(self.prediction.cells) == len(self.prediction.tissue)
+
+    def _legend(self, ink: str, *, contributions: bool) -> list[Line2D]:
+        return frame.legend_handles(
+            ink, outlined=self._outlined, every=self._every, contributions=contributions
+        )
 
     @property
     def _aspect(self) -> float:
@@ -270,6 +281,37 @@ class Heatmap:
         x = np.minimum((np.arange(width) + 0.5) * step_x, slide_w - 1)
         y = np.minimum((np.arange(height) + 0.5) * step_y, slide_h - 1)
         return x, y
+
+
+def _refuse_another(slide: Slide, prediction: Prediction) -> None:
+    """Raise `ConfigError` where `slide` is of another size than the predicted one, or holds something else; where that
+    cannot be compared, where it has another name, but for the suffix: it may have been converted."""
+    remedy = "give the slide that the prediction was made of, or a copy of it"
+    if tuple(slide.size) != tuple(prediction.slide_size):
+        raise ConfigError(
+            f"slide {slide.name} is {slide.size} px (width, height), but the prediction is of "
+            f"{prediction.slide} with {prediction.slide_size} px",
+            remedy=remedy,
+        )
+    mine, its = prediction.digest.partition(" "), slide.digest.partition(" ")
+    if mine[0] == its[0] != "":
+        if mine != its:
+            raise ConfigError(
+                f"slide {slide.name} is not the one that the prediction is of, {prediction.slide}: of the same size, "
+                "it holds something else",
+                remedy=remedy,
+            )
+    elif _stem(slide.name) != _stem(prediction.slide):
+        raise ConfigError(
+            f"slide {slide.name} has another name than the one that the prediction is of, {prediction.slide}, and "
+            "what they hold cannot be compared",
+            remedy=f"{remedy}; one that is the same under another name, with open_slide(..., name=...)",
+        )
+
+
+def _stem(name: str) -> str:
+    """A slide's name as people see it, up to its first full stop."""
+    return printable(name).partition(".")[0].casefold()
 
 
 def _step(prediction: Prediction, size: int) -> tuple[float, float]:

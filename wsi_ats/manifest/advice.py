@@ -6,8 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from wsi_ats.manifest.columns import LIKE_PATIENT, PATIENT, SITE, SLIDE, known, plain
 from wsi_ats.manifest.entries import Entry
+from wsi_ats.manifest.names import LIKE_PATIENT, PATIENT, SITE, SLIDE, known, plain
 from wsi_ats.manifest.table import Table, Warn
 from wsi_ats.tasks.texts import NOT_GIVEN
 
@@ -33,19 +33,24 @@ def advise(
     warn: Warn,
 ) -> None:
     """Warn of patients that may not be recognised, spellings of one patient, and classes that come from one site."""
-    _several_slide_columns(table, warn)
     if not asked:
         _unknown_patients(table, entries, targets, patients, warn)
     if patients:
+        tell_without_patient(table, patients, warn)
         _spellings(entries, patients, warn)
     for name, cells in targets.items():
         _one_site(table, name, cells, warn)
 
 
-def _several_slide_columns(table: Table, warn: Warn) -> None:
-    taken, *others = known(table.columns, SLIDE)
-    if others:
-        warn(f"column {taken!r} names the slides; so could {others[0]!r}, which is only carried along")
+def tell_without_patient(table: Table, patients: str, warn: Warn) -> None:
+    """Tell of rows without a patient where others have one: a cell that was left out for being that above it, too."""
+    rows = [position for position, cell in enumerate(table.column(patients)) if cell in NOT_GIVEN]
+    if rows and len(rows) < len(table.rows):
+        warn(
+            f"manifest {table.path}: column {patients!r} is empty in {len(rows)} of {len(table.rows)} rows "
+            f"(number {table.listed(rows)}): each of these slides counts as a patient of its own; write the patient "
+            "into every row where that is not meant"
+        )
 
 
 def _unknown_patients(

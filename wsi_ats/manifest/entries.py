@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest.columns import optional_column, slide_column
+from wsi_ats.manifest.columns import optional_column
 from wsi_ats.manifest.files import SlideFiles
-from wsi_ats.manifest.table import Table
+from wsi_ats.manifest.slide_column import slide_column
+from wsi_ats.manifest.table import Table, Warn
 from wsi_ats.shown import url_id
 from wsi_ats.slides.storage.opening import is_url
 from wsi_ats.tasks.texts import NOT_GIVEN
@@ -38,6 +39,8 @@ class Entry:
     """Number of the row, from 1, the header not counted."""
     file: Hashable
     """Key of the slide's file: the same for all names of one file."""
+    size: int
+    """Bytes of a regular file; 0 where it is none, or not there."""
     hint: str
     """What to do where the file is missing."""
 
@@ -47,39 +50,55 @@ class Entry:
         return self.path if is_url(self.path) else Path(self.path)
 
 
-def entries_of(table: Table, patients: str, slides_dir: Path | str | None = None) -> list[Entry]:
+def entries_of(
+    table: Table, patients: str, slides_dir: Path | str | None = None, *, warn: Warn
+) -> Iterator[Entry]:
     """The rows of a table.
 
     patients: the column of patients; empty where there is none. slides_dir: folder that paths are relative to, instead
-    of that of the manifest; names without a folder are also found deeper in it. Raises `ConfigError` naming the
-    manifest, the row, the value and the rule.
+    of that of the manifest; names without a folder are also found deeper in it. warn: gets which column names the
+    slides where several could. Raises `ConfigError` naming the manifest, the rows, the value and the rule.
     """
-    slide, scale = slide_column(table), optional_column(table, "mpp")
+    files = _files(table, slides_dir)
+    slide, scale = slide_column(table, files, warn), optional_column(table, "mpp")
+    _refuse_cells(table, slide, patients, scale)
+    mpp = {text: parse_mpp(text) for text in set(table.column(scale))} if scale else {}
     index = {name: i for i, name in enumerate(table.columns)}
     rest = [(name, i) for name, i in index.items() if name not in (slide, patients, scale)]
-    files = _files(table, slides_dir)
-    entries = []
     for position, cells in enumerate(table.rows):
-        line = table.line(position)
-        if not cells[index[slide]]:
-            raise ConfigError(f"{line}: column {slide!r} is empty", remedy="name a slide in every row")
-        for name in filter(None, (slide, patients, scale)):
-            refuse_broken(cells[index[name]], name, line)
-        file = files.find(cells[index[slide]], line)
+        file = files.find(cells[index[slide]], table.line(position))
         patient = cells[index[patients]] if patients else ""
-        entries.append(
-            Entry(
-                slide=slide_id(cells[index[slide]]),
-                path=file.path,
-                patient="" if patient in NOT_GIVEN else patient,
-                mpp=parse_mpp(cells[index[scale]], line) if scale else None,
-                others={name: cells[i] for name, i in rest},
-                row=table.numbers[position],
-                file=file.key,
-                hint=file.hint,
-            )
+        yield Entry(
+            slide=slide_id(cells[index[slide]]),
+            path=file.path,
+            patient="" if patient in NOT_GIVEN else patient,
+            mpp=mpp[cells[index[scale]]] if scale else None,
+            others={name: cells[i] for name, i in rest},
+            row=table.numbers[position],
+            file=file.key,
+            size=file.size,
+            hint=file.hint,
         )
-    return entries
+
+
+def _refuse_cells(table: Table, slide: str, patients: str, scale: str) -> None:
+    """Raise `ConfigError` naming the rows with a cell that cannot be meant."""
+    table.refuse(slide, lambda text: not text, "; every row must name a slide", "fill it, or delete the row")
+    table.refuse(
+        slide,
+        slide.__eq__,
+        ", the name of the column: the header stands there again",
+        "keep one header, of one row, at the top",
+    )
+    for name in filter(None, (slide, patients, scale)):
+        refuse_broken(table, name)
+    if scale:
+        table.refuse(
+            scale,
+            lambda text: parse_mpp(text) == 0,
+            "; it must be a positive number of micrometres per pixel",
+            "write the number alone, without its unit, or leave the cell empty",
+        )
 
 
 def _files(table: Table, slides_dir: Path | str | None) -> SlideFiles:
@@ -99,22 +118,20 @@ def slide_id(path: str | Path) -> str:
     return url_id(str(path)) if is_url(str(path)) else os.path.normpath(path).replace(os.sep, "/")
 
 
-def parse_mpp(text: str, line: str) -> float | None:
-    """A positive number of micrometres per pixel, with a decimal point or comma; None where the cell is empty."""
+def parse_mpp(text: str) -> float | None:
+    """A positive number of micrometres per pixel, with a decimal point or comma; None where the cell is empty, 0 where
+    it is something else."""
     if text in NOT_GIVEN:
         return None
     try:
         mpp = float(text.replace(",", ".") if re.fullmatch(r"\d*,\d+", text) else text)
     except ValueError:
-        mpp = -1.0
-    if not 0 < mpp < 1000:
-        raise ConfigError(f"{line}: mpp is {text!r}; it must be a positive number of micrometres per pixel")
-    return mpp
+        return 0.0
+    return mpp if 0 < mpp < 1000 else 0.0
 
 
-def refuse_broken(text: str, column: str, line: str) -> None:
-    """Raise `ConfigError` for a cell that holds an error of a spreadsheet."""
-    if text in BROKEN:
-        raise ConfigError(
-            f"{line}: {column} is {text!r}, an error of the spreadsheet", "mend its formula, and save values"
-        )
+def refuse_broken(table: Table, column: str) -> None:
+    """Raise `ConfigError` naming the rows of a column that hold an error of a spreadsheet."""
+    table.refuse(
+        column, BROKEN.__contains__, ", an error of the spreadsheet", "mend its formula, and save values"
+    )

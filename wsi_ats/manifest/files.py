@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,8 @@ class SlideFile:
     """Path seen from the working folder, or URL."""
     key: Hashable
     """The same for all names of one file, other files have another."""
+    size: int = 0
+    """Bytes of a regular file; 0 where it is none, or not there."""
     hint: str = ""
     """What to do where the file is missing: where it was looked for, and what lies there."""
 
@@ -61,9 +64,20 @@ class SlideFiles:
         if facts is None or (stat.S_ISDIR(facts.st_mode) and not place.lower().endswith(".zarr")):
             other = self._otherwise(written, place, line)
             if other is None and facts is None:
-                return SlideFile(place, os.path.abspath(place), self._hint(place))
+                return SlideFile(place, os.path.abspath(place), hint=self._hint(place))
             place, facts = other or place, status_of(other or place)
-        return SlideFile(place, _local_key(place, facts))
+        size = facts.st_size if facts is not None and stat.S_ISREG(facts.st_mode) else 0
+        return SlideFile(place, local_key(place, facts), size)
+
+    def has(self, written: str) -> bool:
+        """Whether a local file is there that `written` can mean."""
+        if not written or self._remote or is_url(written):
+            return False
+        place = os.path.normpath(os.path.join(self.folder, written))
+        try:
+            return status_of(place) is not None or self._otherwise(written, place, "") is not None
+        except ConfigError:  # any of several
+            return True
 
     def _otherwise(self, written: str, place: str, line: str) -> str | None:
         """The one file that is meant though it is not called so: its suffix, its folder or its bytes are others."""
@@ -131,10 +145,10 @@ def file_key(place: str) -> Hashable:
     """A key of a file: its place on the disk, the same under all its names; of a URL or a missing file, its name."""
     if place.lower().startswith("file://"):
         place = unquote(urlsplit(place).path)
-    return place if is_url(place) else _local_key(place, status_of(place))
+    return place if is_url(place) else local_key(place, status_of(place))
 
 
-def _local_key(place: str, facts: os.stat_result | None) -> Hashable:
+def local_key(place: str, facts: os.stat_result | None) -> Hashable:
     """As `file_key`. The files of one DICOM series in a folder are one slide. Size and time are part of the key, since
     some network file systems give the number of a file that they forgot to another one."""
     if facts is None:
@@ -166,9 +180,13 @@ def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _close(name: str, names: Iterable[str]) -> list[str]:
-    """Up to three of the names that are like `name`: those that begin with it first."""
-    some = sorted(names)
+    """Up to three of the names that are like `name`, letter case aside: those that begin with it first."""
+    plain = name.casefold()
+    some = {other: other.casefold() for other in sorted(names)}
     if len(some) > COMPARED:
-        some = [other for other in some if other[:2] == name[:2]][:COMPARED]
-    begin = [other for other in some if other.startswith(name)]
-    return list(dict.fromkeys([*begin, *difflib.get_close_matches(name, some)]))[:3]
+        begin_alike = (other for other, text in some.items() if text[:2] == plain[:2])
+        some = {other: some[other] for other in islice(begin_alike, COMPARED)}
+    close = difflib.get_close_matches(plain, some.values())
+    begin = [other for other, text in some.items() if text.startswith(plain)]
+    like = [other for wanted in close for other, text in some.items() if text == wanted]
+    return list(dict.fromkeys([*begin, *like]))[:3]

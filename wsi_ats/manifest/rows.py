@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest.advice import advise
+from wsi_ats.manifest.advice import MOST_CLASSES, advise
 from wsi_ats.manifest.columns import column_called, label_column, optional_column, patient_column
 from wsi_ats.manifest.entries import Entry, entries_of, refuse_broken
 from wsi_ats.manifest.same_file import Twin, twins
@@ -76,27 +77,32 @@ def read_manifest(
     target: the column of the classes. columns: those of the targets of tasks, instead; a slide must have at least
     one of them. patient: the column of patients, or `none`; by default one under a common name. slides_dir: folder that
     paths are relative to, instead of the manifest's. warn: gets what may be wrong without being an error. In a column
-    of numbers 1.0 and 1 are one class: programs write an integer column with an empty cell somewhere as 1.0. Rows that
+    of numbers 1.0 and 1 are one class, which is told: programs write integers beside an empty cell as 1.0. Rows that
     say the same of one file are one. Raises `ConfigError` naming the manifest, the column or row, the rule.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder, "manifest.csv")
-    ...     _ = path.write_text("slide,label,patient,split\\na/1.svs,tumour,007,train\\na/2.svs,normal,,val\\n")
+    ...     _ = path.write_text("slide,label,patient,split\\na/1.svs,tumour,007,train\\na/2.svs,normal,8,val\\n")
     ...     rows = read_manifest(path)
-    >>> [(row.slide, row.label, row.patient, row.split) for row in rows]  # without a patient, its own
-    [('a/1.svs', 'tumour', '007', 'train'), ('a/2.svs', 'normal', 'a/2.svs', 'val')]
+    >>> [(row.slide, row.label, row.patient, row.split) for row in rows]
+    [('a/1.svs', 'tumour', '007', 'train'), ('a/2.svs', 'normal', '8', 'val')]
     """
     table = read_table(Path(path), warn)
     patients = patient_column(table, patient)
-    entries = entries_of(table, patients, slides_dir)
-    texts = _texts(table, target, columns)
-    for name, cells in texts.items():
-        for position, cell in enumerate(cells):
-            refuse_broken(cell, name, table.line(position))
+    entries = list(entries_of(table, patients, slides_dir, warn=warn))
+    texts = _texts(table, target, columns, warn)
+    _refuse_unlabelled(table, texts, entries)
     split = optional_column(table, "split")
+    if split:
+        table.refuse(
+            split,
+            lambda cell: _split(cell) is None and cell not in NOT_GIVEN,
+            "; it must be train, val or test",
+            "correct it, or leave it empty",
+        )
     rows = [
-        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, table.line(i), bool(columns))
+        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, bool(columns))
         for i, entry in enumerate(entries)
     ]
     rows = _each_once(rows, entries, table.path, warn)
@@ -105,13 +111,48 @@ def read_manifest(
     return rows
 
 
-def _texts(table: Table, target: str, columns: Sequence[str]) -> dict[str, list[str]]:
+def _texts(table: Table, target: str, columns: Sequence[str], warn: Warn) -> dict[str, list[str]]:
     """Texts of the columns of targets, by the names that they were asked for by."""
     remedy = "name the columns of targets in the settings of tasks"
     found = {name: column_called(table, name, remedy) for name in columns} or {
         target: label_column(table, target)
     }
-    return {name: as_written(_with_points(table, table.column(column))) for name, column in found.items()}
+    texts = {}
+    for name, column in found.items():
+        refuse_broken(table, column)
+        written = _with_points(table, table.column(column))
+        texts[name] = as_written(written)
+        _tell_one_number(table, column, written, texts[name], warn)
+    return texts
+
+
+def _tell_one_number(
+    table: Table, column: str, written: Sequence[str], taken: Sequence[str], warn: Warn
+) -> None:
+    """Tell of what may be two classes and is taken for one, as `1` and `1.0`."""
+    counts = Counter(written)
+    spelt: dict[str, set[str]] = {}
+    for before, after in set(zip(written, taken, strict=True)):
+        spelt.setdefault(after, set()).add(before)
+    several = [sorted(names, key=len) for after, names in sorted(spelt.items()) if len(names) > 1]
+    if several and len(spelt) <= MOST_CLASSES:
+        said = "; ".join(
+            " and ".join(f"{x!r} ({counts[x]} rows)" for x in names) for names in several[:NAMED]
+        )
+        warn(f"manifest {table.path}: column {column!r} has {said}: one number is one class or grade")
+
+
+def _refuse_unlabelled(table: Table, texts: Mapping[str, Sequence[str]], entries: Sequence[Entry]) -> None:
+    """Raise `ConfigError` naming the rows that have none of the targets."""
+    each = zip(*texts.values(), strict=True)
+    rows = [position for position, cells in enumerate(each) if NOT_GIVEN.issuperset(cells)]
+    if rows:
+        said = " and ".join(f"{column} is {cells[rows[0]]!r}" for column, cells in texts.items())
+        rule = "one of these must be given" if len(texts) > 1 else "both must be given"
+        raise ConfigError(
+            f"{table.line(rows[0])}: slide is {entries[rows[0]].slide!r} and {said}; {rule}{table.more(rows)}",
+            remedy="label the slide, or leave its row out",
+        )
 
 
 def _with_points(table: Table, texts: list[str]) -> list[str]:
@@ -122,33 +163,22 @@ def _with_points(table: Table, texts: list[str]) -> list[str]:
     return [text.replace(",", ".") for text in texts]
 
 
-def _row(entry: Entry, cells: dict[str, str], split: str, line: str, of_tasks: bool) -> Row:
-    if NOT_GIVEN.issuperset(cells.values()):
-        found = " and ".join(f"{column} is {cell!r}" for column, cell in cells.items())
-        rule = "one of these must be given" if len(cells) > 1 else "both must be given"
-        raise ConfigError(
-            f"{line}: slide is {entry.slide!r} and {found}; {rule}",
-            remedy="label the slide, or leave its row out",
-        )
+def _row(entry: Entry, cells: dict[str, str], split: str, of_tasks: bool) -> Row:
     return Row(
         entry.slide,
         entry.place,
         "" if of_tasks else next(iter(cells.values())),
         entry.patient or entry.slide,
-        _split(entry.others.get(split, ""), line),
+        _split(entry.others.get(split, "")),
         entry.mpp,
         cells=cells if of_tasks else {},
         hint=entry.hint,
     )
 
 
-def _split(value: str, line: str) -> Split | None:
-    if value in NOT_GIVEN:
-        return None
-    for split in SPLITS:
-        if value.casefold() == split:
-            return split
-    raise ConfigError(f"{line}: split is {value!r}; it must be train, val or test")
+def _split(value: str) -> Split | None:
+    """The split that a cell names; None where it names none."""
+    return next((split for split in SPLITS if value.casefold() == split), None)
 
 
 def _each_once(rows: list[Row], entries: Sequence[Entry], path: Path, warn: Warn) -> list[Row]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
-import stat
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from wsi_ats.manifest.entries import Entry
-from wsi_ats.manifest.files import status_of
-from wsi_ats.slides.storage.opening import is_url
 
 SAMPLE = 64 << 10
 """Bytes read at the beginning, in the middle and at the end of files of one size, before they are compared whole."""
@@ -47,10 +44,9 @@ def twins(entries: Sequence[Entry]) -> list[Twin]:
 def _copies(entries: Sequence[Entry], positions: Sequence[int]) -> list[Twin]:
     by_size: dict[int, list[int]] = defaultdict(list)
     for position in positions:
-        path = entries[position].path
-        facts = None if is_url(path) or path.lower().endswith(SEVERAL_FILES) else status_of(path)
-        if facts is not None and stat.S_ISREG(facts.st_mode) and facts.st_size:
-            by_size[facts.st_size].append(position)
+        entry = entries[position]
+        if entry.size and not entry.path.lower().endswith(SEVERAL_FILES):
+            by_size[entry.size].append(position)
     found = []
     for size, alike in by_size.items():
         by_sample: dict[bytes, list[int]] = defaultdict(list)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +32,10 @@ UNREAD = frozenset(
 )
 """Suffixes of slides in formats that are not read: they are passed over, and told."""
 PACKED = frozenset((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z"))
+NAMED = 4
+"""Number of suffixes that an error names."""
 PEEKS = 200
-"""Number of files without a suffix that are looked into, a folder that is searched."""
+"""Number of files of each suffix that no slide has that are looked into, a folder that is searched."""
 
 
 @dataclass
@@ -46,6 +47,16 @@ class Found:
     """Folders that could not be listed, and why."""
     passed_over: Counter[str] = field(default_factory=Counter)
     """Number of files that may be slides and were not taken, by kind."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Number of all other files, by suffix."""
+
+    def told_others(self) -> str:
+        """Words for the suffixes of files that do not look like slides; empty where there is none."""
+        kinds = [
+            f"{count} {suffix or 'without a suffix'}" for suffix, count in self.others.most_common(NAMED)
+        ]
+        more = ", ..." if len(self.others) > NAMED else ""
+        return f"{self.others.total()} file(s): {', '.join(kinds)}{more}" if kinds else ""
 
     def told(self) -> str:
         """Words for what was passed over; empty where nothing was."""
@@ -56,11 +67,11 @@ class Found:
 def search(folder: Path) -> Found:
     """Slides under `folder`; links are followed, each real folder once; hidden files and folders are left alone.
 
-    Nothing is opened but the first bytes of some regular files without a suffix.
+    Nothing is opened but the first bytes of some regular files whose suffix is none of a slide.
     """
     found = Found()
     seen: set[str] = set()
-    peeks = iter(range(PEEKS))
+    peeks: Counter[str] = Counter()
 
     def failed(error: OSError) -> None:
         found.unreadable.append((Path(error.filename), error.strerror or type(error).__name__))
@@ -81,6 +92,8 @@ def search(folder: Path) -> Found:
                 found.slides.append(Path(place, name))
             elif kind := _may_be_slide(os.path.join(place, name), name, peeks):
                 found.passed_over[kind] += 1
+            else:
+                found.others[os.path.splitext(name)[1].lower()] += 1
     return found
 
 
@@ -94,7 +107,7 @@ def has_slide_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _may_be_slide(path: str, name: str, peeks: Iterator[int]) -> str:
+def _may_be_slide(path: str, name: str, peeks: Counter[str]) -> str:
     """Kind of a file that may be a slide though its name is none of a slide's; empty where it is something else."""
     stem, suffix = os.path.splitext(name)
     suffix = suffix.lower()
@@ -102,8 +115,9 @@ def _may_be_slide(path: str, name: str, peeks: Iterator[int]) -> str:
         return suffix
     if suffix in PACKED and has_slide_suffix(stem):
         return os.path.splitext(stem)[1].lower() + suffix
-    if not suffix and next(peeks, None) is not None and _begins_as_slide(path):
-        return "without a suffix that begin as TIFF or DICOM"
+    peeks[suffix] += 1
+    if peeks[suffix] <= PEEKS and _begins_as_slide(path):
+        return f"{suffix or 'without a suffix'} that begin as TIFF or DICOM"
     return ""
 
 

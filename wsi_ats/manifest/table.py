@@ -9,11 +9,15 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.manifest.names import LIKE_SLIDE, SLIDE, known
+from wsi_ats.manifest.search import has_slide_suffix
 from wsi_ats.manifest.sheet import parquet_records, xlsx_records
 from wsi_ats.regular import read_regular
 
@@ -26,6 +30,10 @@ MOST_BYTES = 1 << 30
 """Size of the largest manifest that is read: many millions of slides."""
 SHOWN = 160
 """Characters of a row that an error shows."""
+LISTED = 4
+"""Number of rows that a message lists."""
+TITLES = 20
+"""Number of rows at the beginning that the header is looked for in."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Table:
     """Number of each row in the file, from 1: the header is not counted, empty rows are."""
     delimiter: str = ","
     encoding: str = "utf-8"
+    where: str = ""
+    """Words that name the sheet of a workbook and the others; empty where there is one alone."""
 
     def column(self, name: str) -> list[str]:
         """The cells of a column."""
@@ -50,9 +60,33 @@ class Table:
         """The row at a position, named for a message."""
         return f"{self.path}, row {self.numbers[position]}"
 
+    def refuse(self, column: str, wrong: Callable[[str], bool], rule: str, remedy: str = "") -> None:
+        """Raise `ConfigError` naming the rows whose cell of a column is wrong: the first, how many more, some of them.
+
+        rule: the end of the sentence that begins with the cell. wrong: asked once a text.
+        """
+        cells = self.column(column)
+        texts = {text for text in set(cells) if wrong(text)}
+        rows = [position for position, cell in enumerate(cells) if cell in texts] if texts else []
+        if rows:
+            said = f"{self.line(rows[0])}: {column} is {cells[rows[0]]!r}{rule}"
+            raise ConfigError(said + self.more(rows, cells), remedy)
+
+    def more(self, positions: Sequence[int], cells: Sequence[str] = ()) -> str:
+        """Words for the rows after the first of those at `positions`, a few of them named; empty where there is one."""
+        rest = positions[1:]
+        return f"; and {len(rest)} more row(s) like it: {self.listed(rest, cells)}" if rest else ""
+
+    def listed(self, positions: Sequence[int], cells: Sequence[str] = ()) -> str:
+        """The numbers of the first few of some rows, with their cells where these are given."""
+        some = (
+            f"{self.numbers[i]} ({cells[i]!r})" if cells else f"{self.numbers[i]}" for i in positions[:LISTED]
+        )
+        return ", ".join(some) + (", ..." if len(positions) > LISTED else "")
+
 
 def read_table(path: Path, warn: Warn) -> Table:
-    """The table in a file: CSV (`,` `;` or tab; UTF-8, UTF-16 or Latin-1), the first sheet of an xlsx, or Parquet.
+    """The table in a file: CSV (`,` `;` or tab; UTF-8, UTF-16 or Latin-1), a sheet of an xlsx, or Parquet.
 
     Raises `ConfigError` naming the file, the row and the rule.
     """
@@ -60,12 +94,14 @@ def read_table(path: Path, warn: Warn) -> Table:
     if data.startswith(b"PAR1"):
         return _table(path, parquet_records(path, data))
     if data.startswith(b"PK\x03\x04"):
-        return _table(path, xlsx_records(path, data))
+        records, where = xlsx_records(path, data, warn)
+        return replace(_table(path, records, where=where), where=where)
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         raise ConfigError(
             f"manifest {path} is a spreadsheet of the old kind (.xls)", "save it as .xlsx or CSV"
         )
     text, encoding = _decoded(path, data, warn)
+    text = _without_comments(path, text, warn)
     head, delimiter = _delimiter(text)
     return _table(path, _records(path, text[head:], delimiter), delimiter, encoding)
 
@@ -107,6 +143,27 @@ def _decoded(path: Path, data: bytes, warn: Warn) -> tuple[str, str]:
         return data.decode("latin-1"), "latin-1"
 
 
+def _without_comments(path: Path, text: str, warn: Warn) -> str:
+    """The text without the lines before the header that begin with #; a header may begin so, too."""
+    lines = io.StringIO(text, newline="")
+    rest = text
+    left_out = []
+    for line in lines:
+        if line.strip():
+            names = [cell.lstrip("# ") for delimiter in DELIMITERS for cell in _split(line, delimiter)]
+            if not line.lstrip().startswith("#") or known(names, (*SLIDE, *LIKE_SLIDE)):
+                break
+            left_out.append(line.strip())
+        rest = text[lines.tell() :]
+    if not left_out:
+        return text
+    warn(
+        f"manifest {path} begins with {len(left_out)} line(s) of comment, {_cut_short(left_out[0])!r} for one, which "
+        "are left out"
+    )
+    return rest
+
+
 def _delimiter(text: str) -> tuple[int, str]:
     """Where the header begins, and the delimiter that gives it most cells, unless a line before it names one."""
     first = io.StringIO(text, newline="").readline()
@@ -114,8 +171,16 @@ def _delimiter(text: str) -> tuple[int, str]:
     if len(named) <= 1 and first.startswith("sep="):
         return len(first), named or "\t"
     start = len(text) - len(text.lstrip())
-    header = io.StringIO(text[start : start + csv.field_size_limit()], newline="").readline()
-    return 0, max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+    lines = list(islice(io.StringIO(text[start : start + csv.field_size_limit()], newline=""), TITLES)) or [
+        ""
+    ]
+    names_slides = (line for line in lines if any(known(_split(line, d), SLIDE) for d in DELIMITERS))
+    header = next(names_slides, lines[0])  # titles may stand before it
+    return 0, max(DELIMITERS, key=lambda delimiter: len(_split(header, delimiter)))
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line[: csv.field_size_limit()]], delimiter=delimiter), [])
 
 
 def _records(path: Path, text: str, delimiter: str) -> Iterable[list[str]]:
@@ -130,10 +195,18 @@ def _records(path: Path, text: str, delimiter: str) -> Iterable[list[str]]:
 
 
 def _table(
-    path: Path, records: Iterable[Sequence[str]], delimiter: str = ",", encoding: str = "utf-8"
+    path: Path,
+    records: Iterable[Sequence[str]],
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    where: str = "",
 ) -> Table:
     """The table of records, the first of which is the header; what spreadsheets leave empty is left out."""
-    rows: list[list[str]] = []
+    records = iter(records)
+    begin = list(islice(records, TITLES))
+    _refuse_no_header(path, begin, where)
+    records = chain(begin, records)
+    rows: list[tuple[str, ...]] = []
     numbers: list[int] = []
     header: list[str] = []
     for number, record in enumerate(records):
@@ -147,25 +220,60 @@ def _table(
             continue
         if len(cells) != len(header):
             cells = _cut(cells, len(header), f"{path}, row {number - offset}")
-        rows.append(cells)
+        rows.append(tuple(cells))
         numbers.append(number - offset)
     if not header:
         raise ConfigError(
-            f"manifest {path} cannot be read: it is empty", "write a header and one row a slide"
+            f"manifest {path}{where} cannot be read: it is empty", "write a header and one row a slide"
         )
     if not rows:
-        raise ConfigError(f"manifest {path} has no rows", remedy="write one row a slide")
+        raise ConfigError(f"manifest {path}{where} has no rows", remedy="write one row a slide")
     return _named(path, header, rows, numbers, delimiter, encoding)
+
+
+def _refuse_no_header(path: Path, begin: Sequence[Sequence[str]], where: str) -> None:
+    """Raise `ConfigError` where the first row is no header: a title, with the header below it, or a slide's row."""
+    rows = [(number, [cell.strip() for cell in record]) for number, record in enumerate(begin, 1)]
+    rows = [(number, cells) for number, cells in rows if any(cells)]
+    if not rows or known(rows[0][1], SLIDE):
+        return
+    number, first = rows[0]
+    for below, cells in rows[1:]:
+        if known(cells, SLIDE):
+            raise ConfigError(
+                f"manifest {path}{where}: row {number} is {_words(first)!r}, which is no header; row {below} looks "
+                f"like one: {_words(cells)}",
+                remedy=f"delete what stands before row {below}, so that the first row has the names of the columns",
+            )
+    if slide := next((cell for cell in first if _is_slide(path, cell)), ""):
+        raise ConfigError(
+            f"manifest {path}{where} has no header: its first row is {_words(first)!r}, and {slide!r} is a slide",
+            remedy="write the names of the columns above it, for example: slide,label,patient",
+        )
+
+
+def _is_slide(path: Path, cell: str) -> bool:
+    """Whether a cell names a slide: it ends as one, or a file is there."""
+    try:
+        return has_slide_suffix(cell) or cell.endswith(".zarr") or os.path.isfile(path.parent / cell)
+    except ValueError:  # a zero byte
+        return False
+
+
+def _words(cells: Sequence[str]) -> str:
+    return _cut_short(" | ".join(filter(None, cells)))
+
+
+def _cut_short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _cut(cells: list[str], width: int, line: str) -> list[str]:
     """The cells as far as the header goes, if all behind that are empty. Raises `ConfigError` otherwise."""
     if len(cells) < width or any(cells[width:]):
-        shown = " | ".join(cells)
-        shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
         many = len(cells) > width
         raise ConfigError(
-            f"{line} has {len(cells)} cells, the header {width}: {shown}",
+            f"{line} has {len(cells)} cells, the header {width}: {_cut_short(' | '.join(cells))}",
             remedy='quote cells that contain the delimiter: "a, b"'
             if many
             else "write a cell for every column of the header, also for empty ones",
@@ -174,12 +282,17 @@ def _cut(cells: list[str], width: int, line: str) -> list[str]:
 
 
 def _named(
-    path: Path, header: list[str], rows: list[list[str]], numbers: list[int], delimiter: str, encoding: str
+    path: Path,
+    header: list[str],
+    rows: list[tuple[str, ...]],
+    numbers: list[int],
+    delimiter: str,
+    encoding: str,
 ) -> Table:
     """The table with a name for every column that holds anything; a column of neither name nor cells is left out."""
     kept = [i for i, name in enumerate(header) if name or any(row[i] for row in rows)]
     if len(kept) < len(header):
-        header, rows = [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+        header, rows = [header[i] for i in kept], [tuple(row[i] for i in kept) for row in rows]
     names = [name or f"column {i + 1}" for i, name in zip(kept, header, strict=True)]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:

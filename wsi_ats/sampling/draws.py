@@ -78,6 +78,21 @@ def pool(draws: Sequence[Draws]) -> Draws:
     return Draws(union, largest[union] + total[union].log() - math.log(len(draws)))
 
 
+def same_draw(one: Draws, other: Draws) -> bool:
+    """Whether two draws (N,), (M,) hold the same cells with the same weights, but for rounding, in whatever order.
+
+    >>> weights = torch.tensor([1.0, 3.0]).log()
+    >>> one, other = Draws(torch.tensor([0, 2]), weights), Draws(torch.tensor([2, 0]), weights)
+    >>> same_draw(one, Draws(other.cells, weights.flip(0))), same_draw(one, other)
+    (True, False)
+    """
+    if len(one) != len(other):
+        return False
+    (cells, mine), (others, theirs) = (d.cells.sort() for d in (one, other))
+    weights = one.log_weights[mine], other.log_weights[theirs]
+    return torch.equal(cells, others) and torch.allclose(*weights, rtol=0, atol=1e-6)
+
+
 def every_cell(log_p: Float[torch.Tensor, " K"]) -> Draws:
     """Draws of all K cells, each with weight 1: what the sampler `all` answers."""
     return Draws(torch.arange(len(log_p), device=log_p.device), torch.zeros_like(log_p, dtype=torch.float64))

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -66,6 +67,13 @@ class SlideAddress(ABC):
     @abstractmethod
     def open(self) -> Slide:
         """Open the slide; it is a context manager. Raises SlideError where that fails."""
+
+    def digest(self) -> str:
+        """What the slide holds, in a text that copies have in common: a word for what was looked at, and its digest.
+
+        Empty where that cannot be told from little.
+        """
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,12 @@ class Slide(ABC):
     def size(self) -> tuple[int, int]:
         """Size (width, height) of level 0 in px."""
         return self.pyramid.size.width, self.pyramid.size.height
+
+    @cached_property
+    def digest(self) -> str:
+        """What the slide holds, in a text that its copies have in common; empty where that is not known
+        (`SlideAddress.digest`)."""
+        return self.address.digest()
 
     @property
     def levels(self) -> tuple[Level, ...]:

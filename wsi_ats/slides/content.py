@@ -44,6 +44,25 @@ def content_of(slide: Path | str) -> str:
     return hashlib.blake2b(b"".join([ascii(facts).encode(), *parts]), digest_size=16).hexdigest()
 
 
+def digest_of(slide: Path | str) -> str:
+    """A text for what a slide's file holds, equal for all its copies, whatever their name, folder and time of change.
+
+    It is made of the file's size and `_samples`, and of the names and sizes of files that belong to it. Empty for what
+    is no file, or cannot be read: behind a URL and in a Zarr folder little tells what the slide holds.
+    """
+    path = Path(slide)
+    if is_url(str(slide)) or path.is_dir():
+        return ""
+    try:
+        beside = [(name, size) for name, size, _ in _companions(path)]
+        with open_source(str(slide)) as source:
+            parts = [part or b"" for part in source.read_many(_samples(path))]
+        facts = ascii((path.stat().st_size, *beside, *map(len, parts)))
+    except OSError:
+        return ""  # whoever reads its pixels tells why
+    return f"file {hashlib.blake2b(b''.join([facts.encode(), *parts]), digest_size=16).hexdigest()}"
+
+
 def _samples(path: Path) -> list[ByteRange]:
     """Parts of a file that are read; all of it where it is small."""
     size = path.stat().st_size

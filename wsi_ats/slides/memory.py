@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from jaxtyping import UInt8
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Level, Pyramid, Size
 from wsi_ats.slides.base import Slide, SlideAddress, SlideFacts
+
+GRID = 512
+"""Pixels along each side, at least, that a digest is made of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +28,14 @@ class MemoryAddress(SlideAddress):
     def open(self) -> MemorySlide:
         """The slide of these arrays; its pixels are the arrays themselves, not copies."""
         return MemorySlide(self)
+
+    def digest(self) -> str:
+        """Digest of the finest array: its shape, and its pixels or those of a grid over it."""
+        level = self.levels[0]
+        rows, cols = (max(1, side // GRID) for side in level.shape[:2])
+        some = np.ascontiguousarray(level[::rows, ::cols])
+        shape = str(level.shape).encode()
+        return f"pixels {hashlib.blake2b(shape + some.tobytes(), digest_size=16).hexdigest()}"
 
 
 class MemorySlide(Slide):

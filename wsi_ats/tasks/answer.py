@@ -17,6 +17,8 @@ from wsi_ats.statistics.operating_point import OperatingPoint
 
 COVERS = "±: from the drawing of tiles alone"
 """What a standard error covers, which is said beside it: not how sure the model is, nor whether it is right."""
+UNKNOWN = "± unknown: tiles drawn once, or the same each time"
+"""What is said where there is no standard error although not every tile was read."""
 
 
 @dataclass(frozen=True)
@@ -197,21 +199,33 @@ class TaskResult:
         return int(np.argmax(self.values[: len(self.spec.outputs)]))
 
     def describe(self) -> str:
-        """Every value in words, with its standard error where that is known, and what that covers."""
+        """Every value in words, with its standard error and what that covers, or that it is not known."""
         return describe([self])
 
 
 def describe(results: Sequence[TaskResult]) -> str:
-    """Every value of the results in words; what the standard errors cover is said once."""
+    """Every value of the results in words; what the standard errors cover, or that they are not known, is said once."""
     words = "; ".join(map(_in_words, results))
-    return f"{words} ({COVERS})" if "±" in words else words
+    return f"{words} ({COVERS if '±' in words else UNKNOWN})"
+
+
+def plus_minus(error: float, digits: int | None = None) -> str:
+    """A standard error in words, to `digits` places or two figures; empty where it is not known. An error of 0, of an
+    exact answer, is told from one that rounds to it.
+
+    >>> plus_minus(0.0123, 3), plus_minus(1e-9, 3), plus_minus(0.0, 3), plus_minus(math.nan), plus_minus(1.523)
+    (' ± 0.012', ' ± <0.001', ' ± 0.000', '', ' ± 1.5')
+    """
+    if math.isnan(error):
+        return ""
+    if digits is None:
+        return f" ± {error:.2g}"
+    least = 10.0**-digits
+    return f" ± <{least:.{digits}f}" if 0 < error < least / 2 else f" ± {error:.{digits}f}"
 
 
 def _in_words(result: TaskResult) -> str:
     spec = result.spec
-    digits, error_digits = (".3f", ".3f") if spec.names else (".4g", ".2g")
+    style, digits = (".3f", 3) if spec.names else (".4g", None)
     numbers = zip(spec.names or (spec.name,), result.values, result.stderr, strict=False)
-    return ", ".join(
-        f"{name} {value:{digits}}" + (f" ± {error:{error_digits}}" if math.isfinite(error) else "")
-        for name, value, error in numbers
-    )
+    return ", ".join(f"{name} {value:{style}}" + plus_minus(error, digits) for name, value, error in numbers)

@@ -19,6 +19,9 @@ from wsi_ats.tasks.answer import TaskResult, TaskSpec
 from wsi_ats.tasks.calibration import SLIDES_FOR_SLOPE, Calibration, fit_affine
 from wsi_ats.tasks.settings import TaskSettings
 
+LEAST_ERROR = float(np.finfo(np.float64).eps)
+"""Least standard error of a value that was estimated: the rounding of a float64 next to 1."""
+
 
 class Task(nn.Module, ABC):
     """One task of a model: how the outputs of its head are learned and what is read from them.
@@ -162,10 +165,14 @@ class Task(nn.Module, ABC):
         return []
 
     def stderr(self, without: Float[Tensor, "R O"]) -> Float[Tensor, " V"]:
-        """Standard error (V,) of each value, from the outputs without each of R rounds; nan where there are not two."""
+        """Standard error (V,) of each value, from the outputs without each of R rounds; nan where there are not two.
+
+        It is never 0, which is said of exact answers alone: where the values agree to the last digit, as those of a
+        probability next to 1 do, it is `LEAST_ERROR`.
+        """
         if len(without) < 2:
             return torch.full((len(self.spec.values),), float("nan"), dtype=torch.float64)
-        return jackknife(self.values(without.double()))
+        return jackknife(self.values(without.double())).clamp_min(LEAST_ERROR)
 
     def result(
         self,

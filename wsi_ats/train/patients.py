@@ -13,15 +13,13 @@ from wsi_ats.train.targets import counts_of
 
 
 def say_patients(rows: Sequence[Row], say: Callable[[str], object]) -> None:
-    """Say where slides count as patients of their own because the manifest names none."""
-    alone = sum(row.patient == row.slide for row in rows)
-    if alone == len(rows):
+    """Say that slides count as patients of their own where the manifest names none; where it names some, it was told
+    when it was read."""
+    if all(row.patient == row.slide for row in rows):
         say(
             "no patient column: each slide counts as a patient of its own; if patients have several, name their column "
             "with --patient, else one may be on both sides of the split"
         )
-    elif alone:
-        say(f"{alone} of {len(rows)} slides have no patient: each counts as a patient of its own")
 
 
 def patients_in_words(

@@ -17,7 +17,7 @@ from wsi_ats.manifest import Row
 from wsi_ats.tasks.make import make_tasks
 from wsi_ats.tasks.settings import asked, columns_of_targets
 from wsi_ats.tasks.task import Task
-from wsi_ats.tasks.texts import NOT_GIVEN
+from wsi_ats.tasks.texts import NOT_GIVEN, is_number
 
 Targets = tuple[Float64[np.ndarray, " _"], ...]
 """Targets of one slide, an array (T,) a task; nan where it is not known."""
@@ -46,12 +46,13 @@ def ask(config: Config, rows: Sequence[Row]) -> list[Task]:
 
 
 def _refuse_spellings(cells: Sequence[str], column: str) -> None:
-    """Raise `ConfigError` for classes that differ in letter case, spaces or hyphens alone: one of them is a slip."""
+    """Raise `ConfigError` for classes that differ in letter case, spaces or hyphens alone, or are one number (1 and
+    01): one of them is a slip."""
     counts = Counter(cell for cell in cells if cell not in NOT_GIVEN)
     spelt: dict[str, list[str]] = defaultdict(list)
     for cell in counts:
         plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", unicodedata.normalize("NFKC", cell))
-        spelt[plain.casefold()].append(cell)
+        spelt[f"{float(cell):.17g}" if is_number(cell) else plain.casefold()].append(cell)
     for names in spelt.values():
         if len(names) > 1:
             said = " and ".join(f"{name!r} ({counts[name]} slides)" for name in sorted(names))

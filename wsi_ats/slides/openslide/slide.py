@@ -20,6 +20,7 @@ from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level, Pyramid, Size
 from wsi_ats.slides.associated import associated_image, whole_level
 from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, Rgb, Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.content import digest_of
 from wsi_ats.slides.openslide.admission import Choice, admitted, check_values, choose_levels, properties_in
 from wsi_ats.slides.openslide.exact import common, spans, tile_size, tiles_under, window
 from wsi_ats.slides.scale import expected_power, readings_of, scale_of
@@ -49,6 +50,10 @@ class OpenSlideAddress(SlideAddress):
     def open(self) -> OpenSlideSlide:
         """Open the slide. Raises SlideError with the path, the cause and a remedy where that fails."""
         return OpenSlideSlide(self)
+
+    def digest(self) -> str:
+        """Digest of the file (`slides/content.py`); empty behind a URL."""
+        return digest_of(self.path)
 
 
 class OpenSlideSlide(Slide):

@@ -18,6 +18,7 @@ from wsi_ats.geometry import Box, Level, Pyramid
 from wsi_ats.slides.associated import MAX_PIXELS, associated_image
 from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, SlideAddress, SlideFacts
 from wsi_ats.slides.codecs import APERIO_YCBCR
+from wsi_ats.slides.content import digest_of
 from wsi_ats.slides.openslide.slide import opaque
 from wsi_ats.slides.scale import expected_power, readings_of, scale_of
 from wsi_ats.slides.storage.opening import ByteSource, open_source
@@ -52,6 +53,10 @@ class TiffAddress(SlideAddress):
                 f"slide {self.name!r} cannot be read as a tiled TIFF: {error}: {self.path}",
                 "leave the backend away, so that OpenSlide reads it, or copy the file again from its source",
             ) from error
+
+    def digest(self) -> str:
+        """Digest of the file (`slides/content.py`); empty behind a URL."""
+        return digest_of(self.path)
 
 
 class TiffSlide(TiledSlide):
