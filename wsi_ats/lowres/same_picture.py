@@ -1,9 +1,9 @@
 """Whether the levels of a slide show the same picture: a file may hold another one, or none, where a level should be.
 
 Where two levels both have texture they must agree in it, patch by patch; one that is even where the other is not agrees
-in nothing. Compared are a few small patches, and many more only where those are in
-doubt: what is refused has failed at all of them. Smoothing and a shift of a level px let pass what writers of levels
-differ in: sharpening, compression, pixels picked instead of averaged, grids that begin half a pixel beside each other.
+in nothing. Compared are a few small patches, and many more only where those leave a doubt: what is refused has failed
+at all of them. Smoothing and a shift of a level px let pass what writers of levels differ in: sharpening, compression,
+pixels picked instead of averaged, grids that begin half a pixel beside each other.
 """
 
 from __future__ import annotations
