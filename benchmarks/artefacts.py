@@ -1,4 +1,4 @@
-"""Do pens, tinted glass, dim lamps and black padding turn the answer, and does a note say what is on the slide?
+"""Do pens, tints, dim lamps, curves of grey levels and black padding turn the answer, and does a note say so?
 
     python benchmarks/artefacts.py --demo DEMO
 
@@ -14,6 +14,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,8 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 TINTS = {"warm": (1.0, 0.5, 0.0), "cool": (0.0, 0.5, 1.0), "green": (0.0, 1.0, 0.0)}
 """How much of the cast each colour is spared."""
+LAMPS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+GAMMAS = (0.5, 1.5, 2.2, 4.0, 8.0)
 WAVE_UM, WIDTH_UM = 40, 180
 ON_GLASS = [(0.05, 0.06), (0.95, 0.06)]
 ACROSS = [(0.08, 0.75), (0.92, 0.3)]
@@ -49,22 +52,16 @@ def main() -> None:
             pixels = slide.read_at_mpp((0, 0), (slide.size[0] // 2, slide.size[1] // 2), MPP)
         plain = predict(model, pixels, path.name)
         for kind, case, change in artefacts():
-            prediction = predict(model, change(pixels), path.name)
-            rows.append(
-                {
-                    "slide": path.name,
-                    "kind": kind,
-                    "case": case,
-                    "plain": plain.label,
-                    "label": prediction.label,
-                    "p": float(prediction.probabilities[1]),
-                    "plain_p": float(plain.probabilities[1]),
-                    "cells": len(prediction.tissue),
-                    "plain_cells": len(plain.tissue),
-                    "notes": list(prediction.notes),
-                }
-            )
-        print(path.name, plain.label, sum(r["slide"] == path.name and r["plain"] != r["label"] for r in rows))
+            row = {
+                "slide": path.name,
+                "kind": kind,
+                "case": case,
+                "plain": plain.label,
+                "plain_p": float(plain.probabilities[1]),
+                "plain_cells": len(plain.tissue),
+            }
+            rows.append(row | answer(model, change(pixels), path.name))
+        print(path.name, plain.label, sum(is_flip(r) for r in rows if r["slide"] == path.name))
     arguments.out.mkdir(exist_ok=True)
     (arguments.out / "artefacts.json").write_text(json.dumps(rows, indent=0) + "\n")
     (arguments.out / "artefacts.md").write_text(report(rows))
@@ -85,6 +82,26 @@ def predict(model: wsi_ats.Model, pixels: np.ndarray, name: str) -> Prediction:
         return model.predict(slide, tiles=TILES)
 
 
+def answer(model: wsi_ats.Model, pixels: np.ndarray, name: str) -> dict[str, Any]:
+    """What a prediction says; its label is None where the slide is refused."""
+    try:
+        prediction = predict(model, pixels, name)
+    except wsi_ats.SlideError as error:
+        return {"label": None, "p": None, "cells": 0, "pen": None, "notes": [error.message]}
+    return {
+        "label": prediction.label,
+        "p": float(prediction.probabilities[1]),
+        "cells": len(prediction.tissue),
+        "pen": prediction.view_shares["pen"],
+        "notes": list(prediction.notes),
+    }
+
+
+def is_flip(row: dict[str, Any]) -> bool:
+    """Whether the answer is another one than without the artefact."""
+    return row["label"] not in (None, row["plain"])
+
+
 def artefacts() -> Iterator[tuple[str, str, Change]]:
     """Kind, case and what makes it of pixels."""
     for colour in PENS:
@@ -95,9 +112,11 @@ def artefacts() -> Iterator[tuple[str, str, Change]]:
     for name, spared in TINTS.items():
         for cast in (0.04, 0.08, 0.12):
             yield f"{name} tint", f"{cast:.0%}", light(1.0, spared, cast)
-    for lamp in (0.6, 0.7, 0.8, 0.9, 1.0):
+    for lamp in LAMPS:
         yield f"lamp {lamp:.0%}", "no tint", light(lamp, (1, 1, 1), 0.0)
         yield f"lamp {lamp:.0%}", "warm 8%", light(lamp, TINTS["warm"], 0.08)
+    for exponent in GAMMAS:
+        yield f"gamma {exponent:g}", "no tint", lambda pixels, exponent=exponent: with_gamma(pixels, exponent)
     for share in (0.0, 0.3, 0.6, 0.9, 0.95):
         yield "black padding", f"{share:.0%}", lambda pixels, share=share: with_black(pixels, share)
 
@@ -115,27 +134,43 @@ def light(lamp: float, spared: Sequence[float], cast: float) -> Change:
     return lambda pixels: in_light(pixels, lamp, (red, green, blue))
 
 
-def report(rows: list[dict]) -> str:
+def with_gamma(pixels: np.ndarray, exponent: float) -> np.ndarray:
+    """The pixels as a scanner with another curve of grey levels has them."""
+    levels = np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)
+    return levels[pixels]
+
+
+def report(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Artefacts: does the answer turn, and is it said?",
         "",
         "`python benchmarks/artefacts.py --demo demo`: ten test slides of the demo (five normal, five tumour) with one",
         f"artefact each, {TILES} tiles. Flips: another class than the slide has without the artefact. Noted: answers",
-        "with a note. Cells: tissue cells, as a multiple of those without the artefact, least and most.",
+        "with a note. Refused: an error instead of an answer. Pen: largest share of the view that is taken for pen.",
+        "Cells: tissue cells, as a multiple of those without the artefact, least and most.",
         "",
-        "| artefact | predictions | flips | of them without a note | noted | largest change of p(tumour) | cells |",
-        "|---|---|---|---|---|---|---|",
+        "| artefact | slides | refused | flips | of them without a note | noted | largest change of p(tumour) | pen "
+        "| cells |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        own = [row for row in rows if row["kind"] == kind]
-        flips = [row for row in own if row["label"] != row["plain"]]
-        cells = [row["cells"] / row["plain_cells"] for row in own]
-        lines.append(
-            f"| {kind} | {len(own)} | {len(flips)} | {sum(not row['notes'] for row in flips)} "
-            f"| {sum(bool(row['notes']) for row in own)} | {max(abs(r['p'] - r['plain_p']) for r in own):.3f} "
-            f"| {min(cells):.2f} to {max(cells):.2f} |"
-        )
+        every = [row for row in rows if row["kind"] == kind]
+        own = [row for row in every if row["label"] is not None]
+        lines.append(f"| {kind} | {len(every)} | {len(every) - len(own)} | {_cells_of(own)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cells_of(own: list[dict[str, Any]]) -> str:
+    """The rest of a line of the table, from those slides that have an answer."""
+    if not own:
+        return "0 | 0 | 0 | - | - | -"
+    flips = [row for row in own if is_flip(row)]
+    cells = [row["cells"] / row["plain_cells"] for row in own]
+    return (
+        f"{len(flips)} | {sum(not row['notes'] for row in flips)} | {sum(bool(row['notes']) for row in own)} "
+        f"| {max(abs(r['p'] - r['plain_p']) for r in own):.3f} | {max(r['pen'] for r in own):.1%} "
+        f"| {min(cells):.2f} to {max(cells):.2f}"
+    )
 
 
 if __name__ == "__main__":

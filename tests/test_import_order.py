@@ -23,7 +23,7 @@ TORCH = ("torch", "pytorch_lightning", "torchmetrics", "lightning", "torchvision
 FLOORS = (
     "shown regular process",
     "errors atomic cache prefetch settings stopwatch",
-    "catalogue output statistics",
+    "catalogue output arguments statistics",
     "geometry reading features.published features.segment tasks.answer tasks.texts tasks.weights",
     "slides synthetic sampling",
     "tiles tasks.settings features.settings features.store",
@@ -44,9 +44,8 @@ FLOORS = (
 module is named beside its folder, it stands on a floor of its own."""
 
 PIXELS = (
-    "shown regular process errors output atomic cache prefetch settings stopwatch catalogue geometry reading slides "
-    "statistics "
-    "synthetic tiles lowres convert manifest config heatmap prediction features.published features.settings "
+    "shown regular process errors arguments output atomic cache prefetch settings stopwatch catalogue geometry reading "
+    "slides statistics synthetic tiles lowres convert manifest config heatmap prediction features.published features.settings "
     "features.segment features.store tasks.answer tasks.texts tasks.weights tasks.settings"
 )
 """The arm that reads slides: never torch."""

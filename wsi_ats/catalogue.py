@@ -239,7 +239,7 @@ def one_of(table: Mapping[str, object]) -> Callable[[str], str]:
 
 def refuse_unknown_sampler(name: str) -> None:
     """Raise `ConfigError` with the known names where there is no sampler of that name."""
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         raise ConfigError(f"unknown sampler {name!r}", f"choose one of {', '.join(SAMPLERS)}")
 
 

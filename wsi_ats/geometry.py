@@ -258,6 +258,19 @@ class Grid:
         return _rounded(col_row * np.asarray(self.cell))
 
 
+def is_shrunk(full: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether `size` (width, height) is that of an image of `full` px shrunk by a whole number of 2 or more.
+
+    >>> is_shrunk((5120, 3001), (320, 188)), is_shrunk((5120, 3001), (3413, 2000))
+    (True, False)
+    """
+    ratio = max(full) / max(max(size), 1)
+    return any(
+        by >= 2 and all(abs(whole / by - side) <= ROUNDED for whole, side in zip(full, size, strict=True))
+        for by in {math.floor(ratio), math.ceil(ratio), round(ratio)}
+    )
+
+
 def _have_one_downsample(full: tuple[int, int], size: tuple[int, int], slack: float) -> bool:
     """Whether some downsample makes one size of the other, on both sides."""
     off = [ROUNDED + slack * side for side in size]

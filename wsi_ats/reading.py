@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wsi_ats.arguments import not_negative, whole_number
 from wsi_ats.catalogue import is_random, refuse_unknown_sampler
 from wsi_ats.errors import ConfigError
 
@@ -65,17 +65,13 @@ class Reading:
             ("repeats", self.repeats, 1),
             ("seed", self.seed, 0),
         ):
-            if value < least:
-                raise ConfigError(f"{name} is {value}; it must be at least {least}")
+            object.__setattr__(self, name, whole_number(name, value, least))
         refuse_unknown_sampler(self.sampler)
         if self.tolerance is not None:
             self._check_tolerance(self.tolerance)
 
     def _check_tolerance(self, tolerance: float) -> None:
-        if not 0 <= tolerance < math.inf:
-            raise ConfigError(
-                f"tolerance is {tolerance}; it must be a number of at least 0", "start with 0.02"
-            )
+        not_negative("tolerance", tolerance, "start with 0.02")
         if not is_random(self.sampler):
             raise ConfigError(
                 f"tolerance is {tolerance} and the sampler {self.sampler}, which draws nothing at random: no spread to "

@@ -102,6 +102,45 @@ def test_an_unnamed_image_of_other_proportions_is_no_level_either(
         assert slide.associated_images["image 4"].shape == (60, 80, 3)
 
 
+def test_levels_that_do_not_say_what_they_are_are_levels(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for level in (WHOLE, HALF, QUARTER):
+            file.write(level, **TILED)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert_is(slide, [WHOLE, HALF, QUARTER])
+        assert slide.backend == "tiff"
+        assert slide.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("side", "more", "before"),
+    [
+        (213, {}, False),  # two thirds
+        (160, {"description": "overview"}, False),
+        (160, {"subfiletype": 2}, False),
+        (160, {}, True),
+    ],
+)
+def test_others_that_do_not_say_what_they_are_are_none(
+    side: int, more: dict[str, Any], before: bool, tmp_path: Path
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for level, says in [(WHOLE, {}), (picture(side, side), more)][:: -1 if before else 1]:
+            file.write(level, **says, **TILED)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert_is(slide, [WHOLE])
+        assert more.get("description") or any("no level of" in note for note in slide.notes)
+
+
+def test_images_of_an_ome_tiff_that_could_be_levels_are_told(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+        for level in (WHOLE, HALF):
+            file.write(level, **{**TILED, "metadata": {"axes": "YXS"}})
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert_is(slide, [WHOLE])
+        assert any("image 2 (160 x 160 px) could be levels of image 1" in note for note in slide.notes)
+
+
 def test_a_mask_is_no_level(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(WHOLE, **TILED)

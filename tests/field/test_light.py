@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.field.test_pen import PLAIN, prepared, section
+from wsi_ats.errors import NoTissueError
 from wsi_ats.lowres.light import Light
 from wsi_ats.lowres.tissue import Method, stain_rule, tissue_mask
 from wsi_ats.synthetic.artefacts import PENS, in_light, with_pen
@@ -24,7 +25,7 @@ def tint(name: str, cast: float) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("method", METHODS)
 @settings(deadline=None, max_examples=10)
-@given(name=st.sampled_from(list(TINTS)), cast=st.floats(0, 0.12), lamp=st.floats(0.6, 1))
+@given(name=st.sampled_from(list(TINTS)), cast=st.floats(0, 0.12), lamp=st.floats(0.3, 1))
 def test_the_mask_does_not_depend_on_the_light(method: Method, name: str, cast: float, lamp: float) -> None:
     shown = in_light(PLAIN, lamp, tint(name, cast))
     expected = tissue_mask(PLAIN, method=method, min_object=64, min_hole=64)
@@ -39,16 +40,50 @@ def test_a_tint_is_told(name: str) -> None:
     assert len(set(slide.tissue.tolist()) ^ set(prepared(PLAIN).tissue.tolist())) <= 3
 
 
-@pytest.mark.parametrize(("lamp", "told"), [(0.6, "57%"), (0.7, "66%"), (0.9, ""), (1.0, "")])
+@pytest.mark.parametrize(
+    ("lamp", "told"),
+    [
+        *((0.3, "29%"), (0.35, "33%"), (0.4, "38%"), (0.45, "42%"), (0.5, "47%")),
+        *((0.6, "57%"), (0.7, "66%"), (0.9, ""), (1.0, "")),
+    ],
+)
 def test_a_dim_lamp_is_told(lamp: float, told: str) -> None:
     notes = prepared(in_light(PLAIN, lamp)).notes
     assert notes == ((f"dim lamp: glass at {told} of full light",) if told else ())
 
 
-def test_a_pen_is_told_in_any_light() -> None:
+@pytest.mark.parametrize("lamp", [0.7, 0.4, 0.3])
+def test_a_pen_is_told_in_any_light(lamp: float) -> None:
     inked = with_pen(PLAIN, PENS["blue"], [(20, 20), (236, 22)], 14)
-    notes = prepared(in_light(inked, 0.7, tint("warm", 0.1))).notes
+    notes = prepared(in_light(inked, lamp, tint("warm", 0.1))).notes
     assert len(notes) == 3, notes
+
+
+@pytest.mark.parametrize("lamp", [0.2, 0.15, 0.1])
+def test_a_slide_without_light_is_refused(lamp: float) -> None:
+    with pytest.raises(NoTissueError) as caught:
+        prepared(in_light(PLAIN, lamp))
+    assert "too little light" in caught.value.remedy
+    assert "of full light" in stain_rule([in_light(PLAIN, lamp)]).light.notes[0]
+
+
+@pytest.mark.parametrize("lamp", [0.3, 0.4, 0.5])
+def test_a_dim_slide_that_is_all_tissue_is_told(lamp: float) -> None:
+    view, _ = section(side=256)
+    assert any(
+        "of full light" in note for note in stain_rule([in_light(view[80:176, 80:176], lamp)]).light.notes
+    )
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_what_is_nearly_all_pen_is_refused(levels: int) -> None:
+    blue = np.full((256, 256, 3), (60, 80, 180), np.uint8)
+    blue[:40] = PLAIN[100:140]
+    two = ["attention.levels=2", "attention.network=wide", "regions.side=4", "regions.shrink=2"]
+    with pytest.raises(NoTissueError, match="no pen covers more than 50%") as caught:
+        prepared(blue, *(two if levels == 2 else []))
+    assert "tissue.pen=false" in caught.value.remedy
+    assert len(prepared(blue, "tissue.pen=false", *(two if levels == 2 else [])).tissue)
 
 
 @pytest.mark.parametrize("stain", ["H&E", "trichrome, blue", "DAB and haematoxylin"])

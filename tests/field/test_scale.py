@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.field.test_images import store
 from tests.support.tiffs import picture, write_aperio
-from wsi_ats.errors import MissingMppError
+from wsi_ats.errors import MissingMppError, SlideError
 from wsi_ats.lowres.view import resolve_downsample
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.scale import (
@@ -111,7 +111,7 @@ def test_pixels_that_are_not_square_are_told(tmp_path: Path) -> None:
         (20, 0.346, False),
         (20, 0.25, True),
         (40, 0.5, True),
-        (None, 9.0, False),
+        (None, 2.0, False),
     ],
 )
 def test_the_objective_is_told_where_it_is_far_from_the_scale(
@@ -165,3 +165,49 @@ def test_no_statement_that_differs_is_passed_over(stated: list[Reading]) -> None
         doubted = reading not in plausible and reading.source != "tiff.XResolution"
         if scale.mpp is None or doubted or (reading in plausible and differs):
             assert any(str(reading) in note for note in scale.notes)
+
+
+def imagej(path: Path, unit: str, resolution: float, resolution_unit: int) -> Path:
+    """A TIFF as ImageJ writes it: pixels a unit in the resolution tags, the unit in the description."""
+    text = f"ImageJ=1.54f\nunit={unit}\nloop=false\n"
+    tifffile.imwrite(
+        path, np.full((64, 64, 3), 240, np.uint8), tile=(32, 32), photometric="rgb", metadata=None,
+        description=text, resolution=(resolution, resolution), resolutionunit=resolution_unit,
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("unit", ["micron", "um", "\\u00B5m", "microns"])
+def test_the_unit_of_imagej_is_a_scale(unit: str, tmp_path: Path) -> None:
+    with open_slide(imagej(tmp_path / "a.tif", unit, 2.0, 1)) as slide:
+        assert slide.mpp_xy == pytest.approx((0.5, 0.5))
+        assert "ImageJ" in slide.mpp_source
+
+
+@pytest.mark.parametrize(("unit", "told"), [("pixel", "unit 'pixel' of ImageJ"), ("", "unit 'none'")])
+def test_tags_in_no_unit_are_shown_where_the_scale_is_missed(unit: str, told: str, tmp_path: Path) -> None:
+    with open_slide(imagej(tmp_path / "a.tif", unit, 2.0, 1)) as slide:
+        assert slide.mpp is None
+        with pytest.raises(MissingMppError) as caught:
+            slide.read_at_mpp((0, 0), (8, 8), 1.0)
+    assert "tiff.XResolution is 2 x 2" in caught.value.message
+    assert told in caught.value.message
+    with open_slide(imagej(tmp_path / "b.tif", unit, 1.0, 1)) as slide:
+        assert not slide.notes  # as any writer has it that knows nothing
+
+
+@pytest.mark.parametrize("wins", [True, False])
+@pytest.mark.parametrize(
+    ("mpp", "told"), [(5.0, True), (0.01, True), (0.25, False), (2.5, False), (0.1, False)]
+)
+def test_a_scale_that_no_slide_is_scanned_at_is_told(mpp: float, told: bool, wins: bool) -> None:
+    scale = scale_of([], (mpp, mpp)) if wins else scale_of([], None, (mpp, mpp))
+    assert any("implausible for a scanned slide" in note for note in scale.notes) == told
+
+
+def test_the_doubt_goes_with_the_error_that_it_leads_to() -> None:
+    pixels = np.full((64, 64, 3), 240, np.uint8)
+    with open_slide(pixels, mpp=5.0) as slide, pytest.raises(SlideError) as caught:
+        resolve_downsample(slide, mpp=0.5, downsample=None, setting="tile")
+    assert "implausible for a scanned slide" in caught.value.message
+    assert "2.54" in caught.value.remedy

@@ -158,7 +158,7 @@ def test_a_missing_mpp_is_an_error_with_three_remedies() -> None:
 
 
 def test_pixels_finer_than_the_slide_are_an_error() -> None:
-    with pytest.raises(SlideError, match=r"'blank' \(0.5 um/px\).*tile\.mpp=0.25"):
+    with pytest.raises(SlideError, match=r"'blank' \(0.5 um/px, given\).*tile\.mpp=0.25"):
         resolve_downsample(blank(0.5), mpp=0.25, downsample=None, setting="tile")
     with pytest.raises(SlideError, match=r"tile\.downsample=0.5"):
         resolve_downsample(blank(0.5), mpp=None, downsample=0.5, setting="tile")

@@ -188,7 +188,7 @@ def test_wrong_arguments_are_named(tiff: tuple[Path, list[np.ndarray]]) -> None:
             slide.dask(3)
         with pytest.raises(ConfigError, match="level=-1"):
             slide.dask(-1)
-        with pytest.raises(ConfigError, match="chunk=0"):
+        with pytest.raises(ConfigError, match="chunk is 0"):
             slide.dask(0, chunk=0)
 
 

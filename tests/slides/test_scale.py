@@ -158,6 +158,7 @@ def test_the_first_plausible_source_wins_and_the_others_are_told() -> None:
     assert notes_of(properties, (0.25, 0.5)) == (
         "mpp 0.25 x 0.5 was given, tiff.ImageDescription: MPP says 0.499 x 0.499 um/px; "
         "OME-XML PhysicalSizeX says 0.51 x 0.51 um/px",
+        "pixels are not square: the given mpp says 0.25 x 0.5 um/px",
     )
     assert notes_of(description(APERIO)) == ()
 

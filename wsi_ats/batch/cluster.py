@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
+from wsi_ats.arguments import whole_number
 from wsi_ats.batch.claim import release_all
 from wsi_ats.errors import ConfigError
 
@@ -78,8 +79,7 @@ def local_cluster(workers: int) -> Iterator[Client]:
 
     A worker that dies (out of memory, a crash in a codec) is started again; the slide that it was at is tried
     once more and then given up, as its claim says. Each worker gets an equal share of the cores for its arithmetic."""
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; it must be at least 1")
+    whole_number("workers", workers, 1)
     threads = str(threads_of(workers))
     with (
         _environment_kept() as restore,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from wsi_ats.arguments import positive_number, whole_number
 from wsi_ats.config import config_hash
-from wsi_ats.errors import ConfigError
 from wsi_ats.reading import Reading
 
 RESULT_FORMAT = 4
@@ -29,11 +29,10 @@ class PredictSettings(Reading):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tolerate_bad_tiles < 0:
-            raise ConfigError(f"tolerate_bad_tiles is {self.tolerate_bad_tiles}; it must be at least 0")
+        whole_number("tolerate_bad_tiles", self.tolerate_bad_tiles, 0)
         for name, mpp in (("mpp", self.mpp), ("override_mpp", self.override_mpp)):
-            if mpp is not None and not 0 < mpp < 1000:
-                raise ConfigError(f"{name} is {mpp}; it must be a positive number of micrometres per pixel")
+            if mpp is not None:
+                positive_number(name, mpp, " of micrometres per pixel")
 
     def hash(self, model_hash: str) -> str:
         """Hash of these settings and the model: results of another one are not taken for done."""

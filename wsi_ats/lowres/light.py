@@ -6,7 +6,7 @@ by colour. Divided by the colour of the glass they are gone, and the rule of wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -58,6 +58,8 @@ class Light:
 
     glass: Rgb | None = None
     """Colour of the glass; None where none is seen, as on a slide that is all tissue: it is then taken as white."""
+    brightest: float | int = field(default=255, compare=False)
+    """Luma that the brightest even parts of the view reach."""
 
     @property
     def luma(self) -> float:
@@ -85,6 +87,13 @@ class Light:
             out[..., channel] = table[pixels[..., channel]]
         return out
 
+    def undone(self, glass: Rgb) -> Rgb:
+        """The colour that `even` makes this one of."""
+        if self.glass is None or self.is_ordinary:
+            return glass
+        red, green, blue = (round(own * seen / ORDINARY) for own, seen in zip(self.glass, glass, strict=True))
+        return red, green, blue
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Clauses on light that is out of the ordinary."""
@@ -95,11 +104,32 @@ class Light:
             )
         if self.luma < DIM:
             notes.append(f"dim lamp: glass at {self.luma / 255:.0%} of full light")
+        if self.glass is None and self.brightest < FAINTEST:
+            notes.append(
+                f"no glass is seen, and nothing is brighter than {self.brightest / 255:.0%} of full light"
+            )
         return tuple(notes)
 
 
 WHITE_LIGHT = Light()
 """The light of a slide without glass."""
+
+
+def find_lamp(patches: PatchColours) -> Light:
+    """The light in which the brightest even parts of a view would be as bright as glass is, if they are dim.
+
+    What is even and what may be glass is said in grey levels, which shrink with the light: in a dim view glass is to be
+    looked for in this light. A view that hardly any light comes through stays as it is.
+    """
+    lumas = luma(palette())
+    flat = np.where(lumas >= DARK, patches.flat, 0)
+    order = np.argsort(-lumas)
+    upto = np.cumsum(flat[order])
+    if not upto[-1]:
+        return WHITE_LIGHT
+    brightest = round(float(lumas[order[np.searchsorted(upto, LEAST_SHARE * upto[-1])]]))
+    grey = (brightest, brightest, brightest) if LIT <= brightest < DIM else None
+    return Light(grey, brightest)
 
 
 def find_light(patches: PatchColours) -> Light:

@@ -16,8 +16,9 @@ from jaxtyping import Int64
 
 from wsi_ats.cache import Key
 from wsi_ats.config import Config
-from wsi_ats.errors import ConfigError, SlideError
+from wsi_ats.errors import ConfigError, NoTissueError, SlideError
 from wsi_ats.lowres.regions import RegionGrid, coarse_frame, find_regions
+from wsi_ats.lowres.same_picture import check_levels
 from wsi_ats.lowres.stain_normalisation import StainTable, make_stain_table
 from wsi_ats.lowres.tissue import Tissue, count_colours, find_tissue
 from wsi_ats.lowres.view import LazyView, Read, View, frame_view, resolve_downsample
@@ -111,7 +112,8 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
 
     Raises `ConfigError` where the slide was opened for other colours than the settings have, `MissingMppError` where
     a setting is in mpp and the slide has none, `NoTissueError` on an empty mask and `SlideError` where pixels cannot
-    be read. With `keep_open` tiles are read from this very handle.
+    be read, or where a level that is read shows another picture than level 0. With `keep_open` tiles are read from
+    this very handle.
 
     >>> from wsi_ats import open_slide
     >>> from wsi_ats.config import load_config
@@ -126,9 +128,16 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
     tile = resolve_downsample(slide, mpp=config.tile.mpp, downsample=config.tile.downsample, setting="tile")
     coarse = resolve_downsample(slide, mpp=config.view.mpp, downsample=config.view.downsample, setting="view")
     frame = frame_view(slide, coarse, config.attention.stride)
-    view, tissue, regions = (_one_level if config.attention.levels == 1 else _two_levels)(
-        slide, frame, config
-    )
+    scales = {frame.downsample, tile}
+    try:
+        view, tissue, regions = (_one_level if config.attention.levels == 1 else _two_levels)(
+            slide, frame, config
+        )
+    except NoTissueError:
+        check_levels(slide, scales, np.empty((0, 2)))
+        raise
+    order = view.grid.hilbert_order(tissue.cells)
+    check_levels(slide, scales | {view.downsample}, view.grid.centres(tissue.cells[order]))
     return PreparedSlide(
         address=slide.address,
         name=slide.name,
@@ -136,7 +145,7 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
         mpp=slide.mpp_xy,
         view=view,
         tissue=tissue.cells,
-        order=view.grid.hilbert_order(tissue.cells),
+        order=order,
         tile_downsample=tile,
         stain_table=make_stain_table(tissue.colours) if config.view.normalise else None,
         slide=slide if keep_open else None,

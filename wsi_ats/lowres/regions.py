@@ -20,7 +20,7 @@ from wsi_ats.geometry import Box, Grid
 from wsi_ats.lowres.light import Rgb
 from wsi_ats.lowres.mask import Masks, masks_of
 from wsi_ats.lowres.pen import LEAST_PX
-from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue
+from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue, refuse_pen_everywhere
 from wsi_ats.lowres.tissue import BLACK, INK, STAINED, WHITE, Method, StainRule, shares_of, stain_rule
 from wsi_ats.lowres.view import LazyView, View
 
@@ -151,6 +151,7 @@ def find_regions(
     stain = stain_rule([view.pixels], method, background=background, pen=pen)
     rule = TissueRule(stain, min_object, min_hole, min_fraction)
     tissue, shares = rule.survey(view.pixels, side * fine.stride / view.stride)
+    refuse_pen_everywhere(name, shares)
     share = tissue.reshape(view.grid.rows, view.stride, view.grid.cols, view.stride).mean((1, 3)).ravel()
     regions = np.flatnonzero((share > 0) & (share >= min_fraction / side**2)).astype(np.int64)
     if not len(regions):

@@ -9,6 +9,9 @@ from wsi_ats.errors import NoTissueError
 PEN_NOTED = 1e-4
 """Share of pen from which a note says so."""
 
+MOST_PEN = 0.5
+"""Share of pen, black aside, that none has: what would be more is glass or tissue whose colours are taken for ink."""
+
 BLACK_NOTED = 0.05
 """Share of black from which a note says so."""
 
@@ -28,6 +31,11 @@ class ViewShares:
     blank: float = 0.0
     """The very colour that the reader fills with: transparent, not scanned, beyond the slide, or glass as white."""
 
+    @property
+    def is_pen_everywhere(self) -> bool:
+        """Whether more counts as pen than any pen covers."""
+        return self.pen > MOST_PEN * (1 - self.black)
+
     def as_dict(self) -> dict[str, float]:
         """The shares by name."""
         return {part.name: float(getattr(self, part.name)) for part in fields(self)}
@@ -39,7 +47,11 @@ class ViewShares:
     def notes(self) -> tuple[str, ...]:
         """Clauses on classes that may have a say in the answer."""
         notes = []
-        if self.pen >= PEN_NOTED:
+        if self.is_pen_everywhere:
+            notes.append(
+                f"{_percent(self.pen)} of the view would be pen, more than any pen covers: its colours are unusual"
+            )
+        elif self.pen >= PEN_NOTED:
             notes.append(f"pen on {_percent(self.pen)} of the view: left out of the tissue")
         if self.black >= BLACK_NOTED:
             notes.append(
@@ -50,6 +62,16 @@ class ViewShares:
 
 NOT_KNOWN = ViewShares()
 """Shares of a view that were not counted."""
+
+
+def refuse_pen_everywhere(name: str, shares: ViewShares) -> None:
+    """Raises NoTissueError where so much of slide `name` counts as pen that what is left cannot be trusted."""
+    if shares.is_pen_everywhere:
+        raise NoTissueError(
+            f"slide {name!r}: tissue cannot be told from pen; the view would be {shares}, and no pen covers more than "
+            f"{MOST_PEN:.0%} of what was scanned",
+            "look at the slide: where there is no pen on it, set tissue.pen=false; else scan it again",
+        )
 
 
 def no_tissue(name: str, shares: ViewShares, is_lit: bool, method: str, settings: str) -> NoTissueError:
@@ -67,7 +89,10 @@ def _remedy(shares: ViewShares, is_lit: bool, method: str) -> str:
     if shares.blank > 0.99:
         return "look at the slide: all of it is transparent, not scanned or overexposed"
     if not is_lit:
-        return "look at the slide: it is dark throughout, as fluorescence is; a bright-field stain is needed"
+        return (
+            "look at the slide: it is dark throughout, scanned with too little light, or as fluorescence is; a "
+            "bright-field stain is needed"
+        )
     if shares.pen > shares.tissue:
         return "look at the slide: if what counts as pen is tissue, set tissue.pen=false"
     if shares.tissue > 0:

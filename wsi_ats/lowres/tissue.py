@@ -21,11 +21,22 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from skimage.filters import threshold_otsu
 
 from wsi_ats.geometry import Box
-from wsi_ats.lowres.light import DARK, LUMA, WHITE_LIGHT, WHITE_LUMA, Light, Rgb, find_light, is_lit
+from wsi_ats.lowres.light import (
+    DARK,
+    LIT,
+    LUMA,
+    WHITE_LIGHT,
+    WHITE_LUMA,
+    Light,
+    Rgb,
+    find_lamp,
+    find_light,
+    is_lit,
+)
 from wsi_ats.lowres.mask import Bits, Masks, masks_of
 from wsi_ats.lowres.patches import PatchColours, Patches
 from wsi_ats.lowres.pen import LEAST_PX, MARGIN, NO_PEN, PenRule, find_pen
-from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue
+from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue, refuse_pen_everywhere
 from wsi_ats.lowres.view import LazyView, Read, View, boxes
 from wsi_ats.prefetch import prefetch
 
@@ -132,6 +143,7 @@ def find_tissue(
         view, read, background=background, method=method, min_object=min_object, min_hole=min_hole, pen=pen
     )
     cells, shares = _cells_of(mask, view, min_fraction)
+    refuse_pen_everywhere(name, shares)
     if not len(cells):
         settings = (
             f"min_object={min_object} px, min_hole={min_hole} px, min_fraction={min_fraction} of a cell"
@@ -189,20 +201,32 @@ def stain_rule(
 ) -> StainRule:
     """The rule of a view that comes in blocks; which does not matter, but that they have the patches of the view.
 
-    Blocks are walked over a second time in light that is far from ordinary. pen: whether ink is looked for.
+    Blocks are walked over again in light that is far from ordinary. pen: whether ink is looked for.
     """
     patches, counts = _count(blocks, method, WHITE_LIGHT, background)
-    light = shown = find_light(patches)
+    light = shown = _light_of(patches, blocks, method, background)
     if not light.is_ordinary:
         patches, counts = _count(blocks, method, light, background)
         shown = find_light(patches)
-    if not is_lit(patches):
-        return StainRule(method, np.zeros(len(counts.codes), bool), background=background)
+    if light.brightest < LIT or not is_lit(patches):
+        return StainRule(method, np.zeros(len(counts.codes), bool), light, background=background)
     stain = _stain_of_codes(method, counts, shown)
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
     stained = stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high)
     return StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
+
+
+def _light_of(
+    patches: PatchColours, blocks: Iterable[UInt8[np.ndarray, "h w 3"]], method: Method, background: Rgb
+) -> Light:
+    """The light of a view from its patches; where it is dim, from those that it would have in better light."""
+    lamp = find_lamp(patches)
+    if not lamp.is_ordinary:
+        seen = find_light(_count(blocks, method, lamp, background)[0])
+        if seen.glass is not None:
+            return Light(lamp.undone(seen.glass), lamp.brightest)
+    return Light(find_light(patches).glass, lamp.brightest)
 
 
 def _count(

@@ -154,10 +154,11 @@ def resolve_downsample(
         )
     if not min(wanted) >= 1 - MATCH:
         asked = f"{setting}.downsample={downsample}" if mpp is None else f"{setting}.mpp={mpp}"
-        own = "mpp unknown" if slide.mpp is None else f"{slide.mpp:.4g} um/px"
+        own = "mpp unknown" if slide.mpp is None else f"{slide.mpp:.4g} um/px, {slide.mpp_source}"
         raise SlideError(
-            f"slide {slide.name!r} ({own}) has no pixels as fine as {asked} asks for",
-            f"choose a coarser {setting}.mpp, or check the slide's mpp",
+            f"slide {slide.name!r} ({own}) has no pixels as fine as {asked} asks for{slide.mpp_doubts}",
+            f"choose a coarser {setting}.mpp, or check the slide's mpp: wrong by 2.54, it is of inches taken for "
+            "centimetres or the other way round, by 2, 4 or 16 that of another level (--override-mpp)",
         )
     return max(wanted[0], 1.0), max(wanted[1], 1.0)
 

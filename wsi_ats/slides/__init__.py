@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from wsi_ats.arguments import positive_number, whole_number
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Pair
 from wsi_ats.slides.base import OpenOptions, Slide, SlideAddress
@@ -47,9 +47,8 @@ def open_slide(
     >>> slide.read((-2, 0), (4, 1))[0, :, 0].tolist()  # what lies beyond the slide is background
     [255, 255, 240, 240]
     """
-    if isinstance(tolerate_bad_tiles, bool) or tolerate_bad_tiles < 0:
-        raise ConfigError(f"tolerate_bad_tiles={tolerate_bad_tiles} is not a number of tiles, 0 or more")
-    options = OpenOptions(_check_mpp(mpp), _check_mpp(default_mpp), srgb, tolerate_bad_tiles)
+    tolerated = whole_number("tolerate_bad_tiles", tolerate_bad_tiles, 0)
+    options = OpenOptions(_pair("mpp", mpp), _pair("default_mpp", default_mpp), bool(srgb), tolerated)
     if isinstance(source, str | Path):
         return open_path(str(source), name, options, backend)
     if backend not in (None, "memory"):
@@ -58,10 +57,11 @@ def open_slide(
     return MemoryAddress(tuple(levels), name or "array", options.mpp or options.default_mpp).open()
 
 
-def _check_mpp(mpp: float | int | Pair | None) -> tuple[float, float] | None:
+def _pair(name: str, mpp: float | int | Pair | None) -> tuple[float, float] | None:
     if mpp is None:
         return None
-    x, y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
-    if not (0 < x < math.inf and 0 < y < math.inf):
-        raise ConfigError(f"mpp={mpp} is not a positive number of micrometres per pixel")
-    return float(x), float(y)
+    values = tuple(mpp) if isinstance(mpp, tuple | list) else (mpp, mpp)
+    if len(values) != 2:
+        raise ConfigError(f"{name} is {mpp!r}; it must be one number, or two: (x, y)")
+    x, y = (positive_number(name, value, " of micrometres per pixel") for value in values)
+    return x, y

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from wsi_ats.arguments import positive_number, whole_number
 from wsi_ats.errors import ConfigError, MissingMppError
 from wsi_ats.geometry import MATCH, Box, Level, Pyramid, Region, Size
 from wsi_ats.slides import resample
@@ -145,7 +146,10 @@ class Slide(ABC):
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per level-0 px, mean of x and y; None where the slide does not say. Never guessed."""
+        """Micrometres per level-0 px, mean of x and y; None where the slide does not say. Never guessed.
+
+        `mpp_xy` has both; where they differ, `notes` and `repr` say so.
+        """
         return None if self.mpp_xy is None else sum(self.mpp_xy) / 2
 
     @property
@@ -187,7 +191,8 @@ class Slide(ABC):
         >>> slide.read((2, 0), (3, 1), level=1)[0, :, 0].tolist()  # from level-0 x = 2, every second px
         [2, 4, 6]
         """
-        region = Region(int(location[0]), int(location[1]), _size(size), self._level(level).index)
+        x, y = _two("location", location)
+        region = Region(x, y, _size(size), self._level(level).index)
         out = np.empty((region.size.height, region.size.width, 3), np.uint8)
         self._read_into([region], out[None])
         return out
@@ -234,14 +239,16 @@ class Slide(ABC):
             raise MissingMppError(
                 f"slide {self.name!r} has no mpp{self.mpp_doubts}", "open it with open_slide(..., mpp=...)"
             )
+        mpp = positive_number("mpp", mpp, " of micrometres per pixel")
         downsample = (mpp / self.mpp_xy[0], mpp / self.mpp_xy[1])
         if not min(downsample) >= 1 - MATCH:
             raise ConfigError(
                 f"mpp={mpp} is finer than slide {self.name!r}, which has {self.mpp} um/px",
                 f"ask for an mpp of at least {self.mpp}",
             )
-        corner = np.asarray([location], np.float64)
-        boxes = resample.read_boxes(self, corner, (int(size[0]), int(size[1])), downsample)
+        shape = _size(size)
+        corner = np.asarray([_two("location", location)], np.float64)
+        boxes = resample.read_boxes(self, corner, (shape.width, shape.height), downsample)
         return np.asarray(boxes[0])
 
     def dask(self, level: Whole = 0, chunk: int | None = None) -> Array:
@@ -259,7 +266,7 @@ class Slide(ABC):
         """
         from wsi_ats.slides.lazy import lazy_level
 
-        return lazy_level(self, int(level), chunk)
+        return lazy_level(self, whole_number("level", level), chunk)
 
     def tile_size(self, level: Whole = 0) -> tuple[int, int]:
         """Size (width, height) in px of what is decoded at a time: the sizes at whose multiples it is best to cut."""
@@ -294,9 +301,10 @@ class Slide(ABC):
         """The associated image of that name."""
 
     def _level(self, index: Whole) -> Level:
-        if not 0 <= index < len(self.levels):
+        number = whole_number("level", index)
+        if not 0 <= number < len(self.levels):
             raise ConfigError(f"level={index}: slide {self.name!r} has levels 0 to {len(self.levels) - 1}")
-        return self.levels[int(index)]
+        return self.levels[number]
 
     def _read_into(self, regions: Sequence[Region], out: UInt8[np.ndarray, "N h w 3"]) -> None:
         """Fill `out` with regions of one level: what lies inside from the slide, the rest with background."""
@@ -334,11 +342,23 @@ class Slide(ABC):
 
     def __repr__(self) -> str:
         width, height = self.size
-        mpp = "mpp unknown" if self.mpp is None else f"{self.mpp:.4g} um/px"
+        mpp = "mpp unknown"
+        if self.mpp_xy is not None:
+            sides = dict.fromkeys(f"{side:.4g}" for side in self.mpp_xy)
+            mpp = f"{' x '.join(sides)} um/px"
         return (
             f"<Slide {self.name!r}: {width} x {height} px, {len(self.levels)} levels, {mpp}, {self.backend}>"
         )
 
 
 def _size(size: tuple[Whole, Whole]) -> Size:
-    return Size(int(size[0]), int(size[1]))
+    return Size(*_two("size", size))
+
+
+def _two(name: str, pair: tuple[Whole, Whole]) -> tuple[int, int]:
+    """Two whole numbers, for x and y."""
+    try:
+        x, y = pair
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} is {pair!r}; it must be two whole numbers, of x and of y") from error
+    return whole_number(name, x), whole_number(name, y)

@@ -21,6 +21,7 @@ import numpy as np
 from dask.base import tokenize
 from jaxtyping import Int64, UInt8
 
+from wsi_ats.arguments import whole_number
 from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.geometry import Level
 
@@ -77,8 +78,7 @@ def lazy_level(slide: Readable, level: int = 0, chunk: int | None = None) -> da.
     levels = slide.levels
     if not 0 <= level < len(levels):
         raise ConfigError(f"level={level}: slide {slide.name!r} has levels 0 to {len(levels) - 1}")
-    if chunk is not None and chunk < 1:
-        raise ConfigError(f"chunk={chunk} px: it must be at least 1")
+    chunk = None if chunk is None else whole_number("chunk", chunk, 1)
     size = levels[level].size
     side_x, side_y = _sides(slide.tile_size(level), chunk)
     address = _bare(slide.address)

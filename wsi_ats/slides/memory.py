@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Level, Pyramid, Size
 from wsi_ats.slides.base import Slide, SlideAddress, SlideFacts
+from wsi_ats.slides.scale import scale_of
 
 GRID = 512
 """Pixels along each side, at least, that a digest is made of."""
@@ -54,8 +55,10 @@ class MemorySlide(Slide):
         if not self._levels:
             raise ConfigError(f"slide {address.name!r} has no levels", "give at least one array")
         pyramid = Pyramid.of_sizes([(level.shape[1], level.shape[0]) for level in self._levels])
-        source = "none" if address.mpp is None else "given"
-        super().__init__(address, SlideFacts(pyramid, address.mpp, source, properties={}))
+        scale = scale_of((), address.mpp)
+        super().__init__(
+            address, SlideFacts(pyramid, scale.mpp, scale.source, properties={}, notes=scale.notes)
+        )
 
     def close(self) -> None:
         """Release nothing: the arrays are the caller's."""

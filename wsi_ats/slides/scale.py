@@ -4,7 +4,8 @@ The sources, in the order in which they are believed; the first plausible one is
 
 1. `openslide.mpp-x` and `-y`, what OpenSlide makes of the vendor's fields; not where it made them of resolution tags;
 2. the vendor's fields themselves: Aperio, Philips, MIRAX, Ventana, Sakura, DICOM, Hamamatsu;
-3. the text of `tiff.ImageDescription`: Aperio's `|MPP = 0.4990|`, OME-XML (or the property `ome.xml`), Philips XML;
+3. the text of `tiff.ImageDescription`: Aperio's `|MPP = 0.4990|`, OME-XML (or the property `ome.xml`), Philips XML,
+   the unit in which ImageJ has written the resolution tags;
 4. the resolution tags of a TIFF, which any program may have written for print.
 
 Values that no slide has are passed over and nothing is ever guessed: where no source is left, there is no mpp. Whatever
@@ -25,6 +26,8 @@ Properties = Mapping[str, str]
 PLAUSIBLE_MPP = (0.05, 20.0)
 """Bounds of an mpp that is believed. What is coarser is a resolution for print (1200 to 72 dpi are 21 to 353 um/px) or
 a placeholder; overview images do have 20 to 100 um/px, but they are no slides, and no tile is read so coarsely."""
+SCANNED_MPP = (0.05, 2.5)
+"""Bounds of the mpp that slides are scanned at (60x and oil to 4x); what is believed beyond is told."""
 DISAGREE = 0.05
 """Share by which two sources, or the two sides of a pixel, may differ before the user is told."""
 FIELD = 10.0
@@ -43,6 +46,9 @@ DESCRIPTION = "tiff.ImageDescription"
 PHILIPS = "DICOM_PIXEL_SPACING"
 DICOM = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing"
 MIRAX = "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_"
+IMAGEJ = re.compile(r"^unit=(.*)$", re.M)
+IMAGEJ_UNITS = {"micron": "um", "microns": "um", "micrometer": "um", "micrometre": "um"}
+"""Names that ImageJ has for a micrometre."""
 APERIO = re.compile(r"\|\s*(MPP|AppMag)\s*=\s*([^|]*)")
 
 
@@ -73,11 +79,13 @@ def scale_of(
     given: Pair | None = None,
     default: Pair | None = None,
     power: float | int | None = None,
+    unread: Sequence[str] = (),
 ) -> Scale:
     """The scale that holds: the one that was given, else the best statement of the slide, else the default.
 
     readings: what the slide states, best first. given, default: micrometres per level-0 px (x, y), from the user.
     power: of the objective, where the slide says it; it is no scale, and only told where it contradicts one.
+    unread: clauses on what else it says (`unread_of`), told where there is no scale.
 
     >>> stated = [Reading((0.5, 0.5), "aperio.MPP"), Reading((0.25, 0.25), "tiff.XResolution")]
     >>> scale_of(stated, default=(1.0, 1.0))
@@ -92,16 +100,18 @@ def scale_of(
         differing = [str(r) for r in believed if _differ(r.mpp, given)]
         start = f"mpp {given[0]:.4g} x {given[1]:.4g} was given"
         conflict = (f"{start}, {'; '.join(differing)}",) if differing else ()
-        return Scale(given, "given", conflict + _unlikely(given, power))
+        told = (*conflict, *_oblong(Reading((float(given[0]), float(given[1])), "the given mpp")))
+        return Scale(given, "given", (*told, *_coarse(given), *_unlikely(given, power)))
     if believed:
         best = believed[0]
         told = tuple(str(r) for r in believed if _differ(r.mpp, best.mpp))
         doubted = tuple(_doubt(r) for r in readings if not _is_plausible(r) and r.source != TAGS)
-        return Scale(best.mpp, best.source, told + doubted + _oblong(best) + _unlikely(best.mpp, power))
+        told += doubted + _oblong(best) + _coarse(best.mpp) + _unlikely(best.mpp, power)
+        return Scale(best.mpp, best.source, told)
     doubted = tuple(map(_doubt, readings))
     if default is None:
-        return Scale(None, "none", doubted)
-    return Scale(default, "given as default", doubted + _unlikely(default, power))
+        return Scale(None, "none", doubted + tuple(unread))
+    return Scale(default, "given as default", doubted + _coarse(default) + _unlikely(default, power))
 
 
 def _doubt(reading: Reading) -> str:
@@ -111,6 +121,17 @@ def _doubt(reading: Reading) -> str:
 def _oblong(reading: Reading) -> tuple[str, ...]:
     x, y = reading.mpp
     return (f"pixels are not square: {reading}",) if _differ((x, x), (y, y)) else ()
+
+
+def _coarse(mpp: Pair) -> tuple[str, ...]:
+    """A clause where the scale is none that slides are scanned at."""
+    if all(SCANNED_MPP[0] <= side <= SCANNED_MPP[1] for side in mpp):
+        return ()
+    low, high = SCANNED_MPP
+    return (
+        f"{mpp[0]:.4g} x {mpp[1]:.4g} um/px is implausible for a scanned slide ({low:g} to {high:g}): perhaps that of "
+        "a smaller level, of another unit, or of inches taken for centimetres",
+    )
 
 
 def _unlikely(mpp: Pair, power: float | int | None) -> tuple[str, ...]:
@@ -130,6 +151,18 @@ def readings_of(properties: Properties) -> list[Reading]:
     """
     found = ((source, read(properties)) for source, read in SOURCES)
     return [Reading(mpp, source) for source, mpp in found if all(mpp)]
+
+
+def unread_of(properties: Properties) -> tuple[str, ...]:
+    """Clauses on resolution tags that state no scale, since their unit is none."""
+    tags = [properties.get(f"tiff.{axis}Resolution", "") for axis in "XY"]
+    x, y = map(_positive, tags)
+    if not (x and y) or (x, y) == (1.0, 1.0) or all(_tags(properties)) or all(_imagej(properties)):
+        return ()
+    unit = properties.get("tiff.ResolutionUnit", "unknown")
+    of_imagej = _imagej_unit(properties)
+    known = f"unit {unit!r}" + (f", unit {of_imagej!r} of ImageJ" if of_imagej else "")
+    return (f"tiff.XResolution is {x:.4g} x {y:.4g} ({known}), which says nothing in um/px",)
 
 
 def magnification_of(properties: Properties) -> tuple[float | None, str]:
@@ -190,6 +223,21 @@ def _tags(properties: Properties) -> tuple[float, float]:
     unit = TIFF_UNITS.get(properties.get("tiff.ResolutionUnit", ""), 0.0)
     x, y = (_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
     return (unit / x, unit / y) if x and y else (0.0, 0.0)
+
+
+def _imagej(properties: Properties) -> tuple[float, float]:
+    """Resolution tags in the unit that ImageJ writes into the description."""
+    unit = OME_UNITS.get(_imagej_unit(properties), 0.0)
+    x, y = (_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    return (unit / x, unit / y) if x and y else (0.0, 0.0)
+
+
+def _imagej_unit(properties: Properties) -> str:
+    """`ImageJ=1.54f\nunit=micron\n...`: the unit, named as OME-XML has it where it is of length; "" for none."""
+    text = properties.get(DESCRIPTION, "")
+    found = IMAGEJ.search(text) if text.startswith("ImageJ=") else None
+    unit = found[1].strip().replace("\\u00B5", "µ") if found else ""
+    return IMAGEJ_UNITS.get(unit.lower(), unit)
 
 
 def _hamamatsu(properties: Properties) -> tuple[float, float]:
@@ -297,6 +345,7 @@ SOURCES: tuple[tuple[str, Callable[[Properties], tuple[float, float]]], ...] = (
     (f"{DESCRIPTION}: MPP", _aperio_text),
     ("OME-XML PhysicalSizeX", _ome),
     (f"{DESCRIPTION}: {PHILIPS}", _philips_text),
+    (f"{DESCRIPTION}: unit of ImageJ", _imagej),
     (TAGS, _tags),
 )
 """Each source by its name and how it is read: micrometres per px (x, y), 0 where it does not say."""

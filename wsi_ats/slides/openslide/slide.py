@@ -23,7 +23,7 @@ from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, Rgb, Slide, SlideA
 from wsi_ats.slides.content import digest_of
 from wsi_ats.slides.openslide.admission import Choice, admitted, check_values, choose_levels, properties_in
 from wsi_ats.slides.openslide.exact import common, spans, tile_size, tiles_under, window
-from wsi_ats.slides.scale import expected_power, readings_of, scale_of
+from wsi_ats.slides.scale import expected_power, readings_of, scale_of, unread_of
 from wsi_ats.slides.storage.local import refuse_irregular
 from wsi_ats.slides.tiff.families import Contents
 from wsi_ats.slides.tiff.tags import Refused
@@ -285,7 +285,8 @@ def _cache(pid: int) -> openslide.OpenSlideCache:
 def _facts(handle: openslide.OpenSlide, address: OpenSlideAddress, choice: Choice) -> SlideFacts:
     properties = properties_in(handle)
     power = expected_power(properties)
-    scale = scale_of(readings_of(properties), address.options.mpp, address.options.default_mpp, power)
+    stated, unread = readings_of(properties), unread_of(properties)
+    scale = scale_of(stated, address.options.mpp, address.options.default_mpp, power, unread)
     return SlideFacts(
         pyramid=Pyramid.of_sizes([handle.level_dimensions[level] for level in choice.levels]),
         mpp_xy=scale.mpp,

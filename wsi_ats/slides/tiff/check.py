@@ -81,8 +81,8 @@ def _chosen(index: TiffIndex) -> dict[str, str]:
 def _compare_levels(handle: openslide.OpenSlide, index: TiffIndex) -> None:
     """Raises UnsupportedLayout where OpenSlide lacks a level. What it has beside them is no level: see `families`."""
     sizes = [(level.width, level.height) for level in index.levels]
-    # Levels of an OME-TIFF in SubIFDs are unknown to OpenSlide.
-    if index.family != "OME-TIFF" and not set(sizes) <= set(handle.level_dimensions):
+    # Levels of an OME-TIFF in SubIFDs are unknown to OpenSlide, as are those of a TIFF that do not say what they are.
+    if VENDORS[index.family] != "generic-tiff" and not set(sizes) <= set(handle.level_dimensions):
         raise UnsupportedLayout(f"OpenSlide has levels of {handle.level_dimensions} px, not {tuple(sizes)}")
 
 

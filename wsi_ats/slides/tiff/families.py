@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from xml.etree import ElementTree
 
+from wsi_ats.geometry import is_shrunk
 from wsi_ats.slides.channels import BRIGHT_FIELD, Channel, are_rgb, named
 from wsi_ats.slides.codecs import APERIO_YCBCR, JPEG, JPEG2000, said_colours
 from wsi_ats.slides.ome import OmeImage, ome_images
@@ -171,7 +172,8 @@ def _aperio_name(picture: Picture) -> str:
 
 
 def _generic(pictures: Sequence[Picture]) -> Contents:
-    """Tiled images that say they are reduced are levels of the largest one."""
+    """Tiled images that say they are reduced are levels of the largest one; so are those behind it that say nothing of
+    themselves and are smaller by a whole number."""
     main = largest(_tiled([picture for picture in pictures if picture.tiled], pictures))
     names = {picture.number: _generic_name(picture) for picture in pictures if picture is not main}
     striped = largest([main, *(each for each in pictures if not each.tiled and not names[each.number])])
@@ -180,9 +182,21 @@ def _generic(pictures: Sequence[Picture]) -> Contents:
     candidates = [
         picture
         for picture in pictures
-        if picture.tiled and picture.directory.whole(Tag.SUBFILE_TYPE) & (REDUCED | MASK) == REDUCED
+        if picture.tiled
+        and (_is_reduced(picture) or (not names.get(picture.number) and _is_shrunk(picture, main)))
     ]
     return _contents("generic TIFF", main, candidates, pictures, names)
+
+
+def _is_reduced(picture: Picture) -> bool:
+    """Whether an image says that it is a smaller version of another one."""
+    return picture.directory.whole(Tag.SUBFILE_TYPE) & (REDUCED | MASK) == REDUCED
+
+
+def _is_shrunk(picture: Picture, main: Picture) -> bool:
+    """Whether an image that says nothing of itself is behind the main one, and smaller by a whole number."""
+    says = picture.directory.whole(Tag.SUBFILE_TYPE)
+    return says == 0 and picture.number > main.number and is_shrunk(main.size, picture.size)
 
 
 def _generic_name(picture: Picture) -> str:
@@ -328,7 +342,10 @@ def _ome(tiff: Tiff, pictures: Sequence[Picture], root: ElementTree.Element) -> 
         properties_of(main.directory)
         | {"tiff.ImageDescription": pictures[0].directory.text(Tag.DESCRIPTION)}
         | {OME_IMAGE: str(chosen.number)},
-        tuple(_told_of_ome(main, chosen, len(levels) - 1, [*_together(below), *reduced])),
+        (
+            *_told_of_ome(main, chosen, len(levels) - 1, [*_together(below), *reduced]),
+            *_told_alike(main, [pictures[number] for number in others if number not in taken]),
+        ),
         f", the first of {chosen.z * chosen.t} planes" if chosen.z * chosen.t > 1 else "",
     )
 
@@ -371,7 +388,7 @@ def _behind(page: Picture, images: Sequence[OmeImage], pictures: Sequence[Pictur
     for picture in pictures[page.number + 1 :]:
         if picture.number in starts:
             break
-        if picture.tiled and picture.directory.whole(Tag.SUBFILE_TYPE) & (REDUCED | MASK) == REDUCED:
+        if picture.tiled and _is_reduced(picture):
             found.append(picture)
     return found
 
@@ -392,6 +409,16 @@ def _told_of_ome(main: Picture, image: OmeImage, levels: int, candidates: Sequen
         yield f"OME-XML says {image.size[0]} x {image.size[1]} px of {main}, so its scale may be of another image"
     if levels < len(candidates):
         yield f"{len(candidates) - levels} smaller image(s) left out: no level of {main}"
+
+
+def _told_alike(main: Picture, others: Sequence[Picture]) -> Iterator[str]:
+    """A clause on images that could be levels and that the XML has as images of their own."""
+    alike = [other for other in others if other.tiled and is_shrunk(main.size, other.size)]
+    if alike:
+        yield (
+            f"{', '.join(map(str, alike[:MANY]))} could be levels of {main}, but are images of their own by the "
+            "OME-XML: left out"
+        )
 
 
 def _refuse_empty_tiles(levels: Sequence[TiffImage]) -> None:

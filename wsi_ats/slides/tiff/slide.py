@@ -20,7 +20,7 @@ from wsi_ats.slides.base import DEFAULTS, WHITE, OpenOptions, SlideAddress, Slid
 from wsi_ats.slides.codecs import APERIO_YCBCR
 from wsi_ats.slides.content import digest_of
 from wsi_ats.slides.openslide.slide import opaque
-from wsi_ats.slides.scale import expected_power, readings_of, scale_of
+from wsi_ats.slides.scale import expected_power, readings_of, scale_of, unread_of
 from wsi_ats.slides.storage.opening import ByteSource, open_source
 from wsi_ats.slides.tiff import cache as tiff_cache
 from wsi_ats.slides.tiff.check import compared
@@ -184,7 +184,8 @@ def _remote_index(source: ByteSource) -> TiffIndex:
 def _facts(address: TiffAddress, index: TiffIndex) -> SlideFacts:
     options = address.options
     power = expected_power(index.properties)
-    scale = scale_of(readings_of(index.properties), options.mpp, options.default_mpp, power)
+    stated, unread = readings_of(index.properties), unread_of(index.properties)
+    scale = scale_of(stated, options.mpp, options.default_mpp, power, unread)
     return SlideFacts(
         pyramid=Pyramid.of_sizes([(level.width, level.height) for level in index.levels]),
         mpp_xy=scale.mpp,
