@@ -45,8 +45,8 @@ module is named beside its folder, it stands on a floor of its own."""
 
 PIXELS = (
     "shown regular process errors arguments output atomic cache prefetch settings stopwatch catalogue geometry reading "
-    "slides statistics synthetic tiles lowres convert manifest config heatmap prediction features.published features.settings "
-    "features.segment features.store tasks.answer tasks.texts tasks.weights tasks.settings"
+    "slides statistics synthetic tiles lowres convert manifest config heatmap prediction features.published "
+    "features.settings features.segment features.store tasks.answer tasks.texts tasks.weights tasks.settings"
 )
 """The arm that reads slides: never torch."""
 TENSORS = (
