@@ -199,6 +199,8 @@ class TrainSettings(Section):
     """Epochs without a better validation AUC before training stops, counted from the end of the warm-up."""
     batch: int = Field(default=4, ge=1, le=10_000)
     """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
+    accumulate: int = Field(default=1, ge=1, le=10_000)
+    """Batches whose gradients are added up for a step: a larger batch in the memory of a smaller one."""
     lr: float = Field(default=3e-3, gt=0, le=10)
     """Learning rate of features, score and head (AdamW); the rates fall to zero along a cosine over the epochs."""
     lr_attention: float = Field(default=1e-2, gt=0, le=10)

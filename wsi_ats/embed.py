@@ -30,13 +30,15 @@ def tile_features(
     cache: TileCache,
     *,
     settings: str = "",
+    half: bool = False,
     augment: Augment | None = None,
 ) -> Float[Tensor, "M D"]:
     """Features (M, D) of all drawn tiles, slide after slide, in one pass of the network.
 
     px: side of a tile. cache: keeps the pixels or, where the network is frozen, its features; these also on disk.
-    settings: what the network works by beside its weights. augment: changes the tiles, (M, 3, h, w) in [0, 1], before
-    a network that learns sees them. Raises `SlideError` where a slide cannot be read.
+    settings: what the network works by beside its weights. half: whether it computes in bfloat16. augment: changes the
+    tiles, (M, 3, h, w) in [0, 1], before a network that learns sees them. Raises `SlideError` where a slide cannot be
+    read.
     """
     slides = [d.slide for d in drawn]
     owners = np.repeat(np.arange(len(drawn)), [len(d.draws) for d in drawn])
@@ -51,15 +53,19 @@ def tile_features(
         pairs = zip(owners.tolist(), cells.tolist(), strict=True)
         return [slides[owner].key(cell, *places[owner], stored=stored) for owner, cell in pairs]
 
+    def features_of(tiles: Float[Tensor, "M 3 h w"]) -> Float[Tensor, "M D"]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            features: Tensor = network(tiles)
+        return features.float()
+
     if network.frozen:
         names = keys("features", fingerprint(network, settings), device.type, stored=True)
         made = cache.get_or_make(
-            names, lambda new: network(_tensor(read(new), device)).detach().cpu().numpy()
+            names, lambda new: features_of(_tensor(read(new), device)).detach().cpu().numpy()
         )
         return torch.from_numpy(made).to(device)
     tiles = _tensor(cache.get_or_make(keys("tiles", stored=False), read), device)
-    features: Tensor = network(tiles if augment is None else augment(tiles))
-    return features
+    return features_of(tiles if augment is None else augment(tiles))
 
 
 def in_chunks(known: Drawn, cells: Int64[Tensor, " M"]) -> list[Drawn]:

@@ -104,7 +104,8 @@ class AttentionSampler(nn.Module):
     def raw_features(self, drawn: Sequence[Drawn], augment: Augment | None = None) -> Float[Tensor, "M D"]:
         """Features of all drawn tiles, slide after slide, before they are standardised."""
         px, how = self.config.tile.px, self.config.features.fingerprint
-        return tile_features(self.features, drawn, px, self.cache, settings=how, augment=augment)
+        half = self.config.features.precision == "bfloat16"
+        return tile_features(self.features, drawn, px, self.cache, settings=how, half=half, augment=augment)
 
     def estimate(self, drawn: Drawn, features: Float[Tensor, "N D"]) -> Summary:
         """The slide's summary Phi from the vectors of its drawn tiles, refined by their scores where there are any."""

@@ -290,3 +290,31 @@ def test_a_step_without_its_own_knobs_is_forward(rows: list[Row], trained: Path)
     generators = [generator_for(0, 0, example.slide) for example in batch]
     estimates = model([example.prepared for example in batch], generators)
     assert torch.equal(module._loss(estimates, batch), loss)
+
+
+def test_gradients_that_are_added_up_are_those_of_the_larger_batch(rows: list[Row], tmp_path: Path) -> None:
+    same = ("train.epochs=1", "train.augment=false")
+    train(rows, settings("train.batch=6", *same), tmp_path / "large", say=silent)
+    train(rows, settings("train.batch=2", "train.accumulate=3", *same), tmp_path / "small", say=silent)
+    train(rows, settings("train.batch=2", *same), tmp_path / "steps", say=silent)
+    large, small, steps = (
+        weights(tmp_path / name / "model/model.safetensors") for name in ("large", "small", "steps")
+    )
+    learned = [key for key in large if key.endswith((".weight", ".bias"))]
+
+    def apart(some: dict[str, torch.Tensor]) -> float:
+        """Median difference of the weights: of a few the first step of Adam is the sign of next to nothing."""
+        return float(torch.cat([(some[key] - large[key]).abs().flatten() for key in learned]).median())
+
+    assert apart(small) < 1e-5
+    assert apart(steps) > 1e-4
+
+
+def test_half_precision_learns_much_the_same(rows: list[Row], tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / precision
+        train(rows, settings("train.epochs=1", f"features.precision={precision}"), out, say=silent)
+        losses[precision] = float(table(out / "log.csv")[0]["loss"])
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["bfloat16"] != losses["float32"]

@@ -236,6 +236,7 @@ def _trainer(config: Config, keeper: EpochCheckpoint) -> pl.Trainer:
         devices=1,
         max_epochs=config.train.epochs,
         gradient_clip_val=config.train.clip,
+        accumulate_grad_batches=config.train.accumulate,
         callbacks=[keeper],
         # Its own environment, also inside a SLURM job: one process needs no help of the job's manager. There, Lightning
         # also goes on from a state that another program of its kind left in the working folder: ours has none.
