@@ -42,7 +42,7 @@ from wsi_ats.batch.tables import write_tables
 from wsi_ats.batch.twins import once_each, with_known_twins
 from wsi_ats.catalogue import is_random
 from wsi_ats.errors import ConfigError, Failure, WsiAtsError
-from wsi_ats.output import OutputError, writing
+from wsi_ats.output import OutputError, make_folder, writing
 from wsi_ats.shown import public_url
 
 POLL = 0.5
@@ -397,10 +397,7 @@ class _RunLog:
 
 def _make_folder(out: Path) -> Path:
     """Make the output folder ready, and find out whether it can be written to before anything is computed for it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+    make_folder(out)
     slides = out / "slides"
     if slides.is_symlink():
         raise ConfigError(

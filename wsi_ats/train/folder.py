@@ -23,7 +23,7 @@ from wsi_ats.atomic import remove_temporaries, write_atomic
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
-from wsi_ats.output import writing
+from wsi_ats.output import make_folder, remedy_for, writing
 from wsi_ats.shown import cell
 from wsi_ats.tasks.answer import values_named
 from wsi_ats.tasks.metrics import Interval
@@ -100,11 +100,13 @@ def alone_in(out: Path) -> Iterator[None]:
 
     Raises `ConfigError` where the folder cannot be made, or another process trains in it.
     """
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+        raise ConfigError(
+            f"output folder {out} cannot be read: {error.strerror}", remedy_for(error.errno)
+        ) from error
     try:
         _lock(folder, out)
         yield
