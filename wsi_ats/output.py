@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,6 +87,19 @@ def make_folder(place: Path) -> None:
         raise ConfigError(
             f"output folder {place} cannot be made: {error.strerror}", remedy_for(error.errno)
         ) from error
+
+
+def check_within(out: Path, files: Iterable[str], folders: Iterable[str]) -> None:
+    """Find out whether what is to be written into `out` can have its names.
+
+    Raises `OutputError` where a folder lies in the place of one of `files`, `ConfigError` where something else lies in
+    that of one of `folders`.
+    """
+    for path in (out / name for name in files):
+        if is_folder(path):
+            raise OutputError.of(path, errno.EISDIR)
+    for path in (out / name for name in folders):
+        check_folder(path)
 
 
 @contextmanager

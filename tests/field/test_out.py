@@ -138,3 +138,19 @@ def test_a_folder_that_may_only_be_read_is_told(
     assert said[1].startswith(
         "  Remedy: make the file system writable, or choose another place; then give the"
     )
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "model", "run.json", "validation.csv", "log.csv"])
+def test_what_lies_in_the_place_of_a_result_of_training_is_told_first(
+    place: Path, nothing_is_computed: None, what: str
+) -> None:
+    at = place / "new" / what
+    if at.suffix:
+        at.mkdir(parents=True)
+    else:
+        at.parent.mkdir()
+        at.touch()
+    said = run(*COMMANDS["train"], "new", status=2).stderr
+    rule = "cannot be written: Is a directory" if at.suffix else "is a file, not a folder"
+    assert f"new/{what} {rule}" in said
+    assert [path.name for path in at.parent.iterdir()] == [what]

@@ -23,7 +23,7 @@ from wsi_ats.atomic import remove_temporaries, write_atomic
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
-from wsi_ats.output import make_folder, remedy_for, writing
+from wsi_ats.output import check_within, make_folder, remedy_for, writing
 from wsi_ats.shown import cell
 from wsi_ats.tasks.answer import values_named
 from wsi_ats.tasks.metrics import Interval
@@ -31,17 +31,17 @@ from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.card import Trained
 
-OWN = (
+FILES = (
     "run.json",
     "config.toml",
     "slides.csv",
     "failures.csv",
     "log.csv",
     "validation.csv",
-    "checkpoints",
-    "model",
 )
-"""Names of what a run writes. `run.json` comes last: it says that the run is finished."""
+"""Names of the files that a run writes. `run.json` comes last: it says that the run is finished."""
+FOLDERS = ("checkpoints", "model")
+"""Names of the folders that a run writes."""
 
 
 def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bool) -> None:
@@ -75,8 +75,9 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
             raise ConfigError(f"{out} holds a finished run", remedy)
     elif settings.exists() and not _is_of(settings, slides, config, table):
         remove_run(out)  # a start that failed, of which nothing is worth keeping
+    check_within(out, FILES, FOLDERS)
     with writing(out):
-        for folder in (out, out / "checkpoints", out / "model"):
+        for folder in (out, *(out / name for name in FOLDERS)):
             remove_temporaries(folder)
         write_atomic(slides, table)
         save_config(config, settings)
@@ -130,7 +131,7 @@ def _lock(folder: int, out: Path) -> None:
 def remove_run(out: Path) -> None:
     """Delete what a run writes, and nothing else that lies there."""
     with writing(out):
-        for path in (out / name for name in OWN):
+        for path in (out / name for name in (*FILES, *FOLDERS)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
