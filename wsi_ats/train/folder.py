@@ -23,7 +23,7 @@ from wsi_ats.atomic import remove_temporaries, write_atomic
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
-from wsi_ats.output import writing
+from wsi_ats.output import check_within, make_folder, remedy_for, writing
 from wsi_ats.shown import cell
 from wsi_ats.tasks.answer import values_named
 from wsi_ats.tasks.metrics import Interval
@@ -42,6 +42,8 @@ OWN = (
     "run.json",
 )
 """Names of what a run writes, in that order. `run.json` comes last: it says that the run is finished."""
+FOLDERS = ("checkpoints", "model")
+"""Those that are folders."""
 COLUMNS = [field.name for field in fields(Failure)]
 """Columns of failures.csv."""
 
@@ -88,8 +90,9 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
             raise ConfigError(f"{out} holds a finished run", remedy)
     elif settings.exists() and not _is_of(settings, slides, config, table):
         remove_run(out)  # a start that failed, of which nothing is worth keeping
+    check_within(out, [name for name in OWN if name not in FOLDERS], FOLDERS)
     with writing(out):
-        for folder in (out, out / "checkpoints", out / "model"):
+        for folder in (out, *(out / name for name in FOLDERS)):
             remove_temporaries(folder)
         write_atomic(slides, table)
         save_config(config, settings)
@@ -114,11 +117,13 @@ def alone_in(out: Path) -> Iterator[None]:
 
     Raises `ConfigError` where the folder cannot be made, or another process trains in it.
     """
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+        raise ConfigError(
+            f"output folder {out} cannot be read: {error.strerror}", remedy_for(error.errno)
+        ) from error
     try:
         _lock(folder, out)
         yield
