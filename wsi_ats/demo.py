@@ -19,6 +19,7 @@ from wsi_ats.errors import WsiAtsError
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import load_model
+from wsi_ats.output import make_folder, writing
 from wsi_ats.prediction import Prediction
 from wsi_ats.statistics.interval import Interval
 from wsi_ats.statistics.metrics import auc_interval
@@ -121,7 +122,10 @@ def run_demo(
     """Make `out/slides`, train `out/run/model`, predict the test slides into `out/out`."""
     start = time.perf_counter()
     cohort = cohort or Cohort()
-    rows = read_manifest(make_slides(out / "slides", cohort, seed, workers, say))
+    make_folder(out)
+    with writing(out):
+        manifest = make_slides(out / "slides", cohort, seed, workers, say)
+    rows = read_manifest(manifest)
     model = train(rows, demo_config(seed, epochs), out / "run", say=say, overwrite=True).folder
     test = [row for row in rows if row.split == "test"]
     say(f"classifying {len(test)} slides that were not trained on, in {workers} processes")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wsi_ats.errors import WsiAtsError
+from wsi_ats.errors import ConfigError, WsiAtsError
+from wsi_ats.regular import is_folder, kind_of
 
 REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT): "make room there",
@@ -23,7 +24,10 @@ REMEDIES = {
     (errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN): (
         "see that it is there still: not moved, not deleted, its disk mounted and well"
     ),
-    (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP): "move what lies there out of the way",
+    (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP): (
+        "give another name, or move what lies there out of the way"
+    ),
+    (errno.ENAMETOOLONG,): "give a shorter name",
 }
 """What to do about an error of the system, by its number."""
 
@@ -42,11 +46,60 @@ class OutputError(WsiAtsError):
     @classmethod
     def of(cls, place: Path | str, number: int) -> OutputError:
         """The output error that an error of the system, by its number, means for `place`."""
-        remedy = next((text for numbers, text in REMEDIES.items() if number in numbers), "see to its disk")
         return cls(
             f"{place} cannot be written: {os.strerror(number)}",
-            remedy=f"{remedy}; then give the same command again: what is done is kept",
+            remedy=f"{remedy_for(number)}; then give the same command again: what is done is kept",
         )
+
+
+def remedy_for(number: int | None) -> str:
+    """What to do about an error of the system, by its number.
+
+    >>> remedy_for(errno.ENOSPC)
+    'make room there'
+    """
+    return next((text for numbers, text in REMEDIES.items() if number in numbers), "see to its disk")
+
+
+def check_folder(place: Path) -> None:
+    """Raise `ConfigError` where no folder can be at `place`: it, or what it is in, is something else.
+
+    >>> check_folder(Path("/dev/null/out"))
+    Traceback (most recent call last):
+    ...
+    wsi_ats.errors.ConfigError: output folder /dev/null/out cannot be made: /dev/null is a device, not a folder
+      Remedy: give the name of a folder, one that is there or a new one, in a folder
+    """
+    lowest = next((path for path in (place, *place.parents) if os.path.lexists(path)), None)
+    if lowest is not None and not is_folder(lowest):
+        raise ConfigError(
+            f"output folder {place} cannot be made: {lowest} is {kind_of(lowest)}, not a folder",
+            remedy="give the name of a folder, one that is there or a new one, in a folder",
+        )
+
+
+def make_folder(place: Path) -> None:
+    """Make the folder that results go to, and those it is in. Raises `ConfigError` where it cannot be made."""
+    check_folder(place)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output folder {place} cannot be made: {error.strerror}", remedy_for(error.errno)
+        ) from error
+
+
+def check_within(out: Path, files: Iterable[str], folders: Iterable[str]) -> None:
+    """Find out whether what is to be written into `out` can have its names.
+
+    Raises `OutputError` where a folder lies in the place of one of `files`, `ConfigError` where something else lies in
+    that of one of `folders`.
+    """
+    for path in (out / name for name in files):
+        if is_folder(path):
+            raise OutputError.of(path, errno.EISDIR)
+    for path in (out / name for name in folders):
+        check_folder(path)
 
 
 @contextmanager
@@ -67,7 +120,7 @@ def writing(place: Path | str) -> Iterator[None]:
 
 def _number(error: BaseException) -> int | None:
     """Number of the error of the system behind an error; None where there is none, or where it is not known."""
-    found = re.search(r"(?:errno = |os error )(\d+)", str(error))  # h5py and safetensors
+    found = re.search(r"os error (\d+)", str(error))  # safetensors
     if isinstance(error, OSError):
         return error.errno or (int(found[1]) if found else errno.EIO)
     if found is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 """Flags of opening; O_NONBLOCK, for a pipe that takes the file's place between the look at it and its opening."""
 KINDS = (
+    (stat.S_ISREG, "a file"),
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -47,6 +48,19 @@ def is_folder(path: Path | str) -> bool:
         return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116
     except (OSError, ValueError):
         return False
+
+
+def kind_of(path: Path | str) -> str:
+    """What is at `path`, in words; links are followed.
+
+    >>> kind_of("/dev/null"), kind_of("/"), kind_of("nowhere")
+    ('a device', 'a folder', 'a link to nothing, or out of sight')
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except (OSError, ValueError):
+        return "a link to nothing, or out of sight"
+    return _kind(mode)
 
 
 def open_descriptor(path: Path | str) -> int:
@@ -83,6 +97,10 @@ def read_regular(path: Path | str, most: int) -> bytes:
 
 def _check(facts: os.stat_result, path: Path | str) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        kind = next((name for is_it, name in KINDS if is_it(facts.st_mode)), "something else")
+        kind = _kind(facts.st_mode)
         code = errno.EISDIR if kind == "a folder" else errno.EINVAL
         raise OSError(code, f"it is {kind}, not a regular file", str(path))
+
+
+def _kind(mode: int) -> str:
+    return next((name for is_it, name in KINDS if is_it(mode)), "something else")

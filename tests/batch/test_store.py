@@ -22,7 +22,7 @@ import pytest
 from tests.test_prediction import make_prediction
 from wsi_ats.atomic import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.batch import claim as claims
-from wsi_ats.batch.attention_file import write_attention
+from wsi_ats.batch.attention_file import encode_attention
 from wsi_ats.batch.claim import Holder, acquire, look
 from wsi_ats.batch.records import Result, read_record
 from wsi_ats.batch.store import SlideStore, folder_name, read_prediction
@@ -117,7 +117,7 @@ def assert_same(one: object, other: object, order: np.ndarray) -> None:
 
 def test_attention_file_has_tridents_layout(tmp_path: Path) -> None:
     prediction = make_prediction((1000, 700), 100.0)
-    write_attention(tmp_path / "a.h5", prediction)
+    (tmp_path / "a.h5").write_bytes(encode_attention(prediction))
     with h5py.File(tmp_path / "a.h5") as file:
         coords = file["coords"][:]
         assert coords.dtype == np.int64
@@ -148,7 +148,7 @@ def test_attention_file_has_tridents_layout(tmp_path: Path) -> None:
 
 
 def test_magnification_is_never_guessed(tmp_path: Path) -> None:
-    write_attention(tmp_path / "a.h5", make_prediction(mpp=None))
+    (tmp_path / "a.h5").write_bytes(encode_attention(make_prediction(mpp=None)))
     with h5py.File(tmp_path / "a.h5") as file:
         assert np.isnan([file.attrs["target_magnification"], file.attrs["level0_magnification"]]).all()
 

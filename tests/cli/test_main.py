@@ -55,7 +55,7 @@ from wsi_ats.config import Config, parse_config
         (["info", "gone.svs"], "'gone.svs' cannot be opened"),
         (["info", "slides/manifest.csv"], "manifest.csv is a table of 13 slide"),
         (["config", "--set", "speed.limit=3"], "no such setting"),
-        (["config", "--out", "slides/test_0.tif/c.toml"], "cannot be written"),
+        (["config", "--out", "slides/test_0.tif/c.toml"], "test_0.tif is a file, not a folder"),
     ],
 )
 def test_a_wrong_command_is_status_2_and_one_clear_message(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_prediction import make_prediction
-from wsi_ats.batch.attention_file import write_attention
+from wsi_ats.batch.attention_file import encode_attention
 from wsi_ats.prediction import Prediction
 
 WRITTEN_BY_TRIDENT = {
@@ -30,7 +30,7 @@ def read_as_trident_does(path: Path) -> tuple[dict[str, object], np.ndarray]:
 
 def attributes_of(prediction: Prediction) -> tuple[dict[str, object], np.ndarray]:
     with TemporaryDirectory() as folder:
-        write_attention(Path(folder) / "attention.h5", prediction)
+        (Path(folder) / "attention.h5").write_bytes(encode_attention(prediction))
         return read_as_trident_does(Path(folder) / "attention.h5")
 
 
@@ -53,7 +53,7 @@ def test_coords_has_every_attribute_that_trident_writes() -> None:
 
 
 def test_the_file_has_them_too(tmp_path: Path) -> None:
-    write_attention(tmp_path / "a.h5", make_prediction())
+    (tmp_path / "a.h5").write_bytes(encode_attention(make_prediction()))
     with h5py.File(tmp_path / "a.h5") as file:
         assert {key: file.attrs[key] for key in WRITTEN_BY_TRIDENT} == dict(file["coords"].attrs)
 

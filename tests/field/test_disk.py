@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -19,6 +20,7 @@ from tests.support.batches import good_slides, run, start, table
 from tests.support.cohort import settings
 from tests.support.commands import run as command
 from tests.support.fake_model import calls, make_model
+from tests.test_prediction import make_prediction
 from wsi_ats.batch.cluster import local_cluster
 from wsi_ats.batch.run import Progress
 from wsi_ats.batch.store import SlideStore
@@ -131,16 +133,13 @@ def test_the_command_says_one_line_and_ends_with_2(place: Path, monkeypatch: pyt
     ]
 
 
-@pytest.mark.parametrize("library", ["file", "h5py", "torch", "safetensors"])
+@pytest.mark.parametrize("library", ["file", "torch", "safetensors"])
 def test_what_libraries_make_of_a_full_disk_is_recognised(tmp_path: Path, library: str) -> None:
     path = tmp_path / "file"
 
     def write() -> None:
         if library == "file":
             path.write_bytes(bytes(100_000))
-        elif library == "h5py":
-            with h5py.File(path, "w") as file:
-                file.create_dataset("x", data=np.random.default_rng(0).random(100_000))
         elif library == "torch":
             with path.open("wb") as file:
                 torch.save({"x": torch.zeros(100_000)}, file)
@@ -154,6 +153,27 @@ def test_what_libraries_make_of_a_full_disk_is_recognised(tmp_path: Path, librar
             write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_under_attention_h5_is_told_and_the_process_lives(tmp_path: Path) -> None:
+    """HDF5 that meets the full disk itself may end the process later, when it cleans up."""
+    (tmp_path / "out" / "slides").mkdir(parents=True)
+    store = SlideStore(tmp_path / "out", "a.tif")
+    store.make()
+    code = (
+        "import gc, pickle, resource, sys\n"
+        "from wsi_ats.output import OutputError\n"
+        "store, prediction = pickle.load(sys.stdin.buffer)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "try: store.write_attention(prediction)\n"
+        "except OutputError as error: print(error)\n"
+        "gc.collect()\n"
+    )
+    given = pickle.dumps((store, make_prediction()))
+    done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"File too large" in done.stdout
+    assert list(store.folder.iterdir()) == []
 
 
 def test_a_mistake_in_a_block_that_writes_is_no_fault_of_the_disk(tmp_path: Path) -> None:

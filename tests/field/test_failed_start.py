@@ -72,7 +72,11 @@ def test_the_folder_of_a_failed_start_is_free(
     (out / "notes.txt").write_text("mine")
     request.getfixturevalue("untrained")
     train(rows, ONE, out, say=silent)
-    assert sorted(path.name for path in out.iterdir()) == ["config.toml", "notes.txt", "slides.csv"]
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == [
+        "config.toml",
+        "notes.txt",
+        "slides.csv",
+    ]
     assert "epochs = 1" in (out / "config.toml").read_text()
 
 

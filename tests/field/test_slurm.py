@@ -92,3 +92,24 @@ def test_networks_that_rest_are_not_remarked_on(cohort: Path, tmp_path: Path, sr
         "any_scale=true",
     )
     train_beside(srun, cohort, tmp_path, {}, "tile.px=28", *(f"features.{setting}" for setting in encoder))
+    slide = cohort.parent / "test_0.tif"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "wsi_ats",
+            "predict",
+            "run/model",
+            str(slide),
+            "--out",
+            "out",
+            "--workers",
+            "1",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert re.fullmatch(r"(1/1 slides, \d+ tiles/s\n)*", done.stderr), "no report or bar of a library"

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -49,8 +50,11 @@ class CellTable:
     contributions: Float32[np.ndarray, "N O"]
 
 
-def write_attention(path: Path, prediction: Prediction) -> None:
-    """Write the cells of `prediction` to `path`."""
+def encode_attention(prediction: Prediction) -> bytes:
+    """Content of an attention.h5 with the cells of `prediction`.
+
+    Made in memory: where HDF5 itself meets a full disk, it may end the process when it cleans up.
+    """
     tissue, positions = prediction.tissue, prediction.drawn()
     order = np.argsort(positions)
     drawn = np.zeros(len(tissue), bool)
@@ -59,7 +63,7 @@ def write_attention(path: Path, prediction: Prediction) -> None:
     weight[positions] = prediction.weights
     contribution = np.zeros(len(tissue), np.float32)
     contribution[positions] = prediction.contributions[:, prediction.top]
-    with h5py.File(path, "w") as file:
+    with h5py.File(uuid4().hex, "w", driver="core", backing_store=False) as file:
         patches = _patch_attributes(prediction)
         file.attrs.update({**patches, **_grid_attributes(prediction.grid)})
         coords = prediction.grid.tile_corners(tissue, prediction.tile_size)
@@ -77,10 +81,12 @@ def write_attention(path: Path, prediction: Prediction) -> None:
         every = np.concatenate([answer.contributions for answer in prediction.results], axis=1)
         file.create_dataset("contributions", data=every[order])
         file["contributions"].attrs["classes"] = outputs_of([a.spec for a in prediction.results])
+        file.flush()
+        return bytes(file.id.get_file_image())
 
 
 def read_attention(path: Path) -> CellTable:
-    """The arrays that `write_attention` wrote. Raises `WsiAtsError` naming the file where it is not such a
+    """The arrays that `encode_attention` wrote. Raises `WsiAtsError` naming the file where it is not such a
     file."""
     try:
         with h5py.File(path, "r") as file:

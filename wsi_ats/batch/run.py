@@ -5,8 +5,6 @@ at the end, also when the batch is interrupted."""
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import time
 import uuid
@@ -42,7 +40,7 @@ from wsi_ats.batch.tables import write_tables
 from wsi_ats.batch.twins import once_each, with_known_twins
 from wsi_ats.catalogue import is_random
 from wsi_ats.errors import ConfigError, Failure, WsiAtsError
-from wsi_ats.output import OutputError, writing
+from wsi_ats.output import OutputError, check_within, make_folder, writing
 from wsi_ats.shown import public_url
 
 POLL = 0.5
@@ -397,21 +395,16 @@ class _RunLog:
 
 def _make_folder(out: Path) -> Path:
     """Make the output folder ready, and find out whether it can be written to before anything is computed for it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+    make_folder(out)
     slides = out / "slides"
     if slides.is_symlink():
         raise ConfigError(
             f"{slides} is a link; results are written into folders alone",
             remedy="give the place that it leads to as output folder",
         )
+    check_within(out, ("run.json", "predictions.csv", "failures.csv", ".tables"), ("slides",))
     with writing(out):
         slides.mkdir(exist_ok=True)
-        for name in ("run.json", "predictions.csv", "failures.csv", ".tables"):
-            if (out / name).is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out / name))
         remove_temporaries(out)
         remove_leftovers(out / ".tables")
     return out.absolute()

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from wsi_ats.atomic import make_atomic, remove_temporaries, write_atomic
-from wsi_ats.batch.attention_file import read_attention, write_attention
+from wsi_ats.atomic import remove_temporaries, write_atomic
+from wsi_ats.batch.attention_file import encode_attention, read_attention
 from wsi_ats.batch.records import Failed, Predicted, Record, Result, read_record, write_record
 from wsi_ats.errors import Failure, WsiAtsError
 from wsi_ats.output import writing
@@ -118,7 +118,7 @@ class SlideStore:
     def write_attention(self, prediction: Prediction) -> None:
         """Write attention.h5."""
         with writing(self.folder):
-            make_atomic(self.folder / "attention.h5", lambda path: write_attention(path, prediction))
+            write_atomic(self.folder / "attention.h5", encode_attention(prediction))
 
     def write_picture(self, name: str, content: bytes) -> None:
         """Write a picture called `name` into the slide's folder."""

@@ -7,6 +7,7 @@ interrupted `train` or `predict` goes on when the same command is given again.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -34,7 +35,9 @@ from wsi_ats.cli.terminal import (
     with_status,
 )
 from wsi_ats.errors import ConfigError
+from wsi_ats.output import check_folder, make_folder, remedy_for
 from wsi_ats.reading import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES, Reading
+from wsi_ats.regular import is_folder
 from wsi_ats.shown import shown
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -281,6 +284,7 @@ def predict(
     device = _device(device)
     model_hash(model)
     items = find_slides(slides, slides_dir=slides_dir, patient=patient, warn=_warn)
+    make_folder(out)
     cluster = client_for(len(items), workers=workers, scheduler=scheduler, device=device)
     with ProgressReport(errors) as report, cluster as client:
         summary = run_batch(
@@ -363,6 +367,7 @@ def heatmap(
     )
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
+    _check_place(out)
     slide = one_slide(slide)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
     network = load_model(model, _device(device))
@@ -505,12 +510,21 @@ def _warn(said: str) -> None:
     complain(f"warning: {said}")
 
 
+def _check_place(file: Path) -> None:
+    if is_folder(file):
+        raise ConfigError(f"--out {file} is a folder; it must name a file", remedy_for(errno.EISDIR))
+    check_folder(file.parent)
+
+
 def _write(path: Path, content: bytes) -> None:
+    _check_place(path)
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
-        raise ConfigError(f"--out {path} cannot be written: {error.strerror}") from error
+        raise ConfigError(
+            f"--out {path} cannot be written: {error.strerror}", remedy_for(error.errno)
+        ) from error
 
 
 def _device(name: str) -> str:

@@ -25,8 +25,8 @@ from wsi_ats.convert.jpeg import JpegTiles
 from wsi_ats.convert.plan import Plan, Settings, plan, prepare
 from wsi_ats.convert.verify import check, read_box, reduced
 from wsi_ats.convert.zarr_write import ArrayPlan, Chunk, write_group, write_metadata
-from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Box
+from wsi_ats.output import OutputError, make_folder
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.omezarr.group import OURS
 from wsi_ats.slides.omezarr.slide import ZarrAddress, ZarrSlide
@@ -67,8 +67,9 @@ def convert(
 
     labels: masks that go along, in `labels/`; those of a conversion that is complete are added to it.
     overwrite: delete the Zarr store that is there.
-    Raises ConfigError where `out` holds something else, cannot be written or the slide has no JPEG tiles to copy;
-    SlideError where the slide cannot be read, or does not read back as it was written.
+    Raises ConfigError where `out` holds something else or cannot be made, or the slide has no JPEG tiles to copy;
+    OutputError where it cannot be written; SlideError where the slide cannot be read, or does not read back as it was
+    written.
     """
     settings = settings or Settings()
     jpeg = JpegTiles(slide) if settings.codec == "jpeg" else None
@@ -95,13 +96,7 @@ def _writing(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise ConfigError(
-            f"{root} cannot be written: {error.strerror or error}",
-            "free some space and give the same command again: it goes on where it was stopped"
-            if full
-            else "check the folder and its disk; the same command again goes on where it was stopped",
-        ) from error
+        raise OutputError.of(root, error.errno or errno.EIO) from error
 
 
 @dataclass
@@ -117,7 +112,7 @@ class _Job:
     def begin(self) -> None:
         """Metadata of the arrays, and what tells that the image is not complete."""
         root, fmt = self.plan.root, self.plan.settings.zarr_format
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
             remove_temporaries(folder)
         write_group(root, fmt, {OURS: {**self.plan.notes, "complete": False}})

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,10 +22,19 @@ from wsi_ats.train.data import BadTiles
 from wsi_ats.train.figures import metric_label
 
 Say = Callable[[str], object]
+STATE = {"pytorch-lightning_version", "state_dict", "callbacks", "optimizer_states", "loops"}
+"""Keys of a trainer's state without which no run goes on."""
 
 
 class Checkpoints(TorchCheckpointIO):  # type: ignore[misc]
-    """Files of the trainer's state that are there whole or not at all, and that cannot run code when loaded."""
+    """Files of the trainer's state that are there whole or not at all, and that cannot run code when loaded.
+
+    network: what the state is of; one of a network with other parameters is refused.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self._network = network
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any | None = None
@@ -39,22 +47,36 @@ class Checkpoints(TorchCheckpointIO):  # type: ignore[misc]
                 torch.save(checkpoint, file)
 
         path = Path(path)
-        with writing(path.parents[1]):
-            path.parent.mkdir(exist_ok=True)  # not the run's folder: where it has vanished, so has its disk
+        with writing(
+            path.parents[1]
+        ):  # the folder is there since the start: where it has vanished, so has its disk
             make_atomic(path, save)
 
     def load_checkpoint(
         self, path: Path | str, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read the state: tensors and plain values only, whatever the caller asks for."""
+        """Read the state: tensors and plain values only, whatever the caller asks for.
+
+        Raises `ModelError` where the file cannot be read or holds anything else.
+        """
+        remedy = "start the run again with --overwrite"
         try:
             state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-            raise ModelError(
-                f"{path} cannot be read: {str(error).splitlines()[0]}",
-                remedy="start the run again with --overwrite",
-            ) from error
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror or error}", remedy) from error
+        except (
+            Exception
+        ) as error:  # of a file that is none of its own, torch raises whatever it stumbles over
+            raise ModelError(f"{path} cannot be read: damaged, cut short or no checkpoint", remedy) from error
+        if not self._is_of_network(state):
+            raise ModelError(f"{path} is no checkpoint of a run with this network", remedy)
         return state
+
+    def _is_of_network(self, state: object) -> bool:
+        if not (isinstance(state, dict) and state.keys() >= STATE and isinstance(state["state_dict"], dict)):
+            return False
+        shapes = {name: getattr(value, "shape", None) for name, value in state["state_dict"].items()}
+        return shapes == {name: value.shape for name, value in self._network.state_dict().items()}
 
 
 class EpochCheckpoint(Callback):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from wsi_ats.atomic import remove_temporaries, write_atomic
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
-from wsi_ats.output import writing
+from wsi_ats.output import check_within, make_folder, remedy_for, writing
 from wsi_ats.shown import cell
 from wsi_ats.statistics.interval import Interval
 from wsi_ats.tasks.answer import values_named
@@ -32,16 +32,20 @@ from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.card import Trained
 
 OWN = (
-    "run.json",
-    "config.toml",
     "slides.csv",
+    "config.toml",
     "failures.csv",
+    "checkpoints",
     "log.csv",
     "validation.csv",
-    "checkpoints",
     "model",
+    "run.json",
 )
-"""Names of what a run writes. `run.json` comes last: it says that the run is finished."""
+"""Names of what a run writes, in that order. `run.json` comes last: it says that the run is finished."""
+FOLDERS = ("checkpoints", "model")
+"""Those that are folders."""
+COLUMNS = [field.name for field in fields(Failure)]
+"""Columns of failures.csv."""
 
 
 def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bool) -> None:
@@ -66,20 +70,33 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
         raise ConfigError(
             f"{settings} is of no run, for lack of slides.csv, and would be overwritten", remedy
         )
+    if not settings.exists() and (out / "checkpoints" / "last.ckpt").exists():
+        raise ConfigError(
+            f"{out} holds checkpoints of a run whose settings are lost, with config.toml", remedy
+        )
     if settings.exists() and _has_begun(out):
-        if load_config(settings) != config:
+        try:
+            before, of = load_config(settings), slides.read_bytes()
+        except (ConfigError, OSError) as error:
+            what = error.message if isinstance(error, ConfigError) else f"{slides}: {error.strerror}"
+            raise ConfigError(
+                f"{out} holds a run of which it cannot be read what it is of: {what}", remedy
+            ) from error
+        if before != config:
             raise ConfigError(f"{out} holds a run with other settings (see {settings})", remedy)
-        if slides.read_bytes() != table:
+        if of != table:
             raise ConfigError(f"{out} holds a run on other slides, labels or splits (see {slides})", remedy)
         if (out / "run.json").exists():
             raise ConfigError(f"{out} holds a finished run", remedy)
     elif settings.exists() and not _is_of(settings, slides, config, table):
         remove_run(out)  # a start that failed, of which nothing is worth keeping
+    check_within(out, [name for name in OWN if name not in FOLDERS], FOLDERS)
     with writing(out):
-        for folder in (out, out / "checkpoints", out / "model"):
+        for folder in (out, *(out / name for name in FOLDERS)):
             remove_temporaries(folder)
         write_atomic(slides, table)
         save_config(config, settings)
+        (out / "checkpoints").mkdir(exist_ok=True)
 
 
 def _has_begun(out: Path) -> bool:
@@ -90,7 +107,7 @@ def _has_begun(out: Path) -> bool:
 def _is_of(settings: Path, slides: Path, config: Config, table: bytes) -> bool:
     try:
         return slides.read_bytes() == table and load_config(settings) == config
-    except ConfigError:  # of another version
+    except (ConfigError, OSError):  # of another version, or damaged
         return False
 
 
@@ -100,11 +117,13 @@ def alone_in(out: Path) -> Iterator[None]:
 
     Raises `ConfigError` where the folder cannot be made, or another process trains in it.
     """
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise ConfigError(f"output folder {out} cannot be made: {error.strerror}") from error
+        raise ConfigError(
+            f"output folder {out} cannot be read: {error.strerror}", remedy_for(error.errno)
+        ) from error
     try:
         _lock(folder, out)
         yield
@@ -128,7 +147,8 @@ def _lock(folder: int, out: Path) -> None:
 def remove_run(out: Path) -> None:
     """Delete what a run writes, and nothing else that lies there."""
     with writing(out):
-        for path in (out / name for name in OWN):
+        # What it is of goes last: of a removal cut short, nothing is left that the next run takes for its own.
+        for path in (out / name for name in reversed(OWN)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -137,18 +157,28 @@ def remove_run(out: Path) -> None:
 
 def write_failures(out: Path, failures: Iterable[Failure]) -> None:
     """Write failures.csv; of its header alone where nothing failed."""
-    table = _table([field.name for field in fields(Failure)], (asdict(f).values() for f in failures))
+    table = _table(COLUMNS, (asdict(f).values() for f in failures))
     with writing(out):
         write_atomic(out / "failures.csv", table)
 
 
 def read_failures(out: Path) -> list[Failure]:
-    """Failures that failures.csv lists, slides by the names that it shows; none where there is no such file."""
+    """Failures that failures.csv lists, slides by the names that it shows; none where there is no such file.
+
+    Raises `ConfigError` where it is not the table that a run writes: another program may have saved it in its own way.
+    """
     path = out / "failures.csv"
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [Failure(**row) for row in csv.DictReader(file)]
+    remedy = "start the run again with --overwrite"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = csv.DictReader(file)
+            if lines.fieldnames != COLUMNS:
+                raise ConfigError(f"{path} is not the table that this run wrote: other columns", remedy)
+            return [Failure(**line) for line in lines]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ConfigError(f"{path} is not the table that this run wrote: {error}", remedy) from error
 
 
 def write_validation(

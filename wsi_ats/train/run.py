@@ -208,9 +208,14 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckp
     fit_standardisation(module.model, some, settings.seed)
     module.standardised_on = some
     shuffled = Shuffled(train_set, settings.seed)
+    checkpoints = Checkpoints(module)
+    if keeper.last.exists():
+        checkpoints.load_checkpoint(
+            keeper.best
+        )  # needed at the end: what is wrong with it is told before the work
     try:
         with _without_advice():
-            _trainer(config, keeper).fit(
+            _trainer(config, keeper, checkpoints).fit(
                 module,
                 DataLoader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
                 DataLoader(sets["val"], settings.batch, collate_fn=list),
@@ -221,7 +226,7 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckp
         if isinstance(end.__context__, KeyboardInterrupt):
             raise end.__context__ from None
         raise SystemExit(128 + signal.SIGTERM) from None
-    module.load_state_dict(Checkpoints().load_checkpoint(keeper.best)["state_dict"])
+    module.load_state_dict(checkpoints.load_checkpoint(keeper.best)["state_dict"])
 
 
 def slides_to_standardise_on(train_set: Examples, seed: int) -> list[PreparedSlide]:
@@ -230,7 +235,7 @@ def slides_to_standardise_on(train_set: Examples, seed: int) -> list[PreparedSli
     return [train_set[i].prepared for i in chosen[:STANDARDISED_ON].tolist()]
 
 
-def _trainer(config: Config, keeper: EpochCheckpoint) -> pl.Trainer:
+def _trainer(config: Config, keeper: EpochCheckpoint, checkpoints: Checkpoints) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
@@ -240,7 +245,7 @@ def _trainer(config: Config, keeper: EpochCheckpoint) -> pl.Trainer:
         callbacks=[keeper],
         # Its own environment, also inside a SLURM job: one process needs no help of the job's manager. There, Lightning
         # also goes on from a state that another program of its kind left in the working folder: ours has none.
-        plugins=[Checkpoints(), LightningEnvironment()],
+        plugins=[checkpoints, LightningEnvironment()],
         default_root_dir=keeper.last.parent,
         logger=False,
         enable_checkpointing=False,

@@ -1,0 +1,156 @@
+"""A place where no result can be is told before anything is computed: in one line, with the rule and a remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import TRAINING, run
+
+FOLDER = "give the name of a folder, one that is there or a new one, in a folder"
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "predict": ("predict", "run/model", "slides/test_0.tif", "--workers", "0", "--out"),
+    "train": ("train", "slides/manifest.csv", *TRAINING, "--out"),
+    "demo": ("demo", "--out"),
+    "convert": ("convert", "slides/test_0.tif"),
+    "heatmap": ("heatmap", "run/model", "slides/test_0.tif", "--out"),
+    "config": ("config", "--out"),
+}
+"""Commands that write, up to the place that they write to."""
+WRITE_FILES = ("heatmap", "config")
+
+
+@pytest.fixture
+def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no command come to its work."""
+
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("work was begun")
+
+    for work in (
+        "wsi_ats.batch.cluster.client_for",
+        "wsi_ats.train.run._train",
+        "wsi_ats.demo.make_slides",
+        "wsi_ats.convert.run._Job.levels",
+        "wsi_ats.model.AttentionSampler.read",
+    ):
+        monkeypatch.setattr(work, fail)
+
+
+def obstacles(folder: Path) -> dict[str, tuple[Path, str]]:
+    """What may lie where a folder was meant, and its name in words."""
+    (folder / "a.txt").write_text("mine")
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to("nowhere")
+    return {
+        "file": (Path("a.txt"), "a file"),
+        "pipe": (Path("pipe"), "a pipe"),
+        "dead link": (Path("link"), "a link to nothing, or out of sight"),
+        "null": (Path("/dev/null"), "a device"),
+        "full": (Path("/dev/full"), "a device"),
+    }
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["there", "below"])
+@pytest.mark.parametrize("obstacle", ["file", "pipe", "dead link", "null", "full"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_no_folder_is_told(
+    place: Path, nothing_is_computed: None, name: str, obstacle: str, below: bool
+) -> None:
+    at, kind = obstacles(place)[obstacle]
+    out = at / "out.png" if below or name in WRITE_FILES else at
+    folder = out.parent if name in WRITE_FILES else out
+    before = sorted(place.rglob("*"))
+    said = run(*COMMANDS[name], out, status=2).stderr.splitlines()
+    if name == "convert":
+        folder, at = folder.absolute(), at.absolute()
+    if name == "convert" and not below and obstacle != "dead link":
+        assert said == [f"error: {at} exists and is no Zarr store", "  Remedy: choose another OUT"]
+    else:
+        assert said == [
+            f"error: output folder {folder} cannot be made: {at} is {kind}, not a folder",
+            f"  Remedy: {FOLDER}",
+        ]
+    assert sorted(place.rglob("*")) == before
+    assert (place / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", WRITE_FILES)
+def test_a_folder_in_the_place_of_a_file_is_told(place: Path, nothing_is_computed: None, name: str) -> None:
+    (place / "out.png").mkdir()
+    said = run(*COMMANDS[name], "out.png", status=2).stderr.splitlines()
+    assert said == [
+        "error: --out out.png is a folder; it must name a file",
+        "  Remedy: give another name, or move what lies there out of the way",
+    ]
+
+
+def test_a_device_that_takes_no_more_is_told(place: Path) -> None:
+    said = run("config", "--out", "/dev/full", status=2).stderr.splitlines()
+    assert said == [
+        "error: --out /dev/full cannot be written: No space left on device",
+        "  Remedy: make room there",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EROFS, "make the file system writable, or choose another place"),
+        (errno.EACCES, "give this user the right to write there, or choose another place"),
+        (errno.ENAMETOOLONG, "give a shorter name"),
+        (errno.ENOSPC, "make room there"),
+    ],
+)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "heatmap"])  # which makes it last
+def test_a_folder_that_the_system_refuses_is_told(
+    place: Path,
+    nothing_is_computed: None,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: int,
+    remedy: str,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    said = run(*COMMANDS[name], "new/out.png", status=2).stderr.splitlines()
+    assert said[0].endswith(f" cannot be made: {os.strerror(number)}")
+    assert said[1:] == [f"  Remedy: {remedy}"]
+
+
+@pytest.mark.parametrize("name", ["demo", "convert"])
+def test_a_folder_that_may_only_be_read_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (place / "out").mkdir()
+    monkeypatch.setattr("wsi_ats.demo.make_slides", refuse)
+    monkeypatch.setattr("wsi_ats.convert.run.write_group", refuse)
+    said = run(*COMMANDS[name], "out", status=2).stderr.splitlines()
+    assert said[0].endswith("out cannot be written: Read-only file system")
+    assert said[1].startswith(
+        "  Remedy: make the file system writable, or choose another place; then give the"
+    )
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "model", "run.json", "validation.csv", "log.csv"])
+def test_what_lies_in_the_place_of_a_result_of_training_is_told_first(
+    place: Path, nothing_is_computed: None, what: str
+) -> None:
+    at = place / "new" / what
+    if at.suffix:
+        at.mkdir(parents=True)
+    else:
+        at.parent.mkdir()
+        at.touch()
+    said = run(*COMMANDS["train"], "new", status=2).stderr
+    rule = "cannot be written: Is a directory" if at.suffix else "is a file, not a folder"
+    assert f"new/{what} {rule}" in said
+    assert [path.name for path in at.parent.iterdir()] == [what]
