@@ -132,6 +132,13 @@ Patient = Annotated[
         help="Column of the patients in a manifest; none: there is none. Default: the one with a common name.",
     ),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of what must be on one side of a split, beside patients: site, scanner, block.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes CUDA where there is one.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="A setting, section.key=value; may be repeated.")
@@ -186,6 +193,15 @@ def train(
     ] = None,
     slides_dir: SlidesDir = None,
     patient: Patient = None,
+    group: Group = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K|each",
+            help="Cross-validate: a model for each of K folds or, each, for each group kept out; OUT/predictions.csv "
+            "then has an answer for every slide from a model that has not seen it.",
+        ),
+    ] = None,
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: Annotated[
@@ -213,15 +229,40 @@ def train(
         target or LABEL,
         columns_of_targets(chosen.tasks),
         patient=patient,
+        group=group,
         slides_dir=slides_dir,
         warn=_warn,
     )
     rows = [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
+    if folds is not None:
+        _cross_validate(rows, folds, chosen, out, overwrite)
+        return
     result = run(rows, chosen, out, say=say, overwrite=overwrite)
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
     if result.failures:
         complain(f"{len(result.failures)} slide(s) could not be used: see {out / 'failures.csv'}")
+        raise typer.Exit(1)
+
+
+def _cross_validate(rows: list[Any], folds: str, config: Any, out: Path, overwrite: bool) -> None:
+    """Train and answer fold by fold."""
+    from wsi_ats.manifest.folds import folds_of
+    from wsi_ats.train.folds import cross_validate
+    from wsi_ats.train.targets import ask, targets_of
+
+    if folds != "each" and not (folds.isdecimal() and 3 <= int(folds) <= 100):
+        raise ConfigError(f"--folds is {folds!r}; it must be a whole number from 3 to 100, or each")
+    tasks = ask(config, rows)
+    strata = tasks[0].strata(targets_of(tasks, rows)[0])
+    how = config.train
+    made = folds_of(rows, "each" if folds == "each" else int(folds), how.val_fraction, how.seed, strata)
+    result = cross_validate(made, config, out, say=say, overwrite=overwrite)
+    say(
+        f"{result.answered} of {len(rows)} slides answered by models that have not seen them: {out / 'predictions.csv'}"
+    )
+    if result.failures:
+        complain(f"{len(result.failures)} slide(s) could not be used: see the failures.csv of each fold")
         raise typer.Exit(1)
 
 

@@ -46,6 +46,8 @@ class Row:
     """Micrometres per level-0 px if neither the manifest nor the slide says."""
     cells: Mapping[str, str] = field(default_factory=dict)
     """Texts of the columns that hold targets, where the settings name tasks."""
+    group: str = ""
+    """What else than the patient must be on one side of a split, as the column of groups has it; empty: nothing."""
     hint: str = field(default="", compare=False)
     """What to do where the file is missing."""
 
@@ -69,16 +71,18 @@ def read_manifest(
     columns: Sequence[str] = (),
     *,
     patient: str | None = None,
+    group: str | None = None,
     slides_dir: Path | str | None = None,
     warn: Warn = warnings.warn,
 ) -> list[Row]:
     """Labelled slides of a manifest: CSV, xlsx or Parquet (columns as in docs/formats.md).
 
     target: the column of the classes. columns: those of the targets of tasks, instead; a slide must have at least
-    one of them. patient: the column of patients, or `none`; by default one under a common name. slides_dir: folder that
-    paths are relative to, instead of the manifest's. warn: gets what may be wrong without being an error. In a column
-    of numbers 1.0 and 1 are one class, which is told: programs write integers beside an empty cell as 1.0. Rows that
-    say the same of one file are one. Raises `ConfigError` naming the manifest, the column or row, the rule.
+    one of them. patient: the column of patients, or `none`; by default one under a common name. group: the column of
+    what must not be on two sides of a split beside the patient, such as a site. slides_dir: folder that paths are
+    relative to, instead of the manifest's. warn: gets what may be wrong without being an error. In a column of numbers
+    1.0 and 1 are one class, which is told: programs write integers beside an empty cell as 1.0. Rows that say the same
+    of one file are one. Raises `ConfigError` naming the manifest, the column or row, the rule.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -93,6 +97,7 @@ def read_manifest(
     entries = list(entries_of(table, patients, slides_dir, warn=warn))
     texts = _texts(table, target, columns, warn)
     _refuse_unlabelled(table, texts, entries)
+    groups = column_called(table, group, "name a column of the manifest with --group") if group else ""
     split = optional_column(table, "split")
     if split:
         table.refuse(
@@ -102,7 +107,7 @@ def read_manifest(
             "correct it, or leave it empty",
         )
     rows = [
-        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, bool(columns))
+        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, groups, bool(columns))
         for i, entry in enumerate(entries)
     ]
     rows = _each_once(rows, entries, table.path, warn)
@@ -163,7 +168,8 @@ def _with_points(table: Table, texts: list[str]) -> list[str]:
     return [text.replace(",", ".") for text in texts]
 
 
-def _row(entry: Entry, cells: dict[str, str], split: str, of_tasks: bool) -> Row:
+def _row(entry: Entry, cells: dict[str, str], split: str, groups: str, of_tasks: bool) -> Row:
+    group = entry.others.get(groups, "")
     return Row(
         entry.slide,
         entry.place,
@@ -172,6 +178,7 @@ def _row(entry: Entry, cells: dict[str, str], split: str, of_tasks: bool) -> Row
         _split(entry.others.get(split, "")),
         entry.mpp,
         cells=cells if of_tasks else {},
+        group="" if group in NOT_GIVEN else group,
         hint=entry.hint,
     )
 
@@ -224,14 +231,15 @@ def _pair(twin: Twin, entries: Sequence[Entry]) -> str:
 
 
 def _refuse_torn(rows: Sequence[Row], path: Path) -> None:
-    """Raise `ConfigError` where a patient has slides in several splits."""
-    by_patient: dict[str, set[Split | None]] = {}
-    for row in rows:
-        by_patient.setdefault(row.patient, set()).add(row.split)
-    torn = sorted(patient for patient, splits in by_patient.items() if len(splits) > 1)
-    if torn:
-        raise ConfigError(
-            f"manifest {path} puts {len(torn)} patient(s) into more than one split, {torn[0]!r} for one: "
-            "validation on a patient that was trained on proves nothing",
-            remedy="give all slides of a patient the same split",
-        )
+    """Raise `ConfigError` where a patient, or a group, has slides in several splits."""
+    for what, names in (("patient", [row.patient for row in rows]), ("group", [row.group for row in rows])):
+        splits: dict[str, set[Split | None]] = {}
+        for name, row in zip(names, rows, strict=True):
+            splits.setdefault(name, set()).add(row.split)
+        torn = sorted(name for name, found in splits.items() if name and len(found) > 1)
+        if torn:
+            raise ConfigError(
+                f"manifest {path} puts {len(torn)} {what}(s) into more than one split, {torn[0]!r} for one: "
+                f"validation on a {what} that was trained on proves nothing",
+                remedy=f"give all slides of a {what} the same split",
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +12,12 @@ from wsi_ats.manifest.rows import Row
 
 
 def with_splits(
-    rows: Sequence[Row], val_fraction: float, seed: int, groups: Sequence[str | None] | None = None
+    rows: Sequence[Row], val_fraction: float, seed: int, strata: Sequence[str | None] | None = None
 ) -> list[Row]:
-    """The rows with a split each: the manifest's own, or one by patient, stratified by group.
+    """The rows with a split each: the manifest's own, or one by patient and group, stratified.
 
-    groups: which one each row is of, by default that of its label; each must be on both sides, but for None. No
-    patient is ever on both sides. Raises `ConfigError` where a group has too few patients for that.
+    strata: what each row counts for, by default its class; each must be on both sides, but for None. No patient and no
+    group is ever on both sides. Raises `ConfigError` where a stratum has too few patients for that.
     """
     if all(row.split is not None for row in rows):
         return list(rows)
@@ -25,23 +25,96 @@ def with_splits(
         raise ConfigError(
             "the manifest gives some slides a split and others none; fill the column or drop it"
         )
-    groups = [f"class {row.label!r}" for row in rows] if groups is None else groups
-    of = {row.patient: group for row, group in zip(rows, groups, strict=True)}
-    held_out = _held_out_patients(of, val_fraction, np.random.default_rng(seed))
-    return [replace(row, split="val" if row.patient in held_out else "train") for row in rows]
+    strata = [f"class {row.label!r}" for row in rows] if strata is None else strata
+    units = units_of(rows)
+    held_out = held_out_units(units, strata, val_fraction, seed)
+    return [
+        replace(row, split="val" if unit in held_out else "train")
+        for row, unit in zip(rows, units, strict=True)
+    ]
 
 
-def _held_out_patients(
-    group_of: Mapping[str, str | None], fraction: float, rng: np.random.Generator
+def units_of(rows: Sequence[Row]) -> list[str]:
+    """What each row must stay together with: its patient or, where groups are named, all patients and groups that it
+    is linked to. Named by the least of these patients.
+
+    >>> rows = [Row(str(i), "", "a", p, None, None, group=g) for i, (p, g) in enumerate(["ax", "ay", "by", "cz"])]
+    >>> units_of(rows)  # patient a has slides of the groups x and y, and y has slides of b, too
+    ['a', 'a', 'a', 'c']
+    """
+    patients = sorted({row.patient for row in rows})
+    parent = {("patient", patient): ("patient", patient) for patient in patients}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        while parent.setdefault(node, node) != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for row in rows:
+        if row.group:
+            parent[root(("group", row.group))] = root(("patient", row.patient))
+    least: dict[tuple[str, str], str] = {}
+    for patient in patients:
+        least.setdefault(root(("patient", patient)), patient)
+    return [least[root(("patient", row.patient))] for row in rows]
+
+
+def held_out_units(
+    units: Sequence[str], strata: Sequence[str | None], fraction: float, seed: int
 ) -> set[str]:
-    held_out: set[str] = set()
-    for group in sorted(set(group_of.values()), key=lambda group: (group is None, group or "")):
-        patients = sorted(p for p, own in group_of.items() if own == group)
-        count = max(1, round(fraction * len(patients))) if group else int(fraction * len(patients))
-        if count >= len(patients):
-            raise ConfigError(
-                f"{group} has {len(patients)} patient(s): too few to hold some out for validation",
-                remedy="add slides of that kind, or give the manifest a `split` column",
-            )
-        held_out.update(rng.permutation(patients)[:count])
+    """Units to keep from training, about that fraction of those of each stratum, one at least.
+
+    units, strata: of each row; a stratum must be on both sides, but for None. Raises `ConfigError` where it cannot.
+    """
+    of: dict[str, set[str | None]] = {}
+    for unit, stratum in zip(units, strata, strict=True):
+        of.setdefault(unit, set()).add(stratum)
+    if any(len(having) > 1 for having in of.values()):
+        return _of_several_strata(units, strata, fraction, seed)
+    rng, held_out = np.random.default_rng(seed), set[str]()
+    single = {unit: next(iter(having)) for unit, having in of.items()}
+    for stratum in sorted(set(single.values()), key=lambda stratum: (stratum is None, stratum or "")):
+        mine = sorted(unit for unit, own in single.items() if own == stratum)
+        count = max(1, round(fraction * len(mine))) if stratum else int(fraction * len(mine))
+        if count >= len(mine):
+            raise _too_few(stratum, len(mine))
+        held_out.update(rng.permutation(mine)[:count].tolist())
     return held_out
+
+
+def balanced_parts(
+    units: Sequence[str], strata: Sequence[str | None], parts: int, seed: int
+) -> list[set[str]]:
+    """Units of each of so many parts, which have the strata in much the same proportions; whatever the rows' order."""
+    from sklearn.model_selection import StratifiedGroupKFold  # takes a while to import
+
+    pairs = sorted(
+        zip(units, strata, strict=True), key=lambda pair: (pair[0], pair[1] is None, pair[1] or "")
+    )
+    names = sorted(set(strata), key=lambda name: (name is None, name or ""))
+    codes, array = [names.index(name) for _, name in pairs], np.asarray([unit for unit, _ in pairs])
+    splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
+    return [set(array[part].tolist()) for _, part in splitter.split(np.zeros(len(pairs)), codes, array)]
+
+
+def _of_several_strata(
+    units: Sequence[str], strata: Sequence[str | None], fraction: float, seed: int
+) -> set[str]:
+    """Units to keep from training, where units have rows of several strata, as sites have."""
+    names = sorted({stratum for stratum in strata if stratum is not None})
+    count = len(set(units))
+    most = max(2, round(1 / fraction))
+    for parts in range(min(most, count), 1, -1):
+        for held_out in balanced_parts(units, strata, parts, seed):
+            sides = {(stratum, unit in held_out) for unit, stratum in zip(units, strata, strict=True)}
+            if all((name, side) in sides for name in names for side in (True, False)):
+                return held_out
+    raise _too_few(" and ".join(names), count)
+
+
+def _too_few(stratum: str | None, count: int) -> ConfigError:
+    return ConfigError(
+        f"{stratum} has {count} patient(s): too few to hold some out for validation",
+        remedy="add slides of that kind, or give the manifest a `split` column",
+    )

@@ -54,15 +54,7 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
     A run that failed before its first epoch had ended makes way. Raises `ConfigError` where the folder holds a finished
     run or another one, unless `overwrite` clears it.
     """
-    settings, slides = out / "config.toml", out / "slides.csv"
-    columns = [column for row in rows[:1] for column in row.cells or (LABEL,)]
-    table = _table(
-        ["slide", *columns, "patient", "split", "mpp", "default_mpp"],
-        (
-            [row.slide, *map(row.cell, columns), row.patient, row.split, row.mpp, row.default_mpp]
-            for row in rows
-        ),
-    )
+    settings, slides, table = out / "config.toml", out / "slides.csv", _slides_table(rows)
     if overwrite:
         remove_run(out)
     remedy = "give another --out, or --overwrite to start again"
@@ -97,6 +89,24 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
         write_atomic(slides, table)
         save_config(config, settings)
         (out / "checkpoints").mkdir(exist_ok=True)
+
+
+def is_finished(out: Path, rows: Sequence[Row], config: Config) -> bool:
+    """Whether the folder holds the finished run of these rows and settings."""
+    settings, slides = out / "config.toml", out / "slides.csv"
+    return (out / "run.json").exists() and _is_of(settings, slides, config, _slides_table(rows))
+
+
+def _slides_table(rows: Sequence[Row]) -> bytes:
+    """Content of slides.csv: what a run is of."""
+    columns = [column for row in rows[:1] for column in row.cells or (LABEL,)]
+    return _table(
+        ["slide", *columns, "patient", "split", "mpp", "default_mpp"],
+        (
+            [row.slide, *map(row.cell, columns), row.patient, row.split, row.mpp, row.default_mpp]
+            for row in rows
+        ),
+    )
 
 
 def _has_begun(out: Path) -> bool:
