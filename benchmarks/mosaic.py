@@ -187,7 +187,7 @@ def at_one_half(answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     p = answers.clip(1e-12)
     logits = np.log(p[:, 1]) - np.log(p[:, 0])
     return {
-        "balanced_accuracy_at_one_half": round(balanced_accuracy(answers, labels), 4),
+        "balanced_accuracy_at_one_half": share_right(answers.argmax(1), labels),
         "median_logit_benign": round(float(np.median(logits[labels == 0])), 2),
         "median_logit_tumour": round(float(np.median(logits[labels == 1])), 2),
     }
@@ -222,7 +222,7 @@ def decisions(
 
 
 def share_right(named: np.ndarray, labels: np.ndarray) -> float:
-    return round(float(np.mean([(named == labels)[labels == c].mean() for c in (0, 1)])), 4)
+    return round(balanced_accuracy(named, labels), 4)
 
 
 def in_detail(model: AttentionSampler, test: list[Row]) -> dict[str, object]:

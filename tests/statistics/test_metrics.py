@@ -40,7 +40,7 @@ def test_auc_without_a_class_is_nan_and_its_interval_an_error() -> None:
 def test_balanced_accuracy_counts_classes_not_slides() -> None:
     answers = np.array([[0.9, 0.1]] * 9 + [[0.9, 0.1]])
     labels = np.array([0] * 9 + [1])
-    assert balanced_accuracy(answers, labels) == 0.5
+    assert balanced_accuracy(answers.argmax(1), labels) == 0.5
 
 
 def test_the_interval_covers_the_true_auc_about_as_often_as_it_says() -> None:

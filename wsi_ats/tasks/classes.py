@@ -128,6 +128,7 @@ class Classes(Task):
     def others(
         self, values: Float64[np.ndarray, "n V"], targets: Float64[np.ndarray, "n 1"]
     ) -> dict[str, float]:
-        """Balanced accuracy, by name."""
+        """Balanced accuracy of the answers, by name: at the operating point where there is one."""
         known = ~np.isnan(targets[:, 0])
-        return {"balanced_accuracy": balanced_accuracy(values[known], targets[known, 0].astype(np.int64))}
+        named = np.array([self.spec.names.index(self.spec.text(v)) for v in values[known]])
+        return {"balanced_accuracy": balanced_accuracy(named, targets[known, 0].astype(np.int64))}

@@ -10,9 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from wsi_ats import __version__
 from wsi_ats.atomic import write_atomic
 from wsi_ats.cache import TileCache
-from wsi_ats.config import Config
+from wsi_ats.config import Config, to_values
 from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
 from wsi_ats.model_folder import load_model
@@ -21,12 +26,16 @@ from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.shown import cell
+from wsi_ats.statistics.interval import Interval
 from wsi_ats.tasks.answer import columns_of
+from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
+from wsi_ats.train.figures import Figures, final_figures, values_of
 from wsi_ats.train.folder import is_finished
 from wsi_ats.train.frozen import cache_for, may_be_stored
 from wsi_ats.train.run import train
+from wsi_ats.train.targets import targets_of
 
 FOLD, PREDICTIONS = "fold-{}", "predictions.csv"
 
@@ -60,6 +69,7 @@ def cross_validate(
     """
     make_folder(out)
     cache = cache_for(config, out, say) if cache is None else cache
+    answers: list[_Answered] = []
     lines: list[dict[str, str]] = []
     columns: list[str] = []
     failures: list[Failure] = []
@@ -75,6 +85,9 @@ def cross_validate(
         failures += answered.failures
         with writing(out):
             write_atomic(out / PREDICTIONS, _csv(["fold", *columns], lines))
+        answers.append(answered)
+    with writing(out):
+        write_atomic(out / "run.json", _record(answers, config).encode())
     return CrossValidated(out, len(lines) - len(failures), tuple(failures))
 
 
@@ -83,6 +96,11 @@ class _Answered:
     columns: list[str]
     lines: list[dict[str, str]]
     failures: list[Failure]
+    tasks: Tasks
+    values: list[Float64[np.ndarray, "n _"]]
+    """Values of the answers, an array a task."""
+    targets: list[Float64[np.ndarray, "n _"]]
+    """Targets of the same slides."""
 
 
 def _answered(
@@ -95,23 +113,63 @@ def _answered(
     if kept.exists():
         stored = json.loads(kept.read_bytes())
         if stored["of"] == own:
-            return _Answered(stored["columns"], stored["lines"], [Failure(**f) for f in stored["failures"]])
+            known = {row.slide: row for row in rows}
+            done = [known[slide] for slide in stored["slides"]]
+            values = [np.array(v, np.float64) for v in stored["values"]]
+            failed = [Failure(**f) for f in stored["failures"]]
+            return _Answered(
+                stored["columns"], stored["lines"], failed, model.tasks, values, targets_of(model.tasks, done)
+            )
     model.cache = cache
     test = [row for row in rows if row.split == "test"]
     examples = Examples(test, list(model.tasks), config, 1 << 30, stored=may_be_stored(config))
     failures = examples.inspect(lambda: None)
     targets = list(dict.fromkeys(column for task in model.tasks for column in task.columns))
-    lines = []
-    for i, row in enumerate(examples.rows):
-        prediction = predict_prepared(model, examples[i].prepared, reading)
-        lines.append({**_of_row(row, targets), **_of_prediction(prediction), "status": "done"})
+    predictions = [predict_prepared(model, examples[i].prepared, reading) for i in range(len(examples))]
+    lines = [
+        {**_of_row(row, targets), **_of_prediction(prediction), "status": "done"}
+        for row, prediction in zip(examples.rows, predictions, strict=True)
+    ]
+    values = values_of(predictions)
     unread = {failure.slide for failure in failures}
     lines += [{**_of_row(row, targets), "status": "failed"} for row in test if row.slide in unread]
     columns = ["slide", "patient", *targets, *columns_of(model.specs), "tiles_read", "status", "notes"]
-    content = {"of": own, "columns": columns, "lines": lines, "failures": [asdict(f) for f in failures]}
+    content = {
+        "of": own,
+        "columns": columns,
+        "lines": lines,
+        "failures": [asdict(f) for f in failures],
+        "slides": [row.slide for row in examples.rows],
+        "values": [v.tolist() for v in values],
+    }
     with writing(folder):
         write_atomic(kept, json.dumps(content).encode())
-    return _Answered(columns, lines, failures)
+    return _Answered(columns, lines, failures, model.tasks, values, examples.targets)
+
+
+def _record(answers: Sequence[_Answered], config: Config) -> str:
+    """Content of run.json: figures of all slides together, each answered by its fold's model, and fold by fold."""
+    rng = np.random.default_rng(config.train.seed)
+    each = [final_figures(a.tasks, a.values, a.targets, rng) for a in answers]
+    pooled: Figures = {}
+    for position, task in enumerate(answers[0].tasks):
+        values, targets = (
+            np.concatenate([arrays[position] for arrays in every])
+            for every in ([a.values for a in answers], [a.targets for a in answers])
+        )
+        prefix = f"{task.spec.name}_" if position else ""
+        pooled[f"{prefix}{task.metric}"] = task.interval(values, targets, rng)
+    record = {
+        "config": to_values(config),
+        "versions": {"wsi_ats": __version__, "torch": torch.__version__},
+        "figures": _plain(pooled),
+        "folds": [_plain({name.removeprefix("val_"): f for name, f in figures.items()}) for figures in each],
+    }
+    return json.dumps(record, indent=2) + "\n"
+
+
+def _plain(figures: Figures) -> dict[str, object]:
+    return {name: asdict(f) if isinstance(f, Interval) else f for name, f in figures.items()}
 
 
 def _of_row(row: Row, targets: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,95 @@
+"""Cross-validation from one command: killed and resumed it gives what it would have given."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.support.cohort import write_cohort
+from tests.support.commands import TRAINING, run, send_at, start
+from wsi_ats import load_model
+
+FOLDS = ("--folds", "3", "--patient", "case", *TRAINING)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 slides of 9 patients, each with slides of one class."""
+    folder = tmp_path_factory.mktemp("folds")
+    path = write_cohort(folder, train=18, val=0, test=0)
+    table = pd.read_csv(path).drop(columns="split")
+    table["case"] = [f"case {i // 4 * 2 + i % 2}" for i in range(len(table))]
+    table["site"] = [f"site {i // 6}" for i in range(len(table))]
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(manifest: Path) -> Path:
+    """The cross-validation, without an interruption."""
+    said = run("train", manifest, "--out", manifest.parent / "whole", *FOLDS).stdout
+    assert "18 of 18 slides answered by models that have not seen them" in said
+    return manifest.parent / "whole"
+
+
+def test_every_slide_is_answered_once_by_a_model_that_has_not_seen_its_patient(
+    manifest: Path, whole: Path
+) -> None:
+    table = pd.read_csv(whole / "predictions.csv")
+    assert Counter(table.slide) == Counter(pd.read_csv(manifest).slide)
+    patient = dict(zip(table.slide, table.patient, strict=True))
+    for fold in range(3):
+        slides = pd.read_csv(whole / f"fold-{fold}" / "slides.csv")
+        tested = set(table.slide[table.fold == fold])
+        assert set(slides.slide[slides.split == "test"]) == tested
+        assert not {patient[s] for s in tested} & {patient[s] for s in slides.slide[slides.split != "test"]}
+        model = load_model(whole / f"fold-{fold}" / "model")
+        for row in table[table.fold == fold].itertuples():
+            again = model.predict(manifest.parent / row.slide)
+            assert again.probabilities[1] == pytest.approx(row.prob_tumour, abs=1e-5)
+
+
+def test_the_figures_are_those_of_the_table(whole: Path) -> None:
+    table = pd.read_csv(whole / "predictions.csv")
+    record = json.loads((whole / "run.json").read_text())
+    true = table.label == "tumour"
+    assert record["figures"]["auc"]["value"] == pytest.approx(
+        roc_auc_score(true, table.prob_tumour), abs=1e-6
+    )
+    for fold, figures in enumerate(record["folds"]):
+        mine = table[table.fold == fold]
+        assert figures["auc"]["value"] == pytest.approx(
+            roc_auc_score(mine.label == "tumour", mine.prob_tumour), abs=1e-6
+        )
+        shares = mine.assign(right=mine.prediction == mine.label).groupby("label").right.mean()
+        assert figures["balanced_accuracy"] == pytest.approx(shares.mean())
+
+
+def test_killed_twice_it_goes_on(manifest: Path, whole: Path, tmp_path: Path) -> None:
+    command = ("train", manifest, "--out", tmp_path / "out", *FOLDS)
+    for line, number in (("epoch 2/3", signal.SIGKILL), ("fold 2 of 3", signal.SIGTERM)):
+        send_at(start(*command), line, number)
+    run(*command)
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
+    assert "18 of 18 slides answered" in run(*command).stdout  # nothing is trained again
+
+
+def test_each_site_is_kept_out_once(manifest: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(manifest).drop(columns="case")
+    path = manifest.parent / "sites.csv"
+    table.to_csv(path, index=False)
+    run("train", path, "--out", tmp_path / "out", "--folds", "each", "--group", "site", *TRAINING)
+    predictions = pd.read_csv(tmp_path / "out" / "predictions.csv").merge(table[["slide", "site"]])
+    assert [set(mine.site) for _, mine in predictions.groupby("fold")] == [{f"site {i}"} for i in range(3)]
+
+
+@pytest.mark.parametrize("folds", ["1", "many", "0.5"])
+def test_folds_that_make_no_sense(manifest: Path, tmp_path: Path, folds: str) -> None:
+    result = run("train", manifest, "--out", tmp_path / "out", "--folds", folds, status=2)
+    assert f"--folds is '{folds}'; it must be a whole number from 3 to 100, or each" in result.stderr
