@@ -28,6 +28,7 @@ from wsi_ats.predict import predict_slide
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.slides.base import Slide
+from wsi_ats.statistics.novelty import Reference
 from wsi_ats.tasks.answer import TaskSpec
 from wsi_ats.tasks.task import Task, Tasks
 
@@ -56,6 +57,9 @@ class AttentionSampler(nn.Module):
 
     hash: str = ""
     """Digest of the model's files, set when it is loaded: part of the provenance of every prediction."""
+
+    reference: Reference | None = None
+    """What the training slides were like, set by training and when the model is loaded; None: not known."""
 
     def __init__(
         self,
