@@ -30,7 +30,7 @@ FLOORS = (
     "tasks features config manifest estimator head",
     "lowres",
     "attention convert heatmap",
-    "embed prediction",
+    "embed prediction reference",
     "predict",
     "model",
     "build",
@@ -55,7 +55,8 @@ TENSORS = (
 )
 """The arm that computes: never opens a slide."""
 BOTH = (
-    "attention.attend attention.levels embed predict model build model_folder train batch demo cli __main__"
+    "attention.attend attention.levels embed reference predict model build model_folder train batch demo cli "
+    "__main__"
 )
 """Where they meet."""
 

@@ -239,6 +239,21 @@ class TrainSettings(Section):
     """Seed of initial weights, slide order, draws and splits."""
 
 
+class AugmentSettings(Section):
+    """Random changes of the tiles in training, beside train.augment; only where the features are learned."""
+
+    stain: float = Field(default=0.0, ge=0, le=0.5)
+    """Haematoxylin, eosin and the rest of every slide, in optical density: factors of 1 +- this and offsets of +- this
+    (D. Tellez et al. 2019); .05 is light, .2 strong."""
+    light: float = Field(default=0.0, ge=0, le=0.9)
+    """Light of every slide: a factor of 1 +- this."""
+    blur: float = Field(default=0.0, ge=0, le=10)
+    """Blur of every slide: a Gaussian of standard deviation 0 to this, in tile pixels."""
+    place: float = Field(default=0.0, ge=0, le=1)
+    """Move every tile at random inside its cell, by up to half of this share of the cell each way: other pixels in
+    every epoch, which are read anew, since none are met again."""
+
+
 class Config(Section):
     """Everything that makes a model and its training."""
 
@@ -252,6 +267,7 @@ class Config(Section):
     features: FeatureSettings = FeatureSettings()
     head: HeadSettings = HeadSettings()
     train: TrainSettings = TrainSettings()
+    augment: AugmentSettings = AugmentSettings()
     tasks: dict[str, TaskSettings] = Field(default_factory=dict)
 
     @property
@@ -269,6 +285,17 @@ class Config(Section):
             raise ValueError(
                 f"train.embed_all is true, but network {self.features.network!r} is trained: its features change; "
                 "leave it false, or choose a network that is fixed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _changes_what_is_learned(self) -> Config:
+        wished = [f"augment.{name} = {value:g}" for name, value in self.augment if value]
+        if wished and self.features.is_frozen:
+            raise ValueError(
+                f"{', '.join(wished)}, but network {self.features.network!r} is fixed: its features are made once and "
+                "kept, so tiles cannot change; leave these 0 (train.shift moves what is kept), or choose a network "
+                "that is trained"
             )
         return self
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from wsi_ats.attention.levels import Drawn
@@ -32,13 +32,14 @@ def tile_features(
     settings: str = "",
     half: bool = False,
     augment: Augment | None = None,
+    moved: Float64[np.ndarray, "M 2"] | None = None,
 ) -> Float[Tensor, "M D"]:
     """Features (M, D) of all drawn tiles, slide after slide, in one pass of the network.
 
     px: side of a tile. cache: keeps the pixels or, where the network is frozen, its features; these also on disk.
     settings: what the network works by beside its weights. half: whether it computes in bfloat16. augment: changes the
-    tiles, (M, 3, h, w) in [0, 1], before a network that learns sees them. Raises `SlideError` where a slide cannot be
-    read.
+    tiles, (M, 3, h, w) in [0, 1], before a network that learns sees them. moved: where such a network's tiles lie in
+    their cells (`read_tiles`); these are not kept. Raises `SlideError` where a slide cannot be read.
     """
     slides = [d.slide for d in drawn]
     owners = np.repeat(np.arange(len(drawn)), [len(d.draws) for d in drawn])
@@ -46,7 +47,9 @@ def tile_features(
     device = drawn[0].log_p.device
 
     def read(positions: list[int]) -> UInt8[np.ndarray, "M h w 3"]:
-        return _read(slides, owners[positions], cells[positions], px)
+        return _read(
+            slides, owners[positions], cells[positions], px, None if moved is None else moved[positions]
+        )
 
     def keys(*made_by: str, stored: bool) -> list[Key]:
         places = [(*made_by, slide.view.grid, slide.tile_downsample, px) for slide in slides]
@@ -64,7 +67,10 @@ def tile_features(
             names, lambda new: features_of(_tensor(read(new), device)).detach().cpu().numpy()
         )
         return torch.from_numpy(made).to(device)
-    tiles = _tensor(cache.get_or_make(keys("tiles", stored=False), read), device)
+    pixels = (
+        cache.get_or_make(keys("tiles", stored=False), read) if moved is None else read([*range(len(cells))])
+    )
+    tiles = _tensor(pixels, device)
     return features_of(tiles if augment is None else augment(tiles))
 
 
@@ -107,14 +113,19 @@ class TileVectors:
 
 
 def _read(
-    slides: Sequence[PreparedSlide], owners: Int64[np.ndarray, " M"], cells: Int64[np.ndarray, " M"], px: int
+    slides: Sequence[PreparedSlide],
+    owners: Int64[np.ndarray, " M"],
+    cells: Int64[np.ndarray, " M"],
+    px: int,
+    moved: Float64[np.ndarray, "M 2"] | None,
 ) -> UInt8[np.ndarray, "M h w 3"]:
     """Pixels of M cells, each of the slide at its place in `owners`; every slide is opened once."""
     out = np.empty((len(cells), px, px, 3), np.uint8)
     for owner in set(owners.tolist()):
         slide, mine = slides[owner], owners == owner
         with slide.open() as handle:
-            out[mine] = read_tiles(handle, slide.view.grid, cells[mine], px, slide.tile_downsample)
+            places = None if moved is None else moved[mine]
+            out[mine] = read_tiles(handle, slide.view.grid, cells[mine], px, slide.tile_downsample, places)
     return out
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from wsi_ats.attention.attend import Attend
@@ -28,6 +29,7 @@ from wsi_ats.predict import predict_slide
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.slides.base import Slide
+from wsi_ats.statistics.novelty import Reference
 from wsi_ats.tasks.answer import TaskSpec
 from wsi_ats.tasks.task import Task, Tasks
 
@@ -56,6 +58,9 @@ class AttentionSampler(nn.Module):
 
     hash: str = ""
     """Digest of the model's files, set when it is loaded: part of the provenance of every prediction."""
+
+    reference: Reference | None = None
+    """What the training slides were like, set by training and when the model is loaded; None: not known."""
 
     def __init__(
         self,
@@ -96,16 +101,29 @@ class AttentionSampler(nn.Module):
         attend = Attend(self.attention, self.region_attention, self.config, self.cache)
         return attend(slide, uniform=uniform or self.config.sampling.uniform)
 
-    def embed(self, drawn: Sequence[Drawn], augment: Augment | None = None) -> list[Float[Tensor, "_ D"]]:
-        """Read the drawn tiles, and no others, and turn each into a unit vector; all slides in one pass."""
-        features = self.raw_features(drawn, augment)
+    def embed(
+        self,
+        drawn: Sequence[Drawn],
+        augment: Augment | None = None,
+        moved: Float64[np.ndarray, "M 2"] | None = None,
+    ) -> list[Float[Tensor, "_ D"]]:
+        """Read the drawn tiles, and no others, and turn each into a unit vector; all slides in one pass. In training,
+        `augment` changes the tiles and `moved` is where they lie in their cells (`embed.tile_features`)."""
+        features = self.raw_features(drawn, augment, moved)
         return list(torch.split(self.standardise(features), [len(d.draws) for d in drawn]))
 
-    def raw_features(self, drawn: Sequence[Drawn], augment: Augment | None = None) -> Float[Tensor, "M D"]:
+    def raw_features(
+        self,
+        drawn: Sequence[Drawn],
+        augment: Augment | None = None,
+        moved: Float64[np.ndarray, "M 2"] | None = None,
+    ) -> Float[Tensor, "M D"]:
         """Features of all drawn tiles, slide after slide, before they are standardised."""
         px, how = self.config.tile.px, self.config.features.fingerprint
         half = self.config.features.precision == "bfloat16"
-        return tile_features(self.features, drawn, px, self.cache, settings=how, half=half, augment=augment)
+        return tile_features(
+            self.features, drawn, px, self.cache, settings=how, half=half, augment=augment, moved=moved
+        )
 
     def estimate(self, drawn: Drawn, features: Float[Tensor, "N D"]) -> Summary:
         """The slide's summary Phi from the vectors of its drawn tiles, refined by their scores where there are any."""

@@ -21,6 +21,7 @@ from wsi_ats.config import RENAMED, parse_config, read_toml, to_values
 from wsi_ats.errors import ModelError
 from wsi_ats.features.kept import check_encoder, find_encoder, keep_encoder
 from wsi_ats.model import AttentionSampler
+from wsi_ats.reference import REFERENCE, read_reference, write_reference
 from wsi_ats.regular import open_regular, regular_stat
 from wsi_ats.tasks.make import from_card, to_card
 from wsi_ats.tasks.settings import LABEL
@@ -36,7 +37,8 @@ RENAMED_WEIGHTS = {"overview.": "region_attention."}
 
 
 def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
-    """Write `model.safetensors`, `config.toml` and `model-card.md` into `folder`."""
+    """Write `model.safetensors`, `config.toml`, `model-card.md` and, where the training slides were described,
+    `reference.safetensors` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     values = to_values(model.config)
     header: dict[str, Any] = {"format": FORMAT, "tasks": [to_card(task) for task in model.tasks]}
@@ -47,6 +49,10 @@ def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
     # As bytes: safetensors' own writing makes files that nobody else may read, whatever the umask.
     write_atomic(folder / WEIGHTS, save({k: v.contiguous() for k, v in model.state_dict().items()}))
     write_atomic(folder / CARD, card.encode())
+    if model.reference is None:
+        (folder / REFERENCE).unlink(missing_ok=True)
+    else:
+        write_reference(model.reference, folder / REFERENCE)
     # Last: with it the folder is a model.
     write_atomic(folder / SETTINGS, tomli_w.dumps({"model": header, **values}).encode())
 
@@ -92,16 +98,20 @@ def load_model(
             remedy=COPY,
         ) from error
     model.hash = digest
+    model.reference = read_reference(folder / REFERENCE, model.head.dim)
     return model.eval().to(device)
 
 
 def model_hash(folder: Path | str) -> str:
-    """Digest (16 hex digits) of the settings and the weights of a model folder."""
+    """Digest (16 hex digits) of the settings and the weights of a model folder, and of its reference if it has one."""
     digest = hashlib.sha256()
-    for name in (SETTINGS, WEIGHTS):
+    for name in (SETTINGS, WEIGHTS, REFERENCE):
         try:
             with open_regular(Path(folder) / name) as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+        except FileNotFoundError as error:
+            if name != REFERENCE:
+                raise _missing(Path(folder), name, error) from error
         except OSError as error:
             raise _missing(Path(folder), name, error) from error
     return digest.hexdigest()[:16]

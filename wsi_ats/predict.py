@@ -24,11 +24,13 @@ from wsi_ats.head import Head
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
+from wsi_ats.reference import describe_slide
 from wsi_ats.sampling import generator_for, pool
 from wsi_ats.sampling.draws import same_draw
 from wsi_ats.sampling.jackknife import leave_one_out
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
+from wsi_ats.statistics.novelty import Reference
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.task import Tasks
 
@@ -38,6 +40,7 @@ class Model(Protocol):
     """The part of a model that prediction needs (`wsi_ats.model.AttentionSampler`)."""
 
     config: Config
+    reference: Reference | None
 
     @property
     def tasks(self) -> Tasks:
@@ -121,6 +124,8 @@ def predict_prepared(
                 tuple(map(torch.zeros_like, rounds.stderr)) if exact else rounds.stderr,
                 model.head.contributions(features, summary.shares),
             )
+            description = describe_slide(every, features)
+            unlike = model.reference.judge(description) if model.reference else None
     tissue, by_cell = attention.by_cell()
     return Prediction(
         slide=slide.name,
@@ -138,8 +143,10 @@ def predict_prepared(
         rounds=len(rounds),
         bytes_read=0,
         seconds={},
-        notes=slide.notes,
+        notes=(*slide.notes, *(unlike.notes if unlike else ())),
         view_shares=slide.view_shares,
+        description=description,
+        unlike=unlike,
     )
 
 

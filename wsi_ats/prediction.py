@@ -12,6 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
+from wsi_ats.statistics.novelty import Description, Unlike
 from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, plus_minus
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Prediction:
 
     digest: str = ""
     """What the slide holds (`Slide.digest`), by which another one is told from a copy; empty where it is not known."""
+
+    description: Description | None = None
+    """What the slide is compared with the training slides by; None where it was not described, as when read back."""
+    unlike: Unlike | None = None
+    """How unlike the training slides the slide is; None where the model does not know what these were like."""
 
     def __post_init__(self) -> None:
         if not np.isin(self.cells, self.tissue).all():

@@ -24,7 +24,7 @@ from wsi_ats.batch.deadline import Deadline, TimedOut
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.records import Record, answers
 from wsi_ats.batch.settings import PredictSettings
-from wsi_ats.batch.store import SlideStore
+from wsi_ats.batch.store import SlideStore, unlike_of
 from wsi_ats.errors import Failure, ModelError, NoTissueError, SlideError, WsiAtsError
 from wsi_ats.lowres.view import read_view
 from wsi_ats.output import OutputError, writing
@@ -35,6 +35,7 @@ from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
 from wsi_ats.slides.fingerprint import fingerprint_of
 from wsi_ats.slides.storage.opening import is_url
+from wsi_ats.statistics.novelty import Unlike
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.answer import TaskSpec
 
@@ -125,6 +126,8 @@ class Outcome:
     """Number of damaged tiles that were read as background."""
     notes: tuple[str, ...] = ()
     """Notes of the prediction."""
+    unlike: Unlike | None = None
+    """How unlike the training slides the slide is, where the model can tell."""
     failure: Failure | None = None
     waits_for: str = ""
     """Who is at a busy slide, for people."""
@@ -203,9 +206,8 @@ def settled(job: Job) -> Outcome | None:
         # Of this very run where the worker died before it could say that it was done.
         status: Literal["done", "known"] = "done" if result["run"] == job.run.id else "known"
         measured = result["tiles_read"], result["bytes_read"], result["seconds"]
-        return Outcome(
-            job.item.id, status, *measured, bad_tiles=len(result["bad_tiles"]), notes=tuple(result["notes"])
-        )
+        bad, notes = len(result["bad_tiles"]), tuple(result["notes"])
+        return Outcome(job.item.id, status, *measured, bad, notes, unlike_of(result))
     failure = job.store.failure()
     if failure is not None and failure["config_hash"] == job.config_hash and _is_new(job, failure, True):
         fields = {name: failure[name] for name in ("stage", "error", "remedy")}
@@ -318,7 +320,8 @@ def _attempt(job: Job, model: Predictor, claim: Claim) -> Outcome:
     except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
         return fail(job, _stage_of(error), error)
     measured = prediction.tiles_read, prediction.bytes_read, dict(prediction.seconds)
-    return Outcome(job.item.id, "done", *measured, bad_tiles=len(found["bad_tiles"]), notes=prediction.notes)
+    bad = len(found["bad_tiles"])
+    return Outcome(job.item.id, "done", *measured, bad, prediction.notes, prediction.unlike)
 
 
 def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, Record]:

@@ -42,6 +42,13 @@ class _Answer(_Shape):
     sets: dict[Text, Any] | None = None
 
 
+class _Unlike(_Shape):
+    score: Annotated[float, Field(ge=0)]
+    parts: list[Text]
+    rank: Annotated[int, Field(ge=1)]
+    slides: Annotated[int, Field(ge=1)]
+
+
 class _Grid(_Shape):
     rows: Count
     cols: Count
@@ -76,6 +83,7 @@ class Predicted(_Shape):
     bytes_read: Count
     notes: list[Text]
     view_shares: dict[Text, float]
+    unlike: _Unlike | None = None
     digest: Text = ""
     seconds: dict[Text, float]
 

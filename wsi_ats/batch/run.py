@@ -42,6 +42,7 @@ from wsi_ats.catalogue import is_random
 from wsi_ats.errors import ConfigError, Failure, WsiAtsError
 from wsi_ats.output import OutputError, check_within, make_folder, writing
 from wsi_ats.shown import public_url
+from wsi_ats.statistics.novelty import Unlike
 
 POLL = 0.5
 """Seconds between two looks at a slide that another process is at."""
@@ -96,6 +97,8 @@ class Summary:
     """Notes on slides with a result, by id: what should be known before their answer is believed."""
     stages: Mapping[str, float] = field(default_factory=dict)
     """Mean seconds a slide by stage, over the slides that this run predicted."""
+    unlike: tuple[Unlike, ...] = ()
+    """How unlike the training slides each slide with a result is, where the model can tell."""
 
     @property
     def ok(self) -> bool:
@@ -180,7 +183,7 @@ def run_batch(
     order = {item.id: position for position, item in enumerate(slides)}
     failures = sorted(board.failures.values(), key=lambda failure: order[failure.slide])
     notes = {slide: board.notes[slide] for slide in sorted(board.notes, key=order.__getitem__)}
-    return Summary(place, board.progress, tuple(failures), notes, board.mean_stages())
+    return Summary(place, board.progress, tuple(failures), notes, board.mean_stages(), tuple(board.unlike))
 
 
 @contextmanager
@@ -201,6 +204,7 @@ class _Board:
         self.settled: set[str] = set()
         self.failures: dict[str, Failure] = {}
         self.notes: dict[str, tuple[str, ...]] = {}
+        self.unlike: list[Unlike] = []
         self._tell, self._log = tell, log
         self._stages: dict[str, float] = {}
         self._start = self._told = time.perf_counter()
@@ -215,6 +219,8 @@ class _Board:
             self.failures[outcome.slide] = outcome.failure
         if outcome.notes:
             self.notes[outcome.slide] = outcome.notes
+        if outcome.unlike is not None:
+            self.unlike.append(outcome.unlike)
         for stage, seconds in outcome.seconds.items() if made else ():
             self._stages[stage] = self._stages.get(stage, 0.0) + seconds
         before, now = self.progress, time.perf_counter()

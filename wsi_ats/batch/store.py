@@ -32,6 +32,7 @@ from wsi_ats.errors import Failure, WsiAtsError
 from wsi_ats.output import writing
 from wsi_ats.prediction import Prediction
 from wsi_ats.shown import redacted
+from wsi_ats.statistics.novelty import Unlike
 from wsi_ats.tasks.answer import TaskResult, spec_of
 
 MADE = ("result.json", "failure.json", "attention.h5", "heatmap.png", "no-tissue.png")
@@ -154,10 +155,17 @@ def describe(prediction: Prediction) -> Record:
         "rounds": int(prediction.rounds),
         "notes": list(prediction.notes),
         "view_shares": dict(prediction.view_shares),
+        "unlike": None if prediction.unlike is None else asdict(prediction.unlike),
         "digest": prediction.digest,
         "bytes_read": int(prediction.bytes_read),
         "seconds": {stage: round(float(s), 6) for stage, s in prediction.seconds.items()},
     }
+
+
+def unlike_of(record: Record) -> Unlike | None:
+    """How unlike the training slides a record says that its slide is; None where it does not say."""
+    found = record.get("unlike")
+    return found and Unlike(found["score"], tuple(found["parts"]), found["rank"], found["slides"])
 
 
 def _describe(answer: TaskResult) -> Record:
@@ -205,6 +213,7 @@ def read_prediction(folder: Path | str) -> Prediction:
         notes=tuple(record["notes"]),
         view_shares=record["view_shares"],
         digest=record.get("digest", ""),
+        unlike=unlike_of(record),
     )
 
 

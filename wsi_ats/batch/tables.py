@@ -26,14 +26,25 @@ from wsi_ats.atomic import write_atomic
 from wsi_ats.batch.claim import acquire, look
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.records import Record, answers
-from wsi_ats.batch.store import SlideStore, folder_name
+from wsi_ats.batch.store import SlideStore, folder_name, unlike_of
 from wsi_ats.batch.twins import note
 from wsi_ats.errors import Failure
 from wsi_ats.output import writing
 from wsi_ats.shown import cell
+from wsi_ats.statistics.novelty import Unlike
 from wsi_ats.tasks.answer import TaskSpec, columns_of
 
-MEASURED = ("tiles_read", "rounds", "bytes_read", "bad_tiles", "seconds", "status", "notes")
+MEASURED = (
+    "tiles_read",
+    "rounds",
+    "bytes_read",
+    "bad_tiles",
+    "unlike",
+    "unlike_score",
+    "seconds",
+    "status",
+    "notes",
+)
 
 
 @dataclass(frozen=True)
@@ -160,8 +171,16 @@ def _done(record: Record, specs: Sequence[TaskSpec]) -> Record:
         "rounds": record["rounds"],
         "bytes_read": record["bytes_read"],
         "bad_tiles": len(record["bad_tiles"]),
+        **_unlike(unlike_of(record)),
         "seconds": f"{record['seconds'].get('total', 0):.3f}",
     }
+
+
+def _unlike(found: Unlike | None) -> Record:
+    """Whether the slide is unlike the training slides; nothing where the model cannot tell."""
+    if found is None:
+        return {}
+    return {"unlike": "yes" if found.parts else "no", "unlike_score": _number(found.score)}
 
 
 def _sets(answer: Record, spec: TaskSpec) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import errno
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # these take a while to import
     from wsi_ats.batch.run import Summary
     from wsi_ats.prediction import Prediction
     from wsi_ats.slides import Slide
+    from wsi_ats.statistics.novelty import Unlike
 
 console = Console(highlight=False, soft_wrap=True)
 """Console for results: standard output."""
@@ -103,8 +104,27 @@ def describe(prediction: Prediction) -> str:
     return f"{shown(prediction.slide)}: {in_words(prediction.results)}; {read}{notes}"
 
 
+SURE = 0.01
+"""Chance below which a batch with so many flagged slides is said to be unlike the training slides."""
 NOTES = 10
 """Number of slides whose notes are printed; all are in predictions.csv."""
+
+
+def batch_in_words(slides: Sequence[Unlike]) -> str:
+    """How many slides of a batch are unlike the training slides, and how odd that is; empty where none is."""
+    from wsi_ats.statistics.novelty import batch_p_value, expected_rate
+
+    flagged = sum(bool(slide.parts) for slide in slides)
+    if not flagged:
+        return ""
+    limit = slides[0].rank, slides[0].slides
+    chance = batch_p_value(flagged, len(slides), *limit)
+    expected = expected_rate(*limit) * len(slides)
+    whole = "; the batch as a whole is unlike the training slides" if chance < SURE else ""
+    return (
+        f"{flagged} of {len(slides)} slides are unlike the training slides (column unlike), where {expected:.1f} would "
+        f"be expected of slides like those (p = {chance:.2g}){whole}"
+    )
 
 
 def show_summary(summary: Summary) -> None:
@@ -123,6 +143,8 @@ def show_summary(summary: Summary) -> None:
         complain(f"note: {shown(slide)}: {'; '.join(notes)}")
     if len(summary.notes) > NOTES:
         complain(f"{len(summary.notes) - NOTES} more slides have notes: see the column notes")
+    if words := batch_in_words(summary.unlike):
+        complain(words)
     for failure in summary.failures:
         complain(f"failed: {shown(failure.slide)}: {failure.error}")
         if failure.remedy:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from wsi_ats.cache import Key
 from wsi_ats.config import Config
@@ -21,6 +21,7 @@ from wsi_ats.lowres.regions import RegionGrid, coarse_frame, find_regions
 from wsi_ats.lowres.same_picture import check_levels
 from wsi_ats.lowres.stain_normalisation import StainTable, make_stain_table
 from wsi_ats.lowres.tissue import Tissue, count_colours, find_tissue
+from wsi_ats.lowres.tones import NAMES, tones_of
 from wsi_ats.lowres.view import LazyView, Read, View, frame_view, resolve_downsample
 from wsi_ats.slides.base import Slide, SlideAddress
 
@@ -59,6 +60,8 @@ class PreparedSlide:
     """Clauses on what the user should know of how the slide was understood: the slide's own, and the tissue's."""
     view_shares: Mapping[str, float] = field(default_factory=dict)
     """Shares of tissue, glass, pen, black and blank in the view; they sum to 1."""
+    tones: Float64[np.ndarray, " T"] = field(default_factory=lambda: np.zeros(len(NAMES)))
+    """Tones of the view (`lowres/tones.py`), by which slides are compared."""
     bad_tiles: set[tuple[int, int, int]] = field(default_factory=set, compare=False)
     """Tiles (level, column, row) met so far that could not be read and were tolerated."""
 
@@ -152,6 +155,7 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
         regions=regions,
         notes=(*slide.notes, *tissue.notes),
         view_shares=tissue.shares.as_dict(),
+        tones=tones_of(tissue),
         bad_tiles=set(slide.bad_tiles),
     )
 

@@ -1,10 +1,112 @@
-"""Random changes in training of what the networks see, so that they do not learn slides by heart."""
+"""Random changes in training of what the networks see, so that they do not learn slides by heart.
+
+What is drawn depends on (seed, epoch, batch) alone, so that a run that was interrupted goes on as it would have. Stain,
+light and blur are drawn once a slide, as they are made: a change of each tile apart would be averaged away in the
+slide's summary.
+
+Stain: D. Tellez et al., "Whole-Slide Mitosis Detection in H&E Breast Histology Using PHH3 as a Reference to Train
+Distilled Stain-Invariant Convolutional Networks", IEEE Trans. Med. Imaging 37, 2018, and "Quantifying the effects of
+data augmentation and stain color normalization in convolutional neural networks for computational pathology", Med.
+Image Anal. 58, 2019; with the stain vectors of A. Ruifrok, D. Johnston, Anal. Quant. Cytol. Histol. 23, 2001.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.nn import functional as F
+
+from wsi_ats.config import AugmentSettings
+from wsi_ats.sampling import generator_for
+
+FAINTEST = 1 / 255
+"""Least light whose optical density is taken."""
+REACH = 3.0
+"""Standard deviations that a blur reaches."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes the tiles of a batch of slides, `counts` of each, as `how` says.
+
+    >>> tiles = torch.rand(5, 3, 8, 8)
+    >>> same = Augmentation(AugmentSettings(), [2, 3], 0, 0, 0, turn=False)
+    >>> bool((same(tiles) == tiles).all())
+    True
+    """
+
+    how: AugmentSettings
+    counts: Sequence[int]
+    seed: int
+    epoch: int
+    batch: int
+    turn: bool
+    """Whether tiles are flipped and turned, too."""
+
+    def __call__(self, tiles: Float[Tensor, "M 3 h h"]) -> Float[Tensor, "M 3 h h"]:
+        """The tiles (M, 3, h, h), slide after slide, in [0, 1], changed."""
+        if self.turn:
+            tiles = turned(tiles, generator_for(self.seed, self.epoch, self.batch))
+        # All are drawn whatever is wished for, so that one setting does not change what another draws.
+        generator = generator_for(self.seed, "augment", self.epoch, self.batch)
+        drawn = torch.rand(len(self.counts), 8, generator=generator).to(tiles)
+        drawn = drawn.repeat_interleave(torch.tensor(self.counts, device=tiles.device), 0)
+        both = 2 * drawn - 1
+        if self.how.stain:
+            tiles = restained(tiles, 1 + self.how.stain * both[:, :3], self.how.stain * both[:, 3:6])
+        if self.how.light:
+            tiles = relit(tiles, 1 + self.how.light * both[:, 6])
+        if self.how.blur:
+            tiles = blurred(tiles, self.how.blur * drawn[:, 7])
+        return tiles
+
+
+def places(
+    how: AugmentSettings, tiles: int, seed: int, epoch: int, batch: int
+) -> Float64[np.ndarray, "M 2"] | None:
+    """Where the tiles of a batch lie in their cells: (x, y) from the middle in shares of a cell, evenly within half of
+    `how.place` each way; None where they are to stay."""
+    if not how.place:
+        return None
+    generator = generator_for(seed, "place", epoch, batch)
+    drawn: Float64[np.ndarray, "M 2"] = torch.rand(tiles, 2, generator=generator, dtype=torch.float64).numpy()
+    return how.place * (drawn - 0.5)
+
+
+def restained(
+    tiles: Float[Tensor, "M 3 h w"], factors: Float[Tensor, "M 3"], offsets: Float[Tensor, "M 3"]
+) -> Float[Tensor, "M 3 h w"]:
+    """Tiles whose amounts of haematoxylin, eosin and the rest, in optical density, are multiplied and added to."""
+    from skimage.color import rgb_from_hed
+
+    vectors = torch.tensor(rgb_from_hed).to(tiles)
+    density = -tiles.clamp(min=FAINTEST).log10()
+    amounts = torch.einsum("mchw,cs->mshw", density, torch.linalg.inv(vectors))
+    amounts = amounts * factors[:, :, None, None] + offsets[:, :, None, None]
+    return (10 ** -torch.einsum("mshw,sc->mchw", amounts, vectors)).clamp(0, 1)
+
+
+def relit(tiles: Float[Tensor, "M 3 h w"], factors: Float[Tensor, " M"]) -> Float[Tensor, "M 3 h w"]:
+    """Tiles in so many times the light; what is too bright is white."""
+    return (tiles * factors[:, None, None, None]).clamp(0, 1)
+
+
+def blurred(tiles: Float[Tensor, "M 3 h w"], sigmas: Float[Tensor, " M"]) -> Float[Tensor, "M 3 h w"]:
+    """Tiles behind a Gaussian of their own standard deviation each, in px; mirrored at the edges."""
+    reach = min(int(np.ceil(REACH * float(sigmas.max()))), min(tiles.shape[2:]) - 1)
+    steps = torch.arange(-reach, reach + 1, device=tiles.device, dtype=tiles.dtype)
+    kernels = torch.exp(-0.5 * (steps / sigmas.clamp(min=1e-3)[:, None]) ** 2)
+    kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]
+    many, (height, width) = len(kernels), tiles.shape[2:]
+    out = tiles.reshape(1, many, height, width)
+    out = F.conv2d(F.pad(out, (reach, reach, 0, 0), "reflect"), kernels[:, :, None], groups=many)
+    out = F.conv2d(F.pad(out, (0, 0, reach, reach), "reflect"), kernels[..., None], groups=many)
+    return out.reshape(tiles.shape)
 
 
 def turned(tiles: Float[Tensor, "N 3 h h"], generator: torch.Generator) -> Float[Tensor, "N 3 h h"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,7 +18,7 @@ from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.sampling import generator_for
-from wsi_ats.train.augment import bag_shift, turned
+from wsi_ats.train.augment import Augmentation, bag_shift, places
 from wsi_ats.train.data import Example
 from wsi_ats.train.figures import epoch_figures, values_of
 from wsi_ats.train.standardise import fit_standardisation
@@ -50,8 +49,9 @@ class TrainingModule(pl.LightningModule):
         seed, epoch = self.settings.seed, self.current_epoch
         generators = [generator_for(seed, epoch, example.slide) for example in batch]
         drawn = self._draw([example.prepared for example in batch], generators)
-        augment = partial(turned, generator=generator_for(seed, epoch, batch_idx))
-        features = self.model.embed(drawn, augment if self.settings.augment else None)
+        how, counts = self.model.config.augment, [len(d.draws) for d in drawn]
+        augment = Augmentation(how, counts, seed, epoch, batch_idx, turn=self.settings.augment)
+        features = self.model.embed(drawn, augment, places(how, sum(counts), seed, epoch, batch_idx))
         if self.settings.shift:
             pairs = zip(features, generators, strict=True)
             features = [bag_shift(f, self.settings.shift, generator) for f, generator in pairs]

@@ -45,6 +45,7 @@ from wsi_ats.train.folder import (
 from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.patients import patients_in_words, say_patients
+from wsi_ats.train.reference import reference_of
 from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import ask, counts_of, refuse_lacking, targets_of
 
@@ -113,7 +114,7 @@ def _train(
             if config.train.embed_all:
                 embed_all(module.model, [*sets.values()], say)
             _fit(module, sets, config, keeper)
-            figures = _validate(module, sets["val"], config, out, say)
+            figures = _validate(module, sets, config, out, say)
             break
         except SlideError as error:
             # Pixels that cannot be decoded: without that slide, on from the last epoch.
@@ -273,15 +274,16 @@ def _without_advice() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _validate(module: TrainingModule, val_set: Examples, config: Config, out: Path, say: Say) -> Figures:
-    """Predict the validation slides with the chosen weights, calibrate the model on them and write
-    `validation.csv`."""
-    tasks = module.model.tasks
+def _validate(module: TrainingModule, sets: Sets, config: Config, out: Path, say: Say) -> Figures:
+    """Predict the validation slides with the chosen weights, calibrate the model on them, note what its slides are like
+    and write `validation.csv`."""
+    val_set, tasks = sets["val"], module.model.tasks
     predictions = [module.answer(val_set[i]) for i in range(len(val_set))]
     if config.train.calibrate:
         calibrated = calibrate(tasks, predictions, val_set.targets, "validation slides")
         for words in (*calibrated.done, *calibrated.missing):
             say(words)
+    module.model.reference = reference_of(module, sets["train"], predictions, config.train.seed, say)
     values = [
         values_of_outputs(task, mine) for task, mine in zip(tasks, outputs_of_tasks(predictions), strict=True)
     ]

@@ -1,0 +1,147 @@
+"""Random changes of tiles, each against plain numpy; what is drawn, and what a run that was interrupted draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter1d
+from skimage.color import rgb_from_hed
+
+from tests.support.cohort import settings
+from tests.support.training import assert_same_weights, silent
+from wsi_ats import open_slide
+from wsi_ats.config import AugmentSettings, load_config
+from wsi_ats.errors import ConfigError
+from wsi_ats.geometry import Grid
+from wsi_ats.manifest import Row
+from wsi_ats.tiles import read_tiles
+from wsi_ats.train.augment import REACH, Augmentation, blurred, places, relit, restained
+from wsi_ats.train.run import train
+
+ALL = AugmentSettings(stain=0.2, light=0.3, blur=2.0, place=1.0)
+
+
+def tiles(n: int, px: int = 9) -> torch.Tensor:
+    return torch.rand(n, 3, px, px, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.05
+
+
+def test_stain_is_changed_in_optical_density() -> None:
+    before, rng = tiles(3), np.random.default_rng(0)
+    factors, offsets = rng.uniform(0.8, 1.2, (3, 3)), rng.uniform(-0.1, 0.1, (3, 3))
+    after = restained(before, torch.tensor(factors).float(), torch.tensor(offsets).float()).numpy()
+    for tile in range(3):
+        for y in range(9):
+            for x in range(9):
+                amounts = np.linalg.solve(rgb_from_hed.T, -np.log10(before[tile, :, y, x].double().numpy()))
+                density = rgb_from_hed.T @ (amounts * factors[tile] + offsets[tile])
+                expected = np.clip(10**-density, 0, 1)
+                np.testing.assert_allclose(after[tile, :, y, x], expected, atol=1e-4)
+
+
+def test_haematoxylin_alone_leaves_eosin_as_it_is() -> None:
+    only_eosin = torch.tensor(10 ** -(0.4 * rgb_from_hed[1])).float().reshape(1, 3, 1, 1).expand(1, 3, 4, 4)
+    more = restained(only_eosin, torch.tensor([[3.0, 1.0, 1.0]]), torch.zeros(1, 3))
+    torch.testing.assert_close(more, only_eosin.clone(), atol=1e-5, rtol=0)
+
+
+def test_light_multiplies_and_white_is_the_end() -> None:
+    before = tiles(2)
+    after = relit(before, torch.tensor([0.5, 1.5])).numpy()
+    np.testing.assert_allclose(after[0], 0.5 * before[0].numpy())
+    np.testing.assert_allclose(after[1], np.minimum(1.5 * before[1].numpy(), 1))
+
+
+@pytest.mark.parametrize("px", [9, 32])
+def test_blur_is_a_gaussian_of_each_tile_s_own_width(px: int) -> None:
+    before, sigmas = tiles(3, px), [0.0, 0.7, 2.5]
+    after = blurred(before, torch.tensor(sigmas)).numpy()
+    reach = min(int(np.ceil(REACH * max(sigmas))), px - 1)
+    np.testing.assert_array_equal(after[0], before[0].numpy())
+    for tile in (1, 2):
+        expected = before[tile].double().numpy()
+        for axis in (1, 2):
+            expected = gaussian_filter1d(expected, sigmas[tile], axis, mode="mirror", radius=reach)
+        np.testing.assert_allclose(after[tile], expected, atol=1e-5)
+
+
+def test_strength_nought_changes_nothing() -> None:
+    before = tiles(5)
+    same = Augmentation(AugmentSettings(), [2, 3], 0, 0, 0, turn=False)(before)
+    assert torch.equal(same, before)
+    assert places(AugmentSettings(), 5, 0, 0, 0) is None
+
+
+@pytest.mark.parametrize("name", ["stain", "light", "blur"])
+def test_a_slide_s_tiles_change_alike_and_slides_apart(name: str) -> None:
+    before = tiles(1).expand(4, 3, 9, 9)
+    how = AugmentSettings(**{name: 2.0 if name == "blur" else 0.3})
+    after = Augmentation(how, [2, 2], 0, 0, 0, turn=False)(before)
+    assert torch.equal(after[0], after[1])
+    assert torch.equal(after[2], after[3])
+    assert not torch.allclose(after[0], after[2], atol=1e-3)
+    assert not torch.allclose(after[0], before[0], atol=1e-3)
+    assert (after.min() >= 0, after.max() <= 1) == (True, True)
+
+
+def test_seed_epoch_and_batch_say_what_is_drawn() -> None:
+    before = tiles(4)
+    first = Augmentation(ALL, [4], 0, 1, 2, turn=True)(before)
+    assert torch.equal(first, Augmentation(ALL, [4], 0, 1, 2, turn=True)(before))
+    assert (places(ALL, 9, 0, 1, 2) == places(ALL, 9, 0, 1, 2)).all()  # type: ignore[union-attr]
+    for seed, epoch, batch in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert not torch.equal(first, Augmentation(ALL, [4], seed, epoch, batch, turn=True)(before))
+        assert (places(ALL, 9, 0, 1, 2) != places(ALL, 9, seed, epoch, batch)).all()  # type: ignore[union-attr]
+
+
+def test_one_setting_does_not_change_what_another_draws() -> None:
+    before = tiles(2)
+    both = Augmentation(AugmentSettings(stain=0.2, light=0.2), [2], 0, 0, 0, turn=False)(before)
+    stain = Augmentation(AugmentSettings(stain=0.2), [2], 0, 0, 0, turn=False)(before)
+    light = Augmentation(AugmentSettings(light=0.2), [2], 0, 0, 0, turn=False)(stain)
+    assert torch.equal(both, light)
+
+
+def test_places_fill_the_cell_evenly() -> None:
+    found = places(AugmentSettings(place=0.5), 4000, 0, 0, 0)
+    assert found is not None
+    assert (found.min() >= -0.25, found.max() <= 0.25) == (True, True)
+    np.testing.assert_allclose(np.quantile(found, [0, 0.25, 0.5, 1]), [-0.25, -0.125, 0, 0.25], atol=0.01)
+
+
+def test_a_tile_that_moves_shows_what_lies_there() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    slide, grid = open_slide(pixels), Grid(2, 3, (100, 100))
+    cells, moved = np.array([0, 4, 4]), np.array([[0.0, 0.0], [0.25, -0.1], [-0.5, 0.5]])
+    found = read_tiles(slide, grid, cells, 40, (1.0, 1.0), moved)
+    for tile, (x, y) in zip(found, ((50, 50), (175, 140), (100, 200)), strict=True):
+        np.testing.assert_array_equal(tile, slide.read((x - 20, y - 20), (40, 40)))
+    still = read_tiles(slide, grid, cells, 40, (1.0, 1.0), np.zeros((3, 2)))
+    np.testing.assert_array_equal(still, read_tiles(slide, grid, cells, 40, (1.0, 1.0)))
+
+
+def test_frozen_features_are_not_augmented() -> None:
+    with pytest.raises(
+        ConfigError, match=r"stain = 0.1, augment.blur = 1, but network 'mobilenet-v1' is fixed"
+    ):
+        load_config(overrides=["features.network=mobilenet-v1", "augment.stain=0.1", "augment.blur=1.0"])
+
+
+def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(rows: list[Row], tmp_path: Path) -> None:
+    config = settings("augment.stain=0.1", "augment.light=0.1", "augment.blur=1.0", "augment.place=1.0")
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    train(rows, config, tmp_path / "whole", say=silent)
+    with pytest.raises(KeyboardInterrupt):
+        train(rows, config, tmp_path / "parts", say=stop)
+    train(rows, config, tmp_path / "parts", say=silent)
+    train(rows, settings(), tmp_path / "plain", say=silent)
+    name = "model/model.safetensors"
+    assert_same_weights(tmp_path / "whole" / name, tmp_path / "parts" / name)
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "whole" / name, tmp_path / "plain" / name)
