@@ -25,6 +25,7 @@ from wsi_ats.model_folder import save_model
 from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
+from wsi_ats.statistics.novelty import Description
 from wsi_ats.tasks.answer import TaskResult, TaskSpec
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tasks.ordinal import Ordinal
@@ -57,15 +58,19 @@ def slides(cohort: Path) -> list[Path]:
     return sorted(cohort.parent.glob("t*.tif"))[:5]
 
 
-def names_of(value: Prediction | TaskResult) -> list[str]:
+def names_of(value: Prediction | TaskResult | Description) -> list[str]:
     return [field.name for field in fields(value)]
 
 
 def differences(one: Prediction, other: Prediction, tolerance: float = 0.0) -> Iterator[str]:
     """Names of what differs between two predictions."""
-    pairs = [(one, other, name) for name in names_of(one) if name not in (*MEASURED, "results")]
+    pairs = [
+        (one, other, name) for name in names_of(one) if name not in (*MEASURED, "results", "description")
+    ]
     for answers in zip(one.results, other.results, strict=True):
         pairs += [(*answers, name) for name in names_of(answers[0])]
+    if one.description is not None and other.description is not None:
+        pairs += [(one.description, other.description, name) for name in names_of(one.description)]
     for owner, twin, name in pairs:
         mine, theirs = getattr(owner, name), getattr(twin, name)
         if isinstance(mine, np.ndarray) and mine.dtype.kind == "f":

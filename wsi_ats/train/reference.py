@@ -25,21 +25,23 @@ def reference_of(
 
     Of many training slides some are chosen at random. None, and that is said, where there are too few slides.
     """
-    chosen = torch.randperm(len(train_set), generator=generator_for(seed, "reference"))[:MOST]
-    trained = [found for i in chosen.tolist() if (found := _describe(module, train_set, i)) is not None]
     others = [prediction.description for prediction in validation if prediction.description is not None]
-    reference = fit_reference(trained, others)
+    reference, trained = None, []
+    if len(train_set) + len(others) >= LEAST:  # else there is no need to read any tile
+        chosen = torch.randperm(len(train_set), generator=generator_for(seed, "reference"))[:MOST].tolist()
+        trained = [found for i in chosen if (found := _describe(module, train_set, i)) is not None]
+        reference = fit_reference(trained, others)
     if reference is None:
         say(
-            f"slides unlike the training slides cannot be told: {len(trained) + len(others)} slides are fewer "
-            f"than {LEAST}"
+            f"slides unlike the training slides cannot be told: {len(train_set) + len(others)} slides are too few, "
+            f"it takes {LEAST}"
         )
-    else:
-        rate = expected_rate(reference.rank, reference.slides)
-        say(
-            f"slides unlike the {len(trained)} training slides can be told: expected false alarms {rate:.1%}, by "
-            f"{reference.slides} slides {'of validation' if len(others) >= LEAST else 'left out in turn'}"
-        )
+        return None
+    rate = expected_rate(reference.rank, reference.slides)
+    say(
+        f"slides unlike the {len(trained)} training slides can be told: expected false alarms {rate:.1%}, by "
+        f"{reference.slides} slides {'of validation' if len(others) >= LEAST else 'left out in turn'}"
+    )
     return reference
 
 

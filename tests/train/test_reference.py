@@ -1,0 +1,65 @@
+"""What training notes of its slides: the same after an interruption, and without slides whose tiles cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.cohort import settings, write_cohort
+from tests.support.training import silent
+from wsi_ats import load_model
+from wsi_ats.errors import SlideError
+from wsi_ats.manifest import Row, read_manifest
+from wsi_ats.prediction import Prediction
+from wsi_ats.reference import REFERENCE
+from wsi_ats.statistics.novelty import LEAST
+from wsi_ats.train.data import Example
+from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.run import train
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    return read_manifest(write_cohort(tmp_path_factory.mktemp("many"), train=15, val=4, test=0, size=512))
+
+
+def test_a_run_that_goes_on_notes_the_same(many: list[Row], tmp_path: Path) -> None:
+    def stop(line: str) -> None:
+        if line.startswith("epoch 1"):
+            raise KeyboardInterrupt
+
+    config, said = settings("train.epochs=2"), list[str]()
+    train(many, config, tmp_path / "whole", say=said.append)
+    with pytest.raises(KeyboardInterrupt):
+        train(many, config, tmp_path / "parts", say=stop)
+    train(many, config, tmp_path / "parts", say=silent)
+    whole, parts = ((tmp_path / name / "model" / REFERENCE).read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    reference = load_model(tmp_path / "whole" / "model").reference
+    assert reference is not None
+    assert (reference.rank, reference.slides) == (LEAST, LEAST)
+    assert any("slides unlike the 15 training slides can be told" in line for line in said)
+
+
+def test_a_training_slide_that_no_longer_can_be_read_is_left_out(
+    many: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that leaves too few, it is said, and the run ends well."""
+    first = next(row.slide for row in many if row.split == "train")
+    answer = TrainingModule.answer
+
+    def broken(module: TrainingModule, example: Example) -> Prediction:
+        if example.slide == first:
+            raise SlideError("a tile cannot be read")
+        return answer(module, example)
+
+    monkeypatch.setattr(TrainingModule, "answer", broken)
+    said: list[str] = []
+    train(many, settings("train.epochs=1"), tmp_path, say=said.append)
+    assert any("cannot be told" in line for line in said)
+    assert load_model(tmp_path / "model").reference is None
+
+
+def test_of_few_slides_nothing_is_noted(trained: Path) -> None:
+    assert not (trained / "model" / REFERENCE).exists()
