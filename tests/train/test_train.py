@@ -22,7 +22,7 @@ from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.manifest import Row
 from wsi_ats.sampling import generator_for
 from wsi_ats.train.data import Examples
-from wsi_ats.train.folder import FILES, FOLDERS
+from wsi_ats.train.folder import OWN
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.run import slides_to_standardise_on, train
 from wsi_ats.train.standardise import fit_standardisation
@@ -37,7 +37,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_the_files_of_a_run(trained: Path, rows: list[Row]) -> None:
-    assert sorted(path.name for path in trained.iterdir()) == sorted((*FILES, *FOLDERS))
+    assert sorted(path.name for path in trained.iterdir()) == sorted(OWN)
     log = table(trained / "log.csv")
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
     record = json.loads((trained / "run.json").read_text())
