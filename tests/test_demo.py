@@ -14,7 +14,7 @@ from matplotlib.path import Path as Polygon
 from PIL import Image
 
 from tests.conftest import SmallRun
-from tests.tasks.test_metrics import slow_auc
+from tests.statistics.test_metrics import slow_auc
 from tests.test_prediction import make_prediction
 from wsi_ats import load_model
 from wsi_ats.batch.inputs import slide_id

@@ -35,6 +35,8 @@ LINES = (
     r"epoch 1/1  loss .*",
     r"validation AUC .*",
     r"frozen features: .*",
+    r"label: not calibrated, 4 slides are fewer than 6",
+    r"slides unlike the training slides cannot be told: .*",
     r"model: run/model",
 )
 """Lines of a run of one epoch."""
