@@ -120,7 +120,7 @@ def writing(place: Path | str) -> Iterator[None]:
 
 def _number(error: BaseException) -> int | None:
     """Number of the error of the system behind an error; None where there is none, or where it is not known."""
-    found = re.search(r"os error (\d+)", str(error))  # safetensors
+    found = re.search(r"(?:os error |\bOs \{ code: )(\d+)", str(error))  # safetensors, of today and before
     if isinstance(error, OSError):
         return error.errno or (int(found[1]) if found else errno.EIO)
     if found is not None:

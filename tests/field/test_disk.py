@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tests.support.batches import good_slides, run, start, table
@@ -131,6 +132,20 @@ def test_the_command_says_one_line_and_ends_with_2(place: Path, monkeypatch: pyt
         f"error: {Path('out').absolute()} cannot be written: No space left on device",
         "  Remedy: make room there; then give the same command again: what is done is kept",
     ]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "Error while serializing: I/O error: File too large (os error 27)",
+        'Error while serializing: IoError(Os { code: 27, kind: FileTooLarge, message: "File too large" })',
+    ],
+    ids=["today", "0.4"],
+)
+def test_errors_of_the_system_in_any_release_of_safetensors_are_recognised(tmp_path: Path, told: str) -> None:
+    with pytest.raises(OutputError, match="File too large") as raised, writing(tmp_path):
+        raise SafetensorError(told)
+    assert raised.value.remedy.startswith("raise the limit of file sizes")
 
 
 @pytest.mark.parametrize("library", ["file", "torch", "safetensors"])
