@@ -28,6 +28,20 @@ def answer_of(
     )
 
 
+ATTRIBUTES_OF_COORDS = {
+    "name": "case_7",
+    "patch_size": 64,
+    "patch_size_level0": 80,
+    "level0_width": 1000,
+    "level0_height": 700,
+    "target_magnification": 16.0,
+    "level0_magnification": 20.0,
+    "overlap": -16,
+    "savetodir": ".",
+}
+"""Attributes that attention.h5 has of `make_prediction((1000, 700), 100.0)`, as TRIDENT writes them."""
+
+
 def make_prediction(
     size: tuple[int, int] = (1000, 700),
     cell: float = 100.0,

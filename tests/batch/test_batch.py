@@ -15,9 +15,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
 
+from tests.support.batches import QUICK, ROOT, good_slides, run, table, untimed
 from tests.support.fake_model import calls, items, load, make_model, make_slide
 from tests.support.tiffs import damage, picture, write_pyramid
 from wsi_ats.batch.cluster import client_for, connect, local_cluster, threads_of
@@ -25,35 +25,11 @@ from wsi_ats.batch.executors import OnCluster
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.job import Job, Run, predict_slide, settled
 from wsi_ats.batch.progress import ProgressReport, describe, duration
-from wsi_ats.batch.run import Progress, Summary, run_batch
+from wsi_ats.batch.run import Progress, run_batch
 from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.batch.store import SlideStore, read_prediction, slide_folders
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.output import OutputError
-
-ROOT = Path(__file__).parents[2]
-QUICK = PredictSettings(tiles=5, heatmap=False)
-
-
-def run(slides: list[SlideItem], folder: Path, **options: object) -> Summary:
-    model = folder / "model"
-    if not model.exists():
-        make_model(model)
-    settings = options.pop("settings", QUICK)
-    return run_batch(slides, folder / "out", settings, model=model, load=load, **options)
-
-
-def table(folder: Path, name: str = "predictions.csv") -> pd.DataFrame:
-    return pd.read_csv(folder / "out" / name, keep_default_na=False, dtype=str)
-
-
-def untimed(folder: Path) -> str:
-    """predictions.csv without the times."""
-    return table(folder).drop(columns="seconds").to_csv()
-
-
-def good_slides(folder: Path, count: int) -> list[SlideItem]:
-    return items(*(make_slide(folder / f"s{i}.tif", seed=i) for i in range(count)))
 
 
 def mixed_slides(folder: Path) -> list[SlideItem]:

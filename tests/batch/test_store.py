@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.test_prediction import make_prediction
+from tests.test_prediction import ATTRIBUTES_OF_COORDS, make_prediction
 from wsi_ats.atomic import make_atomic, remove_temporaries, write_atomic
 from wsi_ats.batch import claim as claims
 from wsi_ats.batch.attention_file import encode_attention
@@ -134,17 +134,7 @@ def test_attention_file_has_tridents_layout(tmp_path: Path) -> None:
         assert stored == expected
         assert file["contribution"].attrs["class"] == "tumour"
         attrs = {key: file.attrs[key] for key in file.attrs if not key.startswith(("grid", "cell"))}
-    assert attrs == {
-        "name": "case_7",
-        "patch_size": 64,
-        "patch_size_level0": 80,
-        "level0_width": 1000,
-        "level0_height": 700,
-        "target_magnification": 16.0,
-        "level0_magnification": 20.0,
-        "overlap": -16,
-        "savetodir": ".",
-    }
+    assert attrs == ATTRIBUTES_OF_COORDS
 
 
 def test_magnification_is_never_guessed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_prediction import make_prediction
+from tests.test_prediction import ATTRIBUTES_OF_COORDS, make_prediction
 from wsi_ats.batch.attention_file import encode_attention
 from wsi_ats.prediction import Prediction
 
@@ -36,17 +36,7 @@ def attributes_of(prediction: Prediction) -> tuple[dict[str, object], np.ndarray
 
 def test_coords_has_every_attribute_that_trident_writes() -> None:
     attrs, coords = attributes_of(make_prediction((1000, 700), 100.0))
-    assert attrs == {
-        "name": "case_7",
-        "patch_size": 64,
-        "patch_size_level0": 80,
-        "level0_width": 1000,
-        "level0_height": 700,
-        "target_magnification": 16.0,
-        "level0_magnification": 20.0,
-        "overlap": -16,
-        "savetodir": ".",
-    }
+    assert attrs == ATTRIBUTES_OF_COORDS
     assert set(attrs) == WRITTEN_BY_TRIDENT
     assert coords.dtype == np.int64
     assert coords.shape == (len(make_prediction((1000, 700), 100.0).tissue), 2)

@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from wsi_ats.atomic import write_atomic
 from wsi_ats.batch.claim import acquire, look
 from wsi_ats.batch.inputs import SlideItem
@@ -32,7 +30,7 @@ from wsi_ats.errors import Failure
 from wsi_ats.output import writing
 from wsi_ats.shown import cell
 from wsi_ats.statistics.novelty import Unlike
-from wsi_ats.tasks.answer import TaskSpec, columns_of
+from wsi_ats.tasks.answer import TaskSpec, cells_of, columns_of, number_cell
 
 MEASURED = (
     "tiles_read",
@@ -158,12 +156,7 @@ def _done(record: Record, specs: Sequence[TaskSpec]) -> Record:
     cells = [
         entry
         for answer, spec in zip(record["answers"], specs, strict=True)
-        for entry in (
-            cell(answer["prediction"]),
-            *_sets(answer, spec),
-            *map(_number, answer["values"]),
-            *map(_number, answer["stderr"]),
-        )
+        for entry in cells_of(spec, answer["prediction"], answer["values"], answer["stderr"])
     ]
     return {
         **dict(zip(columns_of(specs), cells, strict=True)),
@@ -180,15 +173,7 @@ def _unlike(found: Unlike | None) -> Record:
     """Whether the slide is unlike the training slides; nothing where the model cannot tell."""
     if found is None:
         return {}
-    return {"unlike": "yes" if found.parts else "no", "unlike_score": _number(found.score)}
-
-
-def _sets(answer: Record, spec: TaskSpec) -> tuple[str, ...]:
-    """The classes that a slide may have, and whether a person should look; nothing where the model has no sets."""
-    if spec.sets is None:
-        return ()
-    inside = spec.set_of(np.array(answer["values"]))
-    return cell(";".join(inside)), "no" if len(inside) == 1 else "yes"
+    return {"unlike": "yes" if found.parts else "no", "unlike_score": number_cell(found.score)}
 
 
 def _failures(rows: Iterable[Row]) -> bytes:
@@ -196,10 +181,6 @@ def _failures(rows: Iterable[Row]) -> bytes:
     failed = {row.item.id: row.record for row in rows if row.status == "failed"}  # each id once
     cells = ({**{c: cell(record[c]) for c in columns}, "slide": cell(id)} for id, record in failed.items())
     return _csv(columns, cells)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:

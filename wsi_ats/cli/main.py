@@ -211,8 +211,6 @@ def train(
 ) -> None:
     """Train a model on slides with labels, grades, numbers or times."""
     from wsi_ats.config import load_config
-    from wsi_ats.manifest import read_manifest
-    from wsi_ats.tasks.settings import LABEL, columns_of_targets
     from wsi_ats.train.run import train as run
 
     settings = list(settings or ())
@@ -224,16 +222,9 @@ def train(
             f"--target is {target} and the settings name the tasks {', '.join(chosen.tasks)}",
             remedy="give one of them; tasks.NAME.target names the column of a task",
         )
-    rows = read_manifest(
-        manifest,
-        target or LABEL,
-        columns_of_targets(chosen.tasks),
-        patient=patient,
-        group=group,
-        slides_dir=slides_dir,
-        warn=_warn,
+    rows = _labelled(
+        manifest, target, chosen, mpp, override_mpp, patient=patient, group=group, slides_dir=slides_dir
     )
-    rows = [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
     if folds is not None:
         _cross_validate(rows, folds, chosen, out, overwrite)
         return
@@ -243,6 +234,22 @@ def train(
     if result.failures:
         complain(f"{len(result.failures)} slide(s) could not be used: see {out / 'failures.csv'}")
         raise typer.Exit(1)
+
+
+def _labelled(
+    manifest: Path,
+    target: str | None,
+    config: Any,
+    mpp: float | None,
+    override_mpp: float | None,
+    **how: str | None,
+) -> list[Any]:
+    """Rows of a manifest for the tasks of the settings, with the scales of the command; `how` is of `read_manifest`."""
+    from wsi_ats.manifest import read_manifest
+    from wsi_ats.tasks.settings import LABEL, columns_of_targets
+
+    rows = read_manifest(manifest, target or LABEL, columns_of_targets(config.tasks), warn=_warn, **how)
+    return [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
 
 
 def _cross_validate(rows: list[Any], folds: str, config: Any, out: Path, overwrite: bool) -> None:
@@ -453,23 +460,15 @@ def calibrate(
     device: Device = "auto",
 ) -> None:
     """Make a model's probabilities and threshold hold on slides of one's own, from a few with labels."""
-    from wsi_ats.manifest import read_manifest
     from wsi_ats.model_folder import load_model
-    from wsi_ats.tasks.settings import LABEL, columns_of_targets
     from wsi_ats.train.calibrate import calibrate_model
 
-    tasks = load_model(model).config.tasks
-    rows = read_manifest(
-        manifest,
-        target or LABEL,
-        columns_of_targets(tasks),
-        patient=patient,
-        slides_dir=slides_dir,
-        warn=_warn,
+    network = load_model(model, _device(device))
+    rows = _labelled(
+        manifest, target, network.config, mpp, override_mpp, patient=patient, slides_dir=slides_dir
     )
-    rows = [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
     calibrated, failures = calibrate_model(
-        model, rows, Reading.of(tiles, seed=seed), out, manifest.name, device=_device(device), say=say
+        network, model, rows, Reading.of(tiles, seed=seed), out, manifest.name, say=say
     )
     for words in (*calibrated.done, *calibrated.missing):
         say(words)

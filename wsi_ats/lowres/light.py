@@ -146,14 +146,17 @@ def find_light(patches: PatchColours) -> Light:
     candidates = np.flatnonzero((around >= enough) & (flat > 0))
     if not len(candidates):
         return Light()
-    best = candidates[np.argmax(lumas[candidates])]
+
+    def beside(colour: int) -> Bool[np.ndarray, " n"]:
+        """Colours of flat patches that are at most a step from this one."""
+        return np.asarray((np.abs(colours - colours[colour]).max(axis=1) <= 8.5) & (flat > 0), bool)
+
     # The brightest bin of a peak may hold little of it: the fullest of those beside it stands for the peak.
-    near = (np.abs(colours - colours[best]).max(axis=1) <= 8.5) & (flat > 0)
-    peak = np.flatnonzero(near)[np.argmax(flat[near])]
+    near = beside(int(candidates[np.argmax(lumas[candidates])]))
+    peak = int(np.flatnonzero(near)[np.argmax(flat[near])])
     if seen[lumas > lumas[peak] + 24].sum() > MOST_BRIGHTER * seen.sum():
         return Light()
-    inside = (np.abs(colours - colours[peak]).max(axis=1) <= 8.5) & (flat > 0)
-    red, green, blue = (round(float(c)) for c in patches.mean(inside))
+    red, green, blue = (round(float(c)) for c in patches.mean(beside(peak)))
     return Light((red, green, blue))
 
 

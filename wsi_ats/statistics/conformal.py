@@ -45,7 +45,7 @@ class ConformalSets:
 
     def to_values(self) -> dict[str, Any]:
         """Plain values for a model folder."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return asdict(self)
 
     def __call__(self, probabilities: Float64[np.ndarray, "*b C"]) -> Bool[np.ndarray, "*b C"]:
         """Whether each class is in the set, from its probability."""

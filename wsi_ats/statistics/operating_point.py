@@ -128,9 +128,8 @@ def _between(
 ) -> float:
     """The threshold, in logits."""
     edges = np.concatenate([[-FARTHEST - 2], np.unique(logits), [FARTHEST + 2]])
-    middles = (
-        edges[1:] + edges[:-1]
-    ) / 2  # one in each gap between different logits, and one beyond each end
+    # One in each gap between different logits, and one beyond each end.
+    middles = (edges[1:] + edges[:-1]) / 2
     sensitivity = (logits[positive] >= middles[:, None]).mean(1)
     specificity = (logits[~positive] < middles[:, None]).mean(1)
     share = positive.mean()
@@ -143,10 +142,9 @@ def _between(
     }[rule]()
     best = np.flatnonzero(worth >= worth.max() - 1e-12)
     # Of equals the one nearest to one half; of a gap that holds it, one half itself.
-    nearest = best[np.argmin(np.abs(middles[best].clip(edges[best], edges[best + 1])))]
-    low, high = edges[nearest], edges[nearest + 1]
-    inside = best[(edges[best] < 0) & (edges[best + 1] >= 0)]
-    return 0.0 if len(inside) else float((low + high) / 2)
+    if ((edges[best] < 0) & (edges[best + 1] >= 0)).any():
+        return 0.0
+    return float(middles[best[np.argmin(np.abs(middles[best]))]])
 
 
 def _expit(logit: float) -> float:

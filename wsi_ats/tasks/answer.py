@@ -12,6 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from wsi_ats.catalogue import TASK_KINDS, TaskEntry
 from wsi_ats.errors import WsiAtsError
+from wsi_ats.shown import cell
 from wsi_ats.statistics.conformal import ConformalSets
 from wsi_ats.statistics.operating_point import OperatingPoint
 
@@ -128,6 +129,23 @@ def columns_of(specs: Sequence[TaskSpec]) -> list[str]:
     """Columns of predictions.csv of all tasks; those of tasks after the first start with the task's name."""
     others = [column for q in specs[1:] for column in q.columns(f"{q.name}_")]
     return [*specs[0].columns(), *others]
+
+
+def cells_of(spec: TaskSpec, text: str, values: Sequence[float], stderr: Sequence[float | None]) -> list[str]:
+    """Cells of an answer in predictions.csv, under `spec.columns()`; `text` is the answer in a word.
+
+    >>> spec = TaskSpec("label", "classes", ("normal", "tumour"))
+    >>> cells_of(spec, "tumour", [0.25, 0.75], [0.1234567, None])
+    ['tumour', '0.25', '0.75', '0.123457', '']
+    """
+    inside = spec.set_of(np.asarray(values, np.float64))
+    of_sets = (cell(";".join(inside)), "no" if len(inside) == 1 else "yes") if spec.sets else ()
+    return [cell(text), *of_sets, *map(number_cell, values), *map(number_cell, stderr)]
+
+
+def number_cell(value: float | None) -> str:
+    """A number as a cell of a table, to six digits; empty where it is not known."""
+    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
 
 
 def values_named(specs: Sequence[TaskSpec]) -> list[str]:

@@ -59,7 +59,7 @@ class Calibration:
 
     def to_values(self) -> dict[str, Any]:
         """Plain values for a model folder."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return asdict(self)
 
     def __call__(self, outputs: Float[torch.Tensor, "*b O"]) -> Float[torch.Tensor, "*b O"]:
         """Calibrated outputs.

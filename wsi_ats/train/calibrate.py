@@ -12,7 +12,8 @@ from jaxtyping import Float64
 
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
-from wsi_ats.model_folder import CARD, load_model, save_model
+from wsi_ats.model import AttentionSampler
+from wsi_ats.model_folder import CARD, save_model
 from wsi_ats.output import writing
 from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
@@ -56,23 +57,23 @@ def calibrate(
 
 
 def calibrate_model(
+    model: AttentionSampler,
     folder: Path,
     rows: Sequence[Row],
     reading: Reading,
     out: Path,
     on: str,
     *,
-    device: str = "cpu",
     say: Say = print,
 ) -> tuple[Calibrated, list[Failure]]:
     """Calibrate a model anew on labelled slides of one's own, and write it, so calibrated, into the folder `out`.
 
-    The networks stay as they are. reading: how the slides are read. on: their name, which the new model bears. Slides
-    that cannot be used are returned. Raises `ConfigError` where `out` exists, or what is left is too little.
+    The networks stay as they are. folder: where the model was loaded from; its card is carried on. reading: how the
+    slides are read. on: their name, which the new model bears. Slides that cannot be used are returned. Raises
+    `ConfigError` where `out` exists, or what is left is too little.
     """
     if out.exists():
         raise ConfigError(f"--out {out} exists", remedy="name a new folder: models are not written over")
-    model = load_model(folder, device)
     examples = Examples(rows, list(model.tasks), model.config, 1 << 30)
     failures = examples.inspect(lambda: None)
     say(f"{len(examples)} of {len(rows)} slides can be read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 from jaxtyping import Float64
@@ -52,6 +53,11 @@ def final_figures(tasks: Iterable[Task], values: Values, truth: Truth, rng: np.r
         out[f"{prefix}{task.metric}"] = task.interval(mine, true, rng)
         out |= {f"{prefix}{name}": value for name, value in task.others(mine, true).items()}
     return out
+
+
+def plain_figures(figures: Figures) -> dict[str, object]:
+    """Figures as plain values, for JSON."""
+    return {name: asdict(f) if isinstance(f, Interval) else f for name, f in figures.items()}
 
 
 def metric_label(name: str) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,13 +22,12 @@ from wsi_ats.output import make_folder, writing
 from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
-from wsi_ats.shown import cell
-from wsi_ats.statistics.interval import Interval
-from wsi_ats.tasks.answer import columns_of
+from wsi_ats.shown import cell, csv_bytes
+from wsi_ats.tasks.answer import cells_of, columns_of
 from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
-from wsi_ats.train.figures import Figures, final_figures, values_of
+from wsi_ats.train.figures import Figures, final_figures, plain_figures, values_of
 from wsi_ats.train.folder import is_finished
 from wsi_ats.train.frozen import cache_for, may_be_stored
 from wsi_ats.train.run import train
@@ -84,7 +80,7 @@ def cross_validate(
         lines += [{"fold": str(number), **line} for line in answered.lines]
         failures += answered.failures
         with writing(out):
-            write_atomic(out / PREDICTIONS, _csv(["fold", *columns], lines))
+            write_atomic(out / PREDICTIONS, _table(["fold", *columns], lines))
         answers.append(answered)
     with writing(out):
         write_atomic(out / "run.json", _record(answers, config).encode())
@@ -162,14 +158,16 @@ def _record(answers: Sequence[_Answered], config: Config) -> str:
     record = {
         "config": to_values(config),
         "versions": {"wsi_ats": __version__, "torch": torch.__version__},
-        "figures": _plain(pooled),
-        "folds": [_plain({name.removeprefix("val_"): f for name, f in figures.items()}) for figures in each],
+        "figures": plain_figures(pooled),
+        "folds": [
+            plain_figures({name.removeprefix("val_"): f for name, f in figures.items()}) for figures in each
+        ],
     }
     return json.dumps(record, indent=2) + "\n"
 
 
-def _plain(figures: Figures) -> dict[str, object]:
-    return {name: asdict(f) if isinstance(f, Interval) else f for name, f in figures.items()}
+def _table(columns: Sequence[str], lines: Sequence[Mapping[str, str]]) -> bytes:
+    return csv_bytes(columns, ([line.get(column, "") for column in columns] for line in lines))
 
 
 def _of_row(row: Row, targets: Sequence[str]) -> dict[str, str]:
@@ -186,26 +184,10 @@ def _of_prediction(prediction: Prediction) -> dict[str, str]:
     cells = [
         text
         for result in prediction.results
-        for text in (
-            cell(result.text),
-            *((";".join(result.set), "yes" if result.refer else "no") if result.spec.sets else ()),
-            *map(_number, (*result.values, *result.stderr)),
-        )
+        for text in cells_of(result.spec, result.text, result.values.tolist(), result.stderr.tolist())
     ]
     return {
         **dict(zip(columns, cells, strict=True)),
         "tiles_read": str(prediction.tiles_read),
         "notes": cell("; ".join(prediction.notes)),
     }
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else ""
-
-
-def _csv(columns: Sequence[str], lines: Sequence[Mapping[str, str]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue().encode()

@@ -76,8 +76,8 @@ def train(
     """
     start = time.monotonic()
     tasks = ask(config, rows)
-    groups = tasks[0].strata(targets_of(tasks, rows)[0])
-    rows = with_splits(rows, config.train.val_fraction, config.train.seed, groups)
+    strata = tasks[0].strata(targets_of(tasks, rows)[0])
+    rows = with_splits(rows, config.train.val_fraction, config.train.seed, strata)
     # What is wrong with splits and networks is told before slides are opened and anything is written.
     refuse_lacking(tasks, rows)
     build_model(config, tasks)
