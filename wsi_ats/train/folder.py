@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import platform
@@ -24,7 +23,7 @@ from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
 from wsi_ats.output import check_within, make_folder, remedy_for, writing
-from wsi_ats.shown import cell
+from wsi_ats.shown import csv_bytes
 from wsi_ats.statistics.interval import Interval
 from wsi_ats.tasks.answer import values_named
 from wsi_ats.tasks.settings import LABEL
@@ -34,6 +33,8 @@ from wsi_ats.train.card import Trained
 OWN = (
     "slides.csv",
     "config.toml",
+    "cohort.csv",
+    "slides_looked_at.csv",
     "failures.csv",
     "checkpoints",
     "log.csv",
@@ -100,7 +101,7 @@ def is_finished(out: Path, rows: Sequence[Row], config: Config) -> bool:
 def _slides_table(rows: Sequence[Row]) -> bytes:
     """Content of slides.csv: what a run is of."""
     columns = [column for row in rows[:1] for column in row.cells or (LABEL,)]
-    return _table(
+    return csv_bytes(
         ["slide", *columns, "patient", "split", "mpp", "default_mpp"],
         (
             [row.slide, *map(row.cell, columns), row.patient, row.split, row.mpp, row.default_mpp]
@@ -165,9 +166,15 @@ def remove_run(out: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def write_table(out: Path, name: str, content: bytes) -> None:
+    """Write one of the run's tables."""
+    with writing(out):
+        write_atomic(out / name, content)
+
+
 def write_failures(out: Path, failures: Iterable[Failure]) -> None:
     """Write failures.csv; of its header alone where nothing failed."""
-    table = _table(COLUMNS, (asdict(f).values() for f in failures))
+    table = csv_bytes(COLUMNS, (asdict(f).values() for f in failures))
     with writing(out):
         write_atomic(out / "failures.csv", table)
 
@@ -201,7 +208,7 @@ def write_validation(
         [row.slide, *map(row.cell, columns), *(f"{value:.6g}" for value in mine)]
         for row, mine in zip(rows, every, strict=True)
     )
-    table = _table(["slide", *columns, *values_named(tasks.specs)], lines)
+    table = csv_bytes(["slide", *columns, *values_named(tasks.specs)], lines)
     with writing(out):
         write_atomic(out / "validation.csv", table)
 
@@ -221,11 +228,3 @@ def finish_run(out: Path, config: Config, result: Trained) -> None:
     }
     with writing(out):
         write_atomic(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    for row in (header, *rows):
-        writer.writerow([cell(entry) if isinstance(entry, str) else entry for entry in row])
-    return text.getvalue().encode()
