@@ -42,7 +42,7 @@ def audit(rows: Sequence[Row], classes: Sequence[str], parts: Sequence[str] | No
     of each row, by default its split. Raises `ConfigError` listing all leaks: a patient, a group, a file (also as a
     copy, byte for byte) or a slide under two spellings on two sides; two labels for one file.
 
-    >>> rows = [Row(f"{s}.svs", "/", "a", "P1", s, None) for s in ("train", "val")]
+    >>> rows = [Row(f"{s}.svs", f"{s}.svs", "a", "P1", s, None) for s in ("train", "val")]
     >>> audit(rows, ["a", "a"])
     Traceback (most recent call last):
     ...
@@ -88,13 +88,16 @@ class _File:
 
 
 def _files(rows: Sequence[Row]) -> list[int]:
-    """Number of the first row that has the same file, or a copy of it, for each row."""
+    """Number of the first row that has the same file, or a copy of it, for each row; of a file that is not there, its
+    own: it fails alone when it is opened."""
     files = []
-    for row in rows:
+    for number, row in enumerate(rows):
         path = str(row.path)
         facts = None if is_url(path) else status_of(path)
-        regular = facts is not None and stat.S_ISREG(facts.st_mode)
-        files.append(_File(path, file_key(path), facts.st_size if facts is not None and regular else 0))
+        key = file_key(path) if facts is not None or is_url(path) else number
+        files.append(
+            _File(path, key, facts.st_size if facts is not None and stat.S_ISREG(facts.st_mode) else 0)
+        )
     first = list(range(len(rows)))
     for twin in twins(files):
         first[twin.second] = first[twin.first]

@@ -109,6 +109,14 @@ def read_splits(
     Slides are known by path or by name, with or without suffix. fold: number of the fold, from 0, where the file has
     several. warn: gets how many rows the file leaves out. Raises `ConfigError` for a slide that the manifest has not,
     that may be several of it or that the file gives two splits, and for a file or a fold that cannot be meant.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> rows = [Row(f"x/{name}.svs", "", "a", name, None, None) for name in "ab"]
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "splits_0.csv")
+    ...     _ = path.write_text(",train,val,test\\n0,b,a,\\n")
+    ...     [(row.slide, row.split) for row in read_splits(path, rows)]
+    [('x/a.svs', 'val'), ('x/b.svs', 'train')]
     """
     table = read_table(Path(path), warn)
     named = _of_clam(table, fold) if known(table.columns, ["train"]) else _of_patho_bench(table, fold)

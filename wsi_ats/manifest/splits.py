@@ -22,7 +22,7 @@ def with_splits(
     `ConfigError` where a stratum has too few patients for that.
     """
     splits = {row.split for row in rows}
-    if None not in splits and ("val" in splits or "train" not in splits):
+    if None not in splits and splits != {"train", "test"}:
         return list(rows)
     if None in splits and len(splits) > 1:
         raise ConfigError(

@@ -89,7 +89,7 @@ def train(
     with alone_in(out):
         prepare_run(out, rows, config, overwrite=overwrite)
         say_patients(rows, say)
-        if "train" in given and "val" not in given:
+        if given == {"train", "test"}:
             say("no slide has the split val: some of those of train are kept to choose the epoch by")
         write_table(out, "cohort.csv", found.cohort.as_csv())
         for line in (*found.cohort.lines(), *(f"warning: {words}" for words in found.warnings)):
