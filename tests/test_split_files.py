@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.commands import run
+from tests.support.commands import TRAINING, run
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import Row, read_manifest, with_splits
 from wsi_ats.manifest.folds import folds_of
@@ -217,3 +217,20 @@ def test_train_refuses_a_file_that_parts_a_patient(tmp_path: Path) -> None:
     said = run("train", manifest(tmp_path), "--out", tmp_path / "run", "--splits", path, status=2)
     assert "12 patient(s) on two sides: 'P0' (train: x/0.svs; val: x/1.svs)" in said.output
     assert not (tmp_path / "run").exists()
+
+
+def test_train_takes_a_fold_of_a_file_and_nothing_else(cohort: Path, tmp_path: Path) -> None:
+    rows = read_manifest(cohort)
+    path = tmp_path / "m.csv"
+    path.write_text("slide,label\n" + "".join(f"{row.path},{row.label}\n" for row in rows))
+    run("splits", path, "--out", tmp_path / "f", "--folds", "3")
+    more = (*TRAINING, "--set", "train.epochs=1")
+    run("train", path, "--out", tmp_path / "run", "--splits", tmp_path / "f/k=all.tsv", "--fold", "1", *more)
+    fold = read_splits(tmp_path / "f/splits_1.csv", read_manifest(path))
+    trained = pd.read_csv(tmp_path / "run/slides.csv")
+    assert dict(zip(trained.slide, trained.split, strict=True)) == {row.slide: row.split for row in fold}
+    assert set(trained.split) == {"train", "val", "test"}
+    looked = pd.read_csv(tmp_path / "run/slides_looked_at.csv")
+    assert set(looked.slide) == {row.slide for row in fold if row.split != "test"}, (
+        "those of the test stay closed"
+    )
