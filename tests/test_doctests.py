@@ -27,6 +27,8 @@ NAMED = {
     "wsi_ats.lowres.tissue": "tissue_cells tissue_mask",
     "wsi_ats.lowres.view": "frame_view read_view",
     "wsi_ats.manifest": "read_manifest",
+    "wsi_ats.manifest.audit": "association audit",
+    "wsi_ats.manifest.split_files": "clam_bytes patho_bench_bytes read_splits",
     "wsi_ats.prediction": "Prediction",
     "wsi_ats.prefetch": "prefetch",
     "wsi_ats.reading": "Reading",

@@ -177,7 +177,7 @@ def test_splits_keep_patients_whole_and_every_class_on_both_sides(
 
 
 def test_given_splits_are_kept_and_half_given_ones_refused(tmp_path: Path) -> None:
-    rows = read_manifest(write(tmp_path, "slide,label,split\nx,1,train\ny,0,test\n"))
+    rows = read_manifest(write(tmp_path, "slide,label,split\nx,1,train\ny,0,val\n"))
     assert with_splits(rows, 0.5, 0) == rows
     rows = read_manifest(write(tmp_path, "slide,label,split\nx,1,train\ny,0,\n"))
     with pytest.raises(ConfigError, match="some slides a split and others none"):

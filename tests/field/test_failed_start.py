@@ -73,6 +73,7 @@ def test_the_folder_of_a_failed_start_is_free(
     request.getfixturevalue("untrained")
     train(rows, ONE, out, say=silent)
     assert sorted(path.name for path in out.rglob("*") if path.is_file()) == [
+        "cohort.csv",
         "config.toml",
         "notes.txt",
         "slides.csv",

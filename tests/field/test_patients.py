@@ -115,19 +115,6 @@ def test_spellings_of_one_patient_are_told(tmp_path: Path) -> None:
         read_manifest(manifest(tmp_path, "patient", ["P1", "p1", "P2"]))
 
 
-def test_a_class_that_comes_from_one_place_is_told(tmp_path: Path) -> None:
-    sites = ["A" if i % 2 else "BC"[i // 2 % 2] for i in range(12)]
-    patients = [f"P{i}" for i in range(12)]
-    for name in ("site", "Hospital", "center"):
-        path = tmp_path / "m.csv"
-        rows = (
-            f"{i},{'xy'[i % 2]},{p},{site}\n" for i, (p, site) in enumerate(zip(patients, sites, strict=True))
-        )
-        path.write_text(f"slide,label,patient,{name}\n" + "".join(rows))
-        with pytest.warns(UserWarning, match=rf"come from one place \(label 'y' from 'A'; column '{name}'\)"):
-            read_manifest(path)
-
-
 # ---- What train says
 
 

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from wsi_ats import __version__
 from wsi_ats.catalogue import SAMPLERS
 from wsi_ats.cli.convert import convert
+from wsi_ats.cli.splits import Group, Patient, Settings, Site, SlidesDir, number_of_folds, splits
 from wsi_ats.cli.terminal import (
     complain,
     console,
@@ -117,32 +118,7 @@ OverrideMpp = Annotated[
 BadTiles = Annotated[
     int, typer.Option(min=0, help="So many damaged tiles a slide may be read as background.")
 ]
-SlidesDir = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="Folder that the paths in a manifest start at, instead of the manifest's own; names without a folder are "
-        "also found deeper in it.",
-    ),
-]
-Patient = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Column of the patients in a manifest; none: there is none. Default: the one with a common name.",
-    ),
-]
-Group = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Column of what must be on one side of a split, beside patients: site, scanner, block.",
-    ),
-]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes CUDA where there is one.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", "-s", help="A setting, section.key=value; may be repeated.")
-]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of settings.")]
 
 
@@ -194,6 +170,19 @@ def train(
     slides_dir: SlidesDir = None,
     patient: Patient = None,
     group: Group = None,
+    site: Site = None,
+    split_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--splits",
+            metavar="FILE",
+            help="Splits from a file of `wsi-ats splits`, CLAM (splits_0.csv) or Patho-Bench (k=all.tsv).",
+        ),
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=0, help="The fold of --splits, where its file has several; 0 is the first."),
+    ] = None,
     folds: Annotated[
         str | None,
         typer.Option(
@@ -223,8 +212,17 @@ def train(
             remedy="give one of them; tasks.NAME.target names the column of a task",
         )
     rows = _labelled(
-        manifest, target, chosen, mpp, override_mpp, patient=patient, group=group, slides_dir=slides_dir
+        manifest,
+        target,
+        chosen,
+        mpp,
+        override_mpp,
+        patient=patient,
+        group=group,
+        site=site,
+        slides_dir=slides_dir,
     )
+    rows = _split_as(split_file, fold, folds, rows)
     if folds is not None:
         _cross_validate(rows, folds, chosen, out, overwrite)
         return
@@ -252,18 +250,30 @@ def _labelled(
     return [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
 
 
+def _split_as(file: Path | None, fold: int | None, folds: str | None, rows: list[Any]) -> list[Any]:
+    """The rows with the splits of a file, where one is given."""
+    from wsi_ats.manifest.split_files import read_splits
+
+    if file is None:
+        if fold is not None:
+            raise ConfigError(f"--fold is {fold}, and no file of splits is given", "give it with --splits")
+        return rows
+    if folds is not None:
+        raise ConfigError(f"--splits is {file} and --folds is {folds}", "give one of them")
+    return read_splits(file, rows, fold, warn=_warn)
+
+
 def _cross_validate(rows: list[Any], folds: str, config: Any, out: Path, overwrite: bool) -> None:
     """Train and answer fold by fold."""
     from wsi_ats.manifest.folds import folds_of
     from wsi_ats.train.folds import cross_validate
     from wsi_ats.train.targets import ask, targets_of
 
-    if folds != "each" and not (folds.isdecimal() and 3 <= int(folds) <= 100):
-        raise ConfigError(f"--folds is {folds!r}; it must be a whole number from 3 to 100, or each")
+    count = number_of_folds(folds)
     tasks = ask(config, rows)
     strata = tasks[0].strata(targets_of(tasks, rows)[0])
     how = config.train
-    made = folds_of(rows, "each" if folds == "each" else int(folds), how.val_fraction, how.seed, strata)
+    made = folds_of(rows, count, how.val_fraction, how.seed, strata)
     result = cross_validate(made, config, out, say=say, overwrite=overwrite)
     say(
         f"{result.answered} of {len(rows)} slides answered by models that have not seen them: {out / 'predictions.csv'}"
@@ -499,6 +509,7 @@ def info(
 
 
 command(convert)
+command(splits)
 
 
 @command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from wsi_ats.manifest.entries import Entry
@@ -32,14 +32,12 @@ def advise(
     asked: bool,
     warn: Warn,
 ) -> None:
-    """Warn of patients that may not be recognised, spellings of one patient, and classes that come from one site."""
+    """Warn of patients that may not be recognised, and of spellings of one patient."""
     if not asked:
         _unknown_patients(table, entries, targets, patients, warn)
     if patients:
         tell_without_patient(table, patients, warn)
         _spellings(entries, patients, warn)
-    for name, cells in targets.items():
-        _one_site(table, name, cells, warn)
 
 
 def tell_without_patient(table: Table, patients: str, warn: Warn) -> None:
@@ -116,23 +114,3 @@ def _spellings(entries: Sequence[Entry], patients: str, warn: Warn) -> None:
             f"column {patients!r} has {' and '.join(map(repr, several[0]))}, which count as different patients"
             + (f", and {len(several) - 1} more such" if len(several) > 1 else "")
         )
-
-
-def _one_site(table: Table, target: str, cells: Sequence[str], warn: Warn) -> None:
-    """Warn of a class whose slides all come from one of several sites: the model may learn the site."""
-    counts = Counter(cell for cell in cells if cell not in NOT_GIVEN)
-    if not 2 <= len(counts) <= MOST_CLASSES:
-        return
-    for column in known(table.columns, SITE):
-        sites = table.column(column)
-        of_class: dict[str, set[str]] = defaultdict(set)
-        for cell, site in zip(cells, sites, strict=True):
-            of_class[cell].add(site)
-        alone = [cell for cell, count in counts.items() if count > 1 and len(of_class[cell]) == 1]
-        if alone and len(set(sites)) > 1:
-            words = ", ".join(f"{target} {cell!r} from {next(iter(of_class[cell]))!r}" for cell in alone[:3])
-            warn(
-                f"all slides of a class come from one place ({words}; column {column!r}): what tells the places apart, "
-                "stain and scanner, tells the classes apart, and a model may learn that alone"
-            )
-            return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest.names import LIKE_LABEL, PATIENT, known
+from wsi_ats.manifest.names import LIKE_LABEL, PATIENT, SITE, known
 from wsi_ats.manifest.table import Table
 
 
@@ -51,11 +53,20 @@ def patient_column(table: Table, asked: str | None) -> str:
 
     asked: a column, or `none`. Raises `ConfigError` for a column that is not there.
     """
+    return _asked_or_known(
+        table, asked, PATIENT, "name the column of the patients with --patient, or --patient none"
+    )
+
+
+def site_column(table: Table, asked: str | None) -> str:
+    """The column of the places that slides come from, as `patient_column` has that of patients."""
+    return _asked_or_known(table, asked, SITE, "name the column of the sites with --site, or --site none")
+
+
+def _asked_or_known(table: Table, asked: str | None, names: Sequence[str], remedy: str) -> str:
     if asked is not None and not (asked.casefold() == "none" and asked not in table.columns):
-        return column_called(
-            table, asked, "name the column of the patients with --patient, or --patient none"
-        )
-    return "" if asked is not None else next(iter(known(table.columns, PATIENT)), "")
+        return column_called(table, asked, remedy)
+    return "" if asked is not None else next(iter(known(table.columns, names)), "")
 
 
 def _quoted(name: str) -> str:

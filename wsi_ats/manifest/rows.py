@@ -12,7 +12,13 @@ from typing import Literal
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest.advice import MOST_CLASSES, advise
-from wsi_ats.manifest.columns import column_called, label_column, optional_column, patient_column
+from wsi_ats.manifest.columns import (
+    column_called,
+    label_column,
+    optional_column,
+    patient_column,
+    site_column,
+)
 from wsi_ats.manifest.entries import Entry, entries_of, refuse_broken
 from wsi_ats.manifest.same_file import Twin, twins
 from wsi_ats.manifest.table import Table, Warn, read_table
@@ -48,6 +54,8 @@ class Row:
     """Texts of the columns that hold targets, where the settings name tasks."""
     group: str = ""
     """What else than the patient must be on one side of a split, as the column of groups has it; empty: nothing."""
+    site: str = ""
+    """Place that the slide comes from; empty where the manifest does not say."""
     hint: str = field(default="", compare=False)
     """What to do where the file is missing."""
 
@@ -72,6 +80,7 @@ def read_manifest(
     *,
     patient: str | None = None,
     group: str | None = None,
+    site: str | None = None,
     slides_dir: Path | str | None = None,
     warn: Warn = warnings.warn,
 ) -> list[Row]:
@@ -79,10 +88,11 @@ def read_manifest(
 
     target: the column of the classes. columns: those of the targets of tasks, instead; a slide must have at least
     one of them. patient: the column of patients, or `none`; by default one under a common name. group: the column of
-    what must not be on two sides of a split beside the patient, such as a site. slides_dir: folder that paths are
-    relative to, instead of the manifest's. warn: gets what may be wrong without being an error. In a column of numbers
-    1.0 and 1 are one class, which is told: programs write integers beside an empty cell as 1.0. Rows that say the same
-    of one file are one. Raises `ConfigError` naming the manifest, the column or row, the rule.
+    what must not be on two sides of a split beside the patient, such as a scanner. site: the column of the places that
+    slides come from, found and named as that of patients. slides_dir: folder that paths are relative to, instead of
+    the manifest's. warn: gets what may be wrong without being an error. In a column of numbers 1.0 and 1 are one class,
+    which is told: programs write integers beside an empty cell as 1.0. Rows that say the same of one file are one.
+    Raises `ConfigError` naming the manifest, the column or row, the rule.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -98,6 +108,7 @@ def read_manifest(
     texts = _texts(table, target, columns, warn)
     _refuse_unlabelled(table, texts, entries)
     groups = column_called(table, group, "name a column of the manifest with --group") if group else ""
+    sites = site_column(table, site)
     split = optional_column(table, "split")
     if split:
         table.refuse(
@@ -107,7 +118,7 @@ def read_manifest(
             "correct it, or leave it empty",
         )
     rows = [
-        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, groups, bool(columns))
+        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, groups, sites, bool(columns))
         for i, entry in enumerate(entries)
     ]
     rows = _each_once(rows, entries, table.path, warn)
@@ -168,8 +179,8 @@ def _with_points(table: Table, texts: list[str]) -> list[str]:
     return [text.replace(",", ".") for text in texts]
 
 
-def _row(entry: Entry, cells: dict[str, str], split: str, groups: str, of_tasks: bool) -> Row:
-    group = entry.others.get(groups, "")
+def _row(entry: Entry, cells: dict[str, str], split: str, groups: str, sites: str, of_tasks: bool) -> Row:
+    group, site = _given(entry, groups), _given(entry, sites)
     return Row(
         entry.slide,
         entry.place,
@@ -178,9 +189,16 @@ def _row(entry: Entry, cells: dict[str, str], split: str, groups: str, of_tasks:
         _split(entry.others.get(split, "")),
         entry.mpp,
         cells=cells if of_tasks else {},
-        group="" if group in NOT_GIVEN else group,
+        group=group,
+        site=site,
         hint=entry.hint,
     )
+
+
+def _given(entry: Entry, column: str) -> str:
+    """The text of a column that may also be that of the patients; empty where nothing is given."""
+    text = entry.others.get(column, entry.patient if column else "")
+    return "" if text in NOT_GIVEN else text
 
 
 def _split(value: str) -> Split | None:

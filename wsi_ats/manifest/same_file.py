@@ -8,8 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-
-from wsi_ats.manifest.entries import Entry
+from typing import Protocol, runtime_checkable
 
 SAMPLE = 64 << 10
 """Bytes read at the beginning, in the middle and at the end of files of one size, before they are compared whole."""
@@ -27,7 +26,24 @@ class Twin:
     """Whether they name two files that hold the same bytes, rather than one file."""
 
 
-def twins(entries: Sequence[Entry]) -> list[Twin]:
+@runtime_checkable
+class OfFile(Protocol):
+    """What stands for a slide's file."""
+
+    @property
+    def path(self) -> str:
+        """Path or URL of the file."""
+
+    @property
+    def file(self) -> Hashable:
+        """Key that all names of the file share."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of a regular file; 0 where it is none, or not there."""
+
+
+def twins(entries: Sequence[OfFile]) -> list[Twin]:
     """Rows that stand for a slide of an earlier row, in order: links, other spellings, and copies.
 
     Copies are looked for among files of one size; only these are opened.
@@ -41,7 +57,7 @@ def twins(entries: Sequence[Entry]) -> list[Twin]:
     return sorted([*same, *_copies(entries, list(first.values()))], key=lambda twin: twin.second)
 
 
-def _copies(entries: Sequence[Entry], positions: Sequence[int]) -> list[Twin]:
+def _copies(entries: Sequence[OfFile], positions: Sequence[int]) -> list[Twin]:
     by_size: dict[int, list[int]] = defaultdict(list)
     for position in positions:
         entry = entries[position]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 
@@ -17,20 +18,23 @@ def with_splits(
     """The rows with a split each: the manifest's own, or one by patient and group, stratified.
 
     strata: what each row counts for, by default its class; each must be on both sides, but for None. No patient and no
-    group is ever on both sides. Raises `ConfigError` where a stratum has too few patients for that.
+    group is ever on both sides. Where the manifest has `train` and `test` alone, `val` is taken from `train`. Raises
+    `ConfigError` where a stratum has too few patients for that.
     """
-    if all(row.split is not None for row in rows):
+    splits = {row.split for row in rows}
+    if None not in splits and splits != {"train", "test"}:
         return list(rows)
-    if any(row.split is not None for row in rows):
+    if None in splits and len(splits) > 1:
         raise ConfigError(
             "the manifest gives some slides a split and others none; fill the column or drop it"
         )
     strata = [f"class {row.label!r}" for row in rows] if strata is None else strata
     units = units_of(rows)
-    held_out = held_out_units(units, strata, val_fraction, seed)
+    free = [row.split != "test" for row in rows]
+    held_out = held_out_units([*compress(units, free)], [*compress(strata, free)], val_fraction, seed)
     return [
-        replace(row, split="val" if unit in held_out else "train")
-        for row, unit in zip(rows, units, strict=True)
+        replace(row, split="val" if unit in held_out else "train") if mine else row
+        for row, unit, mine in zip(rows, units, free, strict=True)
     ]
 
 

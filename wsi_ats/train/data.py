@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch.utils.data import Dataset, Sampler
 
 from wsi_ats.config import Config
-from wsi_ats.errors import Failure, NoTissueError, SlideError, WsiAtsError
+from wsi_ats.errors import Failure, MissingMppError, NoTissueError, SlideError, WsiAtsError
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.manifest import Row
 from wsi_ats.sampling import generator_for
@@ -27,6 +27,8 @@ from wsi_ats.train.targets import Targets, target_of, targets_of
 
 BadTiles = dict[str, set[tuple[int, int, int]]]
 """Tiles (level, column, row) by slide, met so far, that could not be read and were tolerated."""
+_STAGES = {NoTissueError: "tissue", MissingMppError: "mpp"}
+"""Stages by which what users can mend is told apart, whatever was under way."""
 TILES = "tiles"
 """Stage of slides that could be prepared but not read where they were drawn."""
 
@@ -150,7 +152,8 @@ class Shuffled(Sampler[int]):
 def failure_of(row: Row, error: Exception) -> Failure:
     """The failure of a slide that cannot be used: where and why, in words."""
     if isinstance(error, WsiAtsError):
-        stage = "tissue" if isinstance(error, NoTissueError) else getattr(error, "stage", "open")
+        known = (name for kind, name in _STAGES.items() if isinstance(error, kind))
+        stage = next(known, getattr(error, "stage", "open"))
         missing = bool(row.hint) and not os.path.lexists(row.path)
         return Failure(row.slide, stage, error.message, row.hint if missing else error.remedy)
     message = shown(" ".join(f"{type(error).__name__}: {error}".split()))

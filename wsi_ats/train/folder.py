@@ -33,6 +33,8 @@ from wsi_ats.train.figures import plain_figures
 OWN = (
     "slides.csv",
     "config.toml",
+    "cohort.csv",
+    "slides_looked_at.csv",
     "failures.csv",
     "checkpoints",
     "log.csv",
@@ -162,6 +164,12 @@ def remove_run(out: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def write_table(out: Path, name: str, content: bytes) -> None:
+    """Write one of the run's tables."""
+    with writing(out):
+        write_atomic(out / name, content)
 
 
 def write_failures(out: Path, failures: Iterable[Failure]) -> None:

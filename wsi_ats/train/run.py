@@ -24,6 +24,7 @@ from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.lowres.prepare import PreparedSlide
 from wsi_ats.manifest import Row, with_splits
+from wsi_ats.manifest.audit import audit
 from wsi_ats.model_folder import save_model
 from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
@@ -40,14 +41,16 @@ from wsi_ats.train.folder import (
     prepare_run,
     read_failures,
     write_failures,
+    write_table,
     write_validation,
 )
 from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
+from wsi_ats.train.looked_at import look_at
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.patients import patients_in_words, say_patients
 from wsi_ats.train.reference import reference_of
 from wsi_ats.train.standardise import fit_standardisation
-from wsi_ats.train.targets import ask, counts_of, refuse_lacking, targets_of
+from wsi_ats.train.targets import ask, classes_of, counts_of, refuse_lacking, targets_of
 
 Sets = dict[str, Examples]
 """Examples of each split, by its name."""
@@ -76,14 +79,21 @@ def train(
     """
     start = time.monotonic()
     tasks = ask(config, rows)
-    strata = tasks[0].strata(targets_of(tasks, rows)[0])
+    strata, given = tasks[0].strata(targets_of(tasks, rows)[0]), {row.split for row in rows}
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, strata)
+    classes = classes_of(tasks[0], rows, strata)
     # What is wrong with splits and networks is told before slides are opened and anything is written.
     refuse_lacking(tasks, rows)
+    found = audit(rows, classes)
     build_model(config, tasks)
     with alone_in(out):
         prepare_run(out, rows, config, overwrite=overwrite)
         say_patients(rows, say)
+        if given == {"train", "test"}:
+            say("no slide has the split val: some of those of train are kept to choose the epoch by")
+        write_table(out, "cohort.csv", found.cohort.as_csv())
+        for line in (*found.cohort.lines(), *(f"warning: {words}" for words in found.warnings)):
+            say(line)
         return _train(
             rows, tasks, config, out, say, cache_for(config, out, say) if cache is None else cache, start
         )
@@ -174,7 +184,19 @@ def _inspect(
     write_failures(out, failures)
     for failure in failures:
         say(f"left out {failure.slide}: {failure.error}")
+    _tell_looked_at(rows, tasks[0], failures, out, say)
     return sets, failures
+
+
+def _tell_looked_at(
+    rows: Sequence[Row], task: Task, failures: Sequence[Failure], out: Path, say: Say
+) -> None:
+    """Write and say which slides can be used, and whether those that cannot are of one class or site."""
+    opened = [row for row in rows if row.split in ("train", "val")]
+    looked = look_at(opened, classes_of(task, opened), failures)
+    write_table(out, "slides_looked_at.csv", looked.as_csv())
+    for line in looked.lines():
+        say(line)
 
 
 def _check(sets: Sets, tasks: Sequence[Task], failures: Sequence[Failure], out: Path, say: Say) -> None:

@@ -92,6 +92,19 @@ def targets_of(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Float64[np.nd
     return stacked(each) if each else [np.empty((0, len(target))) for target in nothing]
 
 
+def classes_of(task: Task, rows: Sequence[Row], strata: Sequence[str | None] | None = None) -> list[str]:
+    """Class of each row for tables: the text of a class or grade, else its stratum; empty where it has none.
+
+    strata: those of the rows, where they are known already.
+    """
+    if TASK_KINDS[task.spec.kind].names in ("found", "grades"):
+        cells = [row.cell(task.columns[0]) for row in rows]
+        return ["" if cell in NOT_GIVEN else cell for cell in cells]
+    if strata is None:
+        strata = task.strata(targets_of([task], rows)[0])
+    return [stratum or "" for stratum in strata]
+
+
 def counts_of(tasks: Sequence[Task], targets: Iterable[Float64[np.ndarray, "n _"]]) -> dict[str, str]:
     """Words by name for what there is to learn from; with several tasks, names begin with the task's."""
     return {
