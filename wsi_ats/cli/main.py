@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -23,6 +22,8 @@ from typer.core import TyperGroup
 from wsi_ats import __version__
 from wsi_ats.catalogue import SAMPLERS
 from wsi_ats.cli.convert import convert
+from wsi_ats.cli.device import device_named
+from wsi_ats.cli.evaluate import compare, evaluate
 from wsi_ats.cli.terminal import (
     complain,
     console,
@@ -156,7 +157,9 @@ def main() -> None:
 
 def command(function: Command) -> Command:
     """A function registered as a command of `wsi-ats`."""
-    app.command()(with_status(function, resumable=function.__name__ in ("train", "predict", "convert")))
+    app.command()(
+        with_status(function, resumable=function.__name__ in ("train", "predict", "convert", "evaluate"))
+    )
     return function
 
 
@@ -322,7 +325,7 @@ def predict(
         override_mpp=override_mpp,
         tolerate_bad_tiles=tolerate_bad_tiles,
     )
-    device = _device(device)
+    device = device_named(device)
     model_hash(model)
     items = find_slides(slides, slides_dir=slides_dir, patient=patient, warn=_warn)
     make_folder(out)
@@ -411,7 +414,7 @@ def heatmap(
     _check_place(out)
     slide = one_slide(slide)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
-    network = load_model(model, _device(device))
+    network = load_model(model, device_named(device))
     opened = open_slide(
         slide,
         mpp=override_mpp,
@@ -469,7 +472,7 @@ def calibrate(
     )
     rows = [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
     calibrated, failures = calibrate_model(
-        model, rows, Reading.of(tiles, seed=seed), out, manifest.name, device=_device(device), say=say
+        model, rows, Reading.of(tiles, seed=seed), out, manifest.name, device=device_named(device), say=say
     )
     for words in (*calibrated.done, *calibrated.missing):
         say(words)
@@ -500,6 +503,8 @@ def info(
 
 
 command(convert)
+command(evaluate)
+command(compare)
 
 
 @command
@@ -566,20 +571,3 @@ def _write(path: Path, content: bytes) -> None:
         raise ConfigError(
             f"--out {path} cannot be written: {error.strerror}", remedy_for(error.errno)
         ) from error
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        # Others lack float64, which draws and probabilities are computed in.
-        raise ConfigError(f"--device is {name}; it must be auto, cpu, cuda or cuda:N")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"--device {name}: {str(error).splitlines()[0]}", remedy="use cpu or auto"
-        ) from None
-    return name

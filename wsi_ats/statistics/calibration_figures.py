@@ -88,8 +88,10 @@ def calibration_figures(
     of: str,
     groups: Mapping[str, Bool[np.ndarray, " n"]],
 ) -> list[Figure]:
-    """Brier score, ECE, calibration in the large and slope of the probability that something is true of a slide; groups:
-    names of the slides of which it is and is not."""
+    """Brier score, ECE, calibration in the large and slope of the probability that something is true of a slide.
+
+    groups: the slides of which it is true and those of which it is not, by their names.
+    """
     apart = (probability - happened.astype(np.float64)) ** 2
     return [
         Figure("brier", weighted_mean(apart), of),
@@ -117,7 +119,7 @@ def reliability_figures(
 
 def _logit(probability: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     clipped = probability.clip(NEAREST, 1 - NEAREST)
-    return np.log(clipped) - np.log1p(-clipped)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped))
 
 
 def _fit(

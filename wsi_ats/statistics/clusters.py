@@ -196,7 +196,9 @@ def _of_formula(figure: Figure, value: float, patients: Patients, level: float) 
     counts = [len(np.unique(patients.index[slides])) for slides in figure.groups.values()]
     edge = round(value)
     if abs(value - edge) < 1e-12 and figure.form == "area":
-        return Interval(value, *area_limits(float(edge), *counts, level), "Newcombe: all resamples agree")
+        positive, negative = counts
+        low, high = area_limits(float(edge), positive, negative, level)
+        return Interval(value, low, high, "Newcombe: all resamples agree")
     if abs(value - edge) < 1e-12 and figure.form == "share":
         by_wilson = share_interval(counts[0] * edge, counts[0], level)
         return Interval(value, by_wilson.low, by_wilson.high, "Wilson: all resamples agree")

@@ -1,6 +1,6 @@
 """Decision curve: what deciding by a model is worth, at every price of a false alarm.
 
-Whoever acts from a probability of t on holds a false alarm for t / (1 - t) times as bad as a missed positive is. The net
+Whoever acts from a probability of t on holds a false alarm for t / (1 - t) times as bad as a missed positive. The net
 benefit at t is then the share of true positives less that of false alarms at this price.
 
 Source: A. J. Vickers, E. B. Elkin, "Decision Curve Analysis: A Novel Method for Evaluating Prediction Models", Medical

@@ -104,5 +104,6 @@ def _sums(
 ) -> tuple[Float64[np.ndarray, "m G"], int]:
     """Sum over the slides of each of `of` patients, and how many have any."""
     found = np.zeros((len(values), of))
-    np.add.at(found, (slice(None), index), values)
+    for row, mine in zip(found, values, strict=True):
+        row += np.bincount(index, mine, of)
     return found, len(np.unique(index))

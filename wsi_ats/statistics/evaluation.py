@@ -73,7 +73,7 @@ class Answered:
 
 @dataclass(frozen=True, eq=False)
 class Alternative:
-    """A question about slides that is answered by yes or no, with a probability; m of the n slides have a known truth."""
+    """A question answered by yes or no, with a probability; of m of the n slides the truth is known."""
 
     of: str
     """Class or label; of grades `>= grade`. Empty for the positive one of two classes."""

@@ -44,7 +44,9 @@ class Figure:
 
 def ratio(above: Float64[np.ndarray, "*s"], below: Float64[np.ndarray, "*s"]) -> Float64[np.ndarray, "*s"]:
     """above / below; nan where below is 0."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) != 0)
+    found = np.full(below.shape, np.nan)
+    np.divide(above, below, out=found, where=below != 0)
+    return found
 
 
 def weighted_mean(values: Float64[np.ndarray, " n"]) -> Formula:
