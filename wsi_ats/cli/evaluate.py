@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from wsi_ats.cli.device import device_named
-from wsi_ats.cli.terminal import complain, console, errors, say, show_summary
+from wsi_ats.cli.terminal import complain, errors, say, show_summary
 from wsi_ats.errors import ConfigError
-from wsi_ats.shown import shown
 
 if TYPE_CHECKING:  # these take a while to import
     from wsi_ats.batch.inputs import SlideItem
@@ -241,7 +240,12 @@ def _show_task(task: TaskEvaluation, seeds: int) -> None:
 def _show_parts(by: str, parts: Sequence[Part]) -> None:
     """Print the first few figures of each site or fold; all are in the files."""
     rows = [
-        (part.member, str(part.slides), str(part.patients), *(str(s.interval) for s in part.figures[:SHORT]))
+        (
+            part.member,
+            str(part.slides),
+            str(part.patients),
+            *(" ".join(_words(s.interval)) for s in part.figures[:SHORT]),
+        )
         for part in parts
     ]
     _table((by, "slides", "patients", *(_name(s.figure) for s in parts[0].figures[:SHORT])), rows)
@@ -293,17 +297,11 @@ def _p(value: float) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose cells are text as it is."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for name in header:
-        table.add_column(Text(name))
-    for row in rows:
-        table.add_row(*(Text(shown(text)) for text in row))
-    width = max(console.width, 160)  # into a file no line is wrapped
-    console.print(table, width=width, soft_wrap=True)
+    """Print a table; no line is wrapped, so that it can be copied from a file, too."""
+    every = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    for row in every:
+        say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _warn(said: str) -> None:

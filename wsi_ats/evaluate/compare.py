@@ -14,7 +14,7 @@ from wsi_ats.evaluate.answers import read_answers
 from wsi_ats.evaluate.join import Joined, Truth, join, read_truth
 from wsi_ats.evaluate.run import How, patients_of
 from wsi_ats.manifest.table import Warn
-from wsi_ats.statistics.clusters import Patients, Sampled, sample_figures
+from wsi_ats.statistics.clusters import Patients, Sampled, sample_figures, values_of
 from wsi_ats.statistics.delong import Difference, compare_areas
 from wsi_ats.statistics.evaluation import Answered, alternatives, figures_of
 from wsi_ats.statistics.mcnemar import Decisions, mcnemar
@@ -132,11 +132,8 @@ def _differences(
     pairs = list(zip(figures_of(mine), figures_of(theirs), strict=True))
     figures = [_difference(a, b) for a, b in pairs]
     sampled = sample_figures(figures, patients, rounds=how.resamples, seed=how.seed, method=how.method)
-    one = np.ones((1, len(mine)))
-    return tuple(
-        FigureComparison(float(a.at(one)[0]), float(b.at(one)[0]), difference)
-        for (a, b), difference in zip(pairs, sampled, strict=True)
-    )
+    firsts, seconds = (values_of(side, len(mine)).tolist() for side in zip(*pairs, strict=True))
+    return tuple(map(FigureComparison, firsts, seconds, sampled))
 
 
 def _difference(first: Figure, second: Figure) -> Figure:

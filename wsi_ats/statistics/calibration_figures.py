@@ -127,7 +127,7 @@ def _fit(
 ) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, " R"]]:
     """Intercept and slope of the logistic regression on the logits, with the slope kept at 1 unless asked for; by
     Newton's method, for all resamples at once. nan where they are not finite."""
-    a, b = np.zeros(len(weights)), np.ones(len(weights))
+    a, b = np.zeros(len(weights)), np.full(len(weights), 0.0 if slope else 1.0)
     largest = np.full(len(weights), np.inf)
     for _ in range(STEPS):
         p = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * logit, -500, 500)))

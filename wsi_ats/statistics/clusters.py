@@ -115,7 +115,7 @@ def sample_figures(
     >>> found.value, 12 < found.interval.low < 16, 23 < found.interval.high < 27
     (19.5, True, True)
     """
-    whole = _values(figures, patients.index, np.ones((1, len(patients))))[:, 0]
+    whole = values_of(figures, len(patients.index))
     reasons = [_reason(figure, float(value), patients) for figure, value in zip(figures, whole, strict=True)]
     drawn = np.full((len(figures), rounds), np.nan)
     left_out = np.full((len(figures), len(patients)), np.nan)
@@ -140,9 +140,15 @@ def sample_figures(
 
 
 def values_of(figures: Sequence[Figure], slides: int) -> Float64[np.ndarray, " F"]:
-    """Values of figures of so many slides, without intervals."""
+    """Values of figures of so many slides, without intervals; nan where a group that a figure rests on is empty."""
     one = np.ones((1, slides))
-    return np.array([float(figure.at(one)[0]) for figure in figures], np.float64)
+    return np.array(
+        [
+            float(figure.at(one)[0]) if all(mask.any() for mask in figure.groups.values()) else np.nan
+            for figure in figures
+        ],
+        np.float64,
+    )
 
 
 def _values(
