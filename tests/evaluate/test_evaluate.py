@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 from sklearn import metrics as sk
 
 from tests.conftest import SmallRun
 from tests.support.commands import run
 from tests.support.fake_model import load, make_model, make_slide
+from tests.test_docs import keys_of_table
 from wsi_ats.batch.inputs import find_slides
 from wsi_ats.batch.run import run_batch
 from wsi_ats.batch.settings import PredictSettings
@@ -22,6 +24,7 @@ from wsi_ats.evaluate.compare import compare
 from wsi_ats.evaluate.files import evaluation_values
 from wsi_ats.evaluate.predict import predict_with_seeds
 from wsi_ats.evaluate.run import How, evaluate
+from wsi_ats.statistics.operating_point import choose_operating_point
 
 SLIDES = 80
 QUICK = How(resamples=100)
@@ -104,6 +107,23 @@ def test_a_table_of_two_classes(place: Path) -> None:
     table = pd.read_csv("evaluation.csv")
     mine = table[(table.by == "all") & (table.figure == "auroc")]
     assert mine.value.item() == pytest.approx(wanted["auroc"], abs=1e-6)
+
+
+def test_formats_names_what_the_files_hold(place: Path) -> None:
+    run("evaluate", "a.csv", "m.csv", "--resamples", "100")
+    run("compare", "a.csv", "b.csv", "m.csv", "--resamples", "100", "--out", ".")
+    evaluated, compared = (
+        json.loads((place / f"{name}.json").read_text()) for name in ("evaluation", "comparison")
+    )
+    found = {
+        "evaluation.json": {*evaluated},
+        "evaluation.json tasks": {*evaluated["tasks"][0]},
+        "evaluation.csv": {*pd.read_csv("evaluation.csv").columns},
+        "comparison.json tasks": {*compared["tasks"][0]},
+        "comparison.csv": {*pd.read_csv("comparison.csv").columns},
+    }
+    assert {name: keys_of_table(name) for name in found} == found
+    assert {*compared} == {*evaluated} - {"seeds"}
 
 
 def test_sites_and_folds_are_evaluated_apart(place: Path) -> None:
@@ -206,6 +226,33 @@ def test_wrong_arguments_are_told(place: Path) -> None:
         (("a.csv", "m.csv", "--target", "grade"), "no column 'grade'"),
     ):
         assert complaint in run("evaluate", *words, status=2).stderr
+
+
+def test_a_run_is_evaluated_at_the_threshold_that_its_model_states(place: Path) -> None:
+    table = pd.read_csv("a.csv")
+    truth = pd.read_csv("m.csv").label == "normal"
+    point = choose_operating_point(
+        table.prob_normal.to_numpy(), truth.to_numpy(), "normal", "80 slides", "sensitivity", 0.95
+    )
+    task = {
+        "name": "diagnosis",
+        "kind": "classes",
+        "names": ["normal", "tumour"],
+        "point": point.to_values(),
+    }
+    (place / "run" / "model").mkdir(parents=True)
+    card = {"model": {"format": 3, "tasks": [task]}, "tasks": {"diagnosis": {"target": "label"}}}
+    (place / "run" / "model" / "config.toml").write_text(tomli_w.dumps(card))
+    table.to_csv("run/validation.csv", index=False)
+    said = run("evaluate", "run", "m.csv", "--resamples", "100").stdout
+    assert "sensitivity of at least 0.95" in said
+    values = told(place / "run")
+    assert (values["tasks"][0]["positive"], values["tasks"][0]["task"]) == ("normal", "diagnosis")
+    assert values["tasks"][0]["threshold"] == point.threshold
+    found = figures(values)
+    assert found["sensitivity"]["value"] == point.sensitivity.value >= 0.95
+    assert found["specificity"]["value"] == point.specificity.value
+    assert found["auroc"]["value"] == pytest.approx(sk.roc_auc_score(truth, table.prob_normal))
 
 
 def test_slides_that_were_trained_on_are_told(place: Path) -> None:
@@ -346,18 +393,17 @@ def test_a_model_with_several_seeds(tmp_path: Path) -> None:
 
 
 def test_a_run_a_model_and_a_folder_of_real_ones(small_run: SmallRun, tmp_path: Path) -> None:
-    """Of a run its validation slides, at the model's own threshold; a model predicts first; its folder is read again."""
+    """Of a run its validation slides; a model predicts first; the folder that it leaves is read again."""
     manifest, model = small_run.manifest, small_run.model
     said = run(
         "evaluate", small_run.folder / "run", manifest, "--out", tmp_path / "run", "--split", "val"
     ).stdout
     assert "4 of 4 labelled slides have an answer" in said
-    assert "Youden's index" in said
+    assert "no threshold is stated" in said, "4 slides are too few for one"
     options = ("--split", "test", "--workers", "0", "--tiles", "4")
     said = run("evaluate", model, manifest, "--out", tmp_path / "out", "--seeds", "2", *options).stdout
     assert "sd over 2 seeds" in said
     first = told(tmp_path / "out")
-    assert first["tasks"][0]["threshold"] == pytest.approx(first["tasks"][0]["point"]["threshold"])
     assert first["answers"]["model"]["folder"] == str(model)
     said = run("evaluate", tmp_path / "out", manifest, "--split", "test").stdout
     again = told(tmp_path / "out")

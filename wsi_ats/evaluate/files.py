@@ -33,14 +33,14 @@ Values = dict[str, Any]
 Rows = Iterable[Sequence[object]]
 
 
-def write_evaluation(evaluation: Evaluation, out: Path) -> None:
+def write_evaluation(evaluation: Evaluation, out: Path | str) -> None:
     """Write evaluation.json and evaluation.csv into the folder `out`."""
-    _write(out, "evaluation", evaluation_values(evaluation), _evaluation_rows(evaluation))
+    _write(Path(out), "evaluation", evaluation_values(evaluation), _evaluation_rows(evaluation))
 
 
-def write_comparison(comparison: Comparison, out: Path) -> None:
+def write_comparison(comparison: Comparison, out: Path | str) -> None:
     """Write comparison.json and comparison.csv into the folder `out`."""
-    _write(out, "comparison", comparison_values(comparison), _comparison_rows(comparison))
+    _write(Path(out), "comparison", comparison_values(comparison), _comparison_rows(comparison))
 
 
 def evaluation_values(evaluation: Evaluation) -> Values:
