@@ -26,6 +26,8 @@ ROUNDS = 1000
 """Number of resamples."""
 MOST_MISSING = 0.05
 """Largest share of resamples without a value with which there still is an interval."""
+LEFT_OUT = 2000
+"""Largest number of patients of which each is left out in turn, for BCa; of more, its correction is next to nothing."""
 AT_ONCE = 2_000_000
 """Number of weights that are held at once."""
 
@@ -124,7 +126,7 @@ def sample_figures(
         chosen = [figures[i] for i in wanted]
         resamples = patients.resamples(np.random.default_rng(seed), rounds)
         drawn[wanted] = _values(chosen, patients.index, resamples)
-        if method == "bca":
+        if method == "bca" and len(patients) <= LEFT_OUT:
             left_out[wanted] = _values(chosen, patients.index, patients.without_each())
     return [
         Sampled(
