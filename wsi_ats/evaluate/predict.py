@@ -19,11 +19,7 @@ RunBatch = Callable[[Sequence[SlideItem], Path, PredictSettings], Summary]
 def predict_with_seeds(
     items: Sequence[SlideItem], out: Path, settings: PredictSettings, seeds: int, run: RunBatch
 ) -> list[Summary]:
-    """Predict the slides into `out` and, with each further seed of the draws, into `out/seed-N`.
-
-    >>> predict_with_seeds([], Path("out"), PredictSettings(seed=3), 2, lambda items, out, how: (str(out), how.seed))
-    [('out', 3), ('out/seed-4', 4)]
-    """
+    """Predict the slides into `out` and, with each further seed of the draws, into `out/seed-N`."""
     every = [PredictSettings(**{**asdict(settings), "seed": settings.seed + i}) for i in range(seeds)]
     return [run(items, out if not i else out / f"seed-{how.seed}", how) for i, how in enumerate(every)]
 
