@@ -36,6 +36,7 @@ FLOORS = (
     "build",
     "model_folder",
     "train batch",
+    "evaluate",
     "demo",
     "cli",
     "__main__",
@@ -55,7 +56,7 @@ TENSORS = (
 )
 """The arm that computes: never opens a slide."""
 BOTH = (
-    "attention.attend attention.levels embed reference predict model build model_folder train batch demo cli "
+    "attention.attend attention.levels embed reference predict model build model_folder train batch evaluate demo cli "
     "__main__"
 )
 """Where they meet."""

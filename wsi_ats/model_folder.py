@@ -25,6 +25,7 @@ from wsi_ats.reference import REFERENCE, read_reference, write_reference
 from wsi_ats.regular import open_regular, regular_stat
 from wsi_ats.tasks.make import from_card, to_card
 from wsi_ats.tasks.settings import LABEL
+from wsi_ats.tasks.task import Task
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.toml", "model-card.md"
 RUN_MODEL = "model"
@@ -100,6 +101,19 @@ def load_model(
     model.hash = digest
     model.reference = read_reference(folder / REFERENCE, model.head.dim)
     return model.eval().to(device)
+
+
+def read_tasks(folder: Path | str) -> list[Task]:
+    """The tasks of a model folder, without its networks. Raises `ModelError` naming the file and what is wrong."""
+    path = Path(folder) / SETTINGS
+    values = _settings(Path(folder))
+    header = values.get("model")
+    try:
+        cards = _cards(header if isinstance(header, dict) else {}, path)
+        config = parse_config({"tasks": values.get("tasks", {})}, str(path))
+        return [from_card(card, config.tasks) for card in cards]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: [[model.tasks]] is damaged: {error!r}", COPY) from error
 
 
 def model_hash(folder: Path | str) -> str:

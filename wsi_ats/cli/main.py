@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -23,6 +22,8 @@ from typer.core import TyperGroup
 from wsi_ats import __version__
 from wsi_ats.catalogue import SAMPLERS
 from wsi_ats.cli.convert import convert
+from wsi_ats.cli.device import device_named
+from wsi_ats.cli.evaluate import compare, evaluate
 from wsi_ats.cli.splits import Group, Patient, Settings, Site, SlidesDir, number_of_folds, splits
 from wsi_ats.cli.terminal import (
     complain,
@@ -132,7 +133,9 @@ def main() -> None:
 
 def command(function: Command) -> Command:
     """A function registered as a command of `wsi-ats`."""
-    app.command()(with_status(function, resumable=function.__name__ in ("train", "predict", "convert")))
+    app.command()(
+        with_status(function, resumable=function.__name__ in ("train", "predict", "convert", "evaluate"))
+    )
     return function
 
 
@@ -339,7 +342,7 @@ def predict(
         override_mpp=override_mpp,
         tolerate_bad_tiles=tolerate_bad_tiles,
     )
-    device = _device(device)
+    device = device_named(device)
     model_hash(model)
     items = find_slides(slides, slides_dir=slides_dir, patient=patient, warn=_warn)
     make_folder(out)
@@ -428,7 +431,7 @@ def heatmap(
     _check_place(out)
     slide = one_slide(slide)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
-    network = load_model(model, _device(device))
+    network = load_model(model, device_named(device))
     opened = open_slide(
         slide,
         mpp=override_mpp,
@@ -473,7 +476,7 @@ def calibrate(
     from wsi_ats.model_folder import load_model
     from wsi_ats.train.calibrate import calibrate_model
 
-    network = load_model(model, _device(device))
+    network = load_model(model, device_named(device))
     rows = _labelled(
         manifest, target, network.config, mpp, override_mpp, patient=patient, slides_dir=slides_dir
     )
@@ -510,6 +513,8 @@ def info(
 
 command(convert)
 command(splits)
+command(evaluate)
+command(compare)
 
 
 @command
@@ -576,20 +581,3 @@ def _write(path: Path, content: bytes) -> None:
         raise ConfigError(
             f"--out {path} cannot be written: {error.strerror}", remedy_for(error.errno)
         ) from error
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        # Others lack float64, which draws and probabilities are computed in.
-        raise ConfigError(f"--device is {name}; it must be auto, cpu, cuda or cuda:N")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"--device {name}: {str(error).splitlines()[0]}", remedy="use cpu or auto"
-        ) from None
-    return name

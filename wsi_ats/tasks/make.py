@@ -30,7 +30,7 @@ def make_tasks(asked: Mapping[str, TaskSettings], cells: Mapping[str, Sequence[s
         found = natural_order(set(cells[column]) - NOT_GIVEN)
         names = {"found": found, "columns": columns, "grades": settings.grades or found, "none": ()}
         chosen = _checked(names[TASK_KINDS[settings.kind].names], name, settings)
-        tasks.append(_task(TaskSpec(name, settings.kind, chosen), settings))
+        tasks.append(task_of(TaskSpec(name, settings.kind, chosen), settings))
     columns_made = columns_of([task.spec for task in tasks])
     twice = [column for i, column in enumerate(columns_made) if column in columns_made[:i]]
     if twice:
@@ -66,7 +66,7 @@ def from_card(card: Mapping[str, Any], asked: Mapping[str, TaskSettings]) -> Tas
     """The task that `to_card` wrote down. Raises `KeyError`, `TypeError` or `ValueError` for what it cannot have."""
     learned = {key: float(value) for key, value in card.items() if key not in OF_SPEC}
     spec = spec_of(str(card["name"]), card["kind"], card["names"], card.get("point"), card.get("sets"))
-    task = _task(spec, asked.get(spec.name), **learned)
+    task = task_of(spec, asked.get(spec.name), **learned)
     if "calibration" in card:
         task.calibration = Calibration.of_values(card["calibration"])
         if len(task.calibration.slopes) != task.outputs:
@@ -74,7 +74,8 @@ def from_card(card: Mapping[str, Any], asked: Mapping[str, TaskSettings]) -> Tas
     return task
 
 
-def _task(spec: TaskSpec, settings: TaskSettings | None, **learned: float) -> Task:
+def task_of(spec: TaskSpec, settings: TaskSettings | None = None, **learned: float) -> Task:
+    """The task of a spec; learned: numbers that a trained one needs beside its weights."""
     task: Task = code_of(TASK_KINDS[spec.kind].make)(spec, settings, **learned)
     return task
 

@@ -1,0 +1,265 @@
+"""Answers and truth, joined by slide: which slides are in both, and what became of the others."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from wsi_ats.errors import ConfigError
+from wsi_ats.evaluate.answers import Answers
+from wsi_ats.manifest import Row, read_manifest
+from wsi_ats.manifest.columns import column_called, patient_column
+from wsi_ats.manifest.entries import entries_of
+from wsi_ats.manifest.names import SITE, known
+from wsi_ats.manifest.table import Warn, read_table
+from wsi_ats.shown import cell
+from wsi_ats.statistics.evaluation import Answered
+from wsi_ats.tasks.settings import LABEL
+from wsi_ats.tasks.task import Task
+from wsi_ats.train.targets import targets_of
+
+NAMED = 3
+"""Number of slides that a message names."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The slides of a manifest that are asked for, and where it says what of them."""
+
+    target: str | None = None
+    """Column of the only task's target; None: the task's own."""
+    split: str | None = None
+    """Split whose slides are taken; None: all."""
+    site: str | None = None
+    """Column of the sites; `none`: there is none; None: one under a common name."""
+    patient: str | None = None
+    """Column of the patients, likewise."""
+    slides_dir: Path | str | None = None
+    """Folder that paths start at; None: that of the manifest."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labelled slides of a manifest."""
+
+    path: Path
+    rows: tuple[Row, ...]
+    sites: tuple[str, ...]
+    """Site of each slide; empty where it is not known."""
+    site_column: str
+    """Column of the sites; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The flow of slides: how many there were, and what became of them."""
+
+    labelled: int
+    """Labelled slides of the manifest."""
+    predicted: int
+    """Slides of the table of answers, whatever became of them."""
+    failed: int
+    """Labelled slides that failed: no figure knows of them."""
+    pending: int
+    """Labelled slides that were not predicted before an interruption."""
+    without_answer: tuple[str, ...]
+    """Labelled slides that the table of answers does not have."""
+    without_label: int
+    """Slides of the table that the manifest does not have."""
+    evaluated: int
+    patients: int
+    """Patients of the slides that are evaluated."""
+
+    def lines(self) -> list[str]:
+        """The flow in words."""
+        said = [
+            f"{self.evaluated} of {self.labelled} labelled slides have an answer ({self.patients} patients)"
+        ]
+        if self.failed or self.pending:
+            said.append(f"left out: {self.failed} slide(s) that failed, {self.pending} that are pending")
+        if self.without_answer:
+            more = ", ..." if len(self.without_answer) > NAMED else ""
+            some = ", ".join(self.without_answer[:NAMED]) + more
+            said.append(
+                f"left out: {len(self.without_answer)} labelled slide(s) that were not predicted: {some}"
+            )
+        if self.without_label:
+            said.append(f"left out: {self.without_label} predicted slide(s) that the manifest does not have")
+        return said
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain values of JSON."""
+        return {**asdict(self), "without_answer": list(self.without_answer)}
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Answers of slides whose truth is known, one entry a slide."""
+
+    answers: Answers
+    rows: tuple[Row, ...]
+    places: tuple[int, ...]
+    """Row of each slide in the table of answers."""
+    sites: tuple[str, ...]
+    folds: tuple[str, ...]
+    flow: Flow
+
+    def among(self, slides: set[str]) -> Joined:
+        """The part that is of some slides, by their ids in the manifest."""
+        kept = [i for i, row in enumerate(self.rows) if row.slide in slides]
+        rows = tuple(self.rows[i] for i in kept)
+        return replace(
+            self,
+            rows=rows,
+            places=tuple(self.places[i] for i in kept),
+            sites=tuple(self.sites[i] for i in kept),
+            folds=tuple(self.folds[i] for i in kept),
+            flow=replace(self.flow, evaluated=len(rows), patients=len({row.patient for row in rows})),
+        )
+
+    def answered(self, task: Task) -> tuple[Answered, Int64[np.ndarray, " n"]]:
+        """Answers of a task about the slides that have one and of which the truth is known, and which slides these
+        are."""
+        spec, values = task.spec, self.answers.values(task, self.places)
+        targets = targets_of([task], self.rows)[0]
+        decisions = self.answers.decisions(task, self.places, values)
+        positive = spec.point.positive if spec.point else task.settings.positive
+        number = spec.names.index(positive) if positive in spec.names else len(spec.names) - 1
+        usable = ~np.isnan(values).any(1) & ~np.isnan(targets).all(1)
+        every = Answered(spec.kind, spec.names, values, targets, decisions, number)
+        return every.of(usable), np.flatnonzero(usable).astype(np.int64)
+
+
+def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn) -> Truth:
+    """Labelled slides of a manifest; the tasks are told which columns their targets are in.
+
+    A warning is given where slides that may have been trained on are among them. Raises `ConfigError` naming the
+    manifest, the column, the rule.
+    """
+    columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    if chosen.target is not None and len(columns) > 1:
+        raise ConfigError(
+            f"--target is {chosen.target} and the answers are about the columns {', '.join(columns)}",
+            remedy="name the columns of the manifest so, and leave --target out",
+        )
+    several = len(columns) > 1
+    rows = read_manifest(
+        manifest,
+        chosen.target or columns[0],
+        columns if several else (),
+        patient=chosen.patient,
+        slides_dir=chosen.slides_dir,
+        warn=warn,
+    )
+    for task in () if several else tasks:  # a single column is the label, whatever its name
+        task.settings = task.settings.model_copy(update={"target": LABEL})
+    column, site_of = _sites(manifest, chosen)
+    kept = [row for row in rows if chosen.split in (None, row.split)]
+    if not kept:
+        raise ConfigError(f"manifest {manifest} has no slide of split {chosen.split!r}")
+    trained = sum(row.split == "train" for row in kept)
+    if trained and chosen.split is None:
+        warn(
+            f"{trained} of {len(kept)} slides are of the split train: what a model was trained on says nothing of "
+            "other slides; --split test leaves them out"
+        )
+    return Truth(manifest, tuple(kept), tuple(site_of.get(row.slide, "") for row in kept), column)
+
+
+def _sites(manifest: Path, chosen: Chosen) -> tuple[str, dict[str, str]]:
+    """The column of sites, empty where there is none, and the site of each slide."""
+
+    def silent(said: str) -> None:
+        """What may be wrong with the manifest has been told."""
+
+    table, asked = read_table(manifest, silent), chosen.site
+    if asked is None:
+        column = next(iter(known(table.columns, SITE)), "")
+    elif asked.casefold() == "none" and asked not in table.columns:
+        column = ""
+    else:
+        column = column_called(table, asked, "name the column of the sites with --site, or --site none")
+    if not column:
+        return "", {}
+    entries = entries_of(table, patient_column(table, chosen.patient), chosen.slides_dir, warn=silent)
+    return column, {entry.slide: entry.others.get(column, "") for entry in entries}
+
+
+def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
+    """Answers and truth by slide: ids that are equal or, where none are, names of files that are unique on both sides,
+    which is told.
+
+    Raises `ConfigError` where no slide is in both, or a slide has two answers.
+    """
+    place = _places(answers)
+    ids = [cell(row.slide) for row in truth.rows]
+    if not any(id in place for id in ids):
+        by_name = _by_name(list(place), ids)
+        ids = [by_name.get(id, id) for id in ids]
+        if by_name:
+            warn(f"{answers.path} and {truth.path} are joined by the names of files: their folders differ")
+    found = [place.get(id) for id in ids]
+    status = answers.optional("status")
+    states = Counter(status[p] for p in found if p is not None)
+    kept = {i: p for i, p in enumerate(found) if p is not None and status[p] not in ("failed", "pending")}
+    if not kept:
+        raise ConfigError(
+            f"no slide of {truth.path} has an answer in {answers.path}; the first ones are "
+            f"{[row.slide for row in truth.rows[:2]]} there and {list(place)[:2]} here",
+            remedy="the column `slide` of both must name the same slides",
+        )
+    rows = tuple(truth.rows[i] for i in kept)
+    folds = answers.optional("fold")
+    flow = Flow(
+        labelled=len(truth.rows),
+        predicted=len(place),
+        failed=states["failed"],
+        pending=states["pending"],
+        without_answer=tuple(row.slide for row, p in zip(truth.rows, found, strict=True) if p is None),
+        without_label=len(place) - len({p for p in found if p is not None}),
+        evaluated=len(rows),
+        patients=len({row.patient for row in rows}),
+    )
+    return Joined(
+        answers,
+        rows,
+        tuple(kept.values()),
+        tuple(truth.sites[i] for i in kept),
+        tuple(folds[p] for p in kept.values()),
+        flow,
+    )
+
+
+def _places(answers: Answers) -> dict[str, int]:
+    """Row of each slide in the table. Raises `ConfigError` for two rows of one slide that answer differently."""
+    place: dict[str, int] = {}
+    table = answers.table
+    told = [table.columns.index(column) for task in answers.tasks for column in answers.columns(task)]
+    for row, id in enumerate(table.column(answers.slide)):
+        first = place.setdefault(id, row)
+        if any(table.rows[first][i] != table.rows[row][i] for i in told):
+            raise ConfigError(
+                f"{table.line(first)} and {table.line(row)} have different answers for slide {id!r}",
+                remedy="keep one answer a slide",
+            )
+    return place
+
+
+def _by_name(predicted: Sequence[str], labelled: Sequence[str]) -> dict[str, str]:
+    """Predicted ids of labelled slides by the name of the file without its suffix, where that is unique."""
+    theirs, ours = (Counter(map(_name, ids)) for ids in (predicted, labelled))
+    full = {_name(id): id for id in predicted if theirs[_name(id)] == 1}
+    return {id: full[_name(id)] for id in labelled if ours[_name(id)] == 1 and _name(id) in full}
+
+
+def _name(id: str) -> str:
+    """Name of a slide's file without folder and suffix."""
+    name = re.split(r"[/\\]", id)[-1]
+    return re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", "", name).removesuffix(".ome")
