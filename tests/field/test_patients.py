@@ -110,9 +110,34 @@ def test_names_of_tcga_are_a_hint(tmp_path: Path) -> None:
         assert [row.patient for row in read_manifest(path)] == names
 
 
-def test_spellings_of_one_patient_are_told(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="'P1' and 'p1', which count as different patients"):
-        read_manifest(manifest(tmp_path, "patient", ["P1", "p1", "P2"]))
+@pytest.mark.parametrize(
+    ("what", "option"),
+    [("patient", {}), ("batch", {"group": "batch"}), ("hospital", {})],
+    ids=lambda x: str(x),
+)
+@pytest.mark.parametrize(
+    "names", [["P1", "p1"], ["1", "01"], ["P 1", "P-1"], ["\u04201", "P1"], ["1.0", "01"]]
+)
+def test_spellings_of_one_patient_group_or_site_are_an_error(
+    tmp_path: Path, what: str, option: dict[str, str], names: list[str]
+) -> None:
+    path = manifest(tmp_path, what, [*names, "2"])
+    with pytest.raises(
+        ConfigError, match=f"column '{what}' has .* spelt differently they would be differ"
+    ) as caught:
+        read_manifest(path, **option, warn=[].append)
+    assert "write one of them everywhere" in caught.value.remedy
+
+
+def test_one_number_is_one_patient_which_is_told(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "patient", ["1", "1.0", "2", "3.0"])
+    with pytest.warns(UserWarning, match=r"'1' \(1 rows\) and '1.0' \(1 rows\): one number is one patient"):
+        rows = read_manifest(path)
+    assert [row.patient for row in rows] == ["1", "1", "2", "3"]
+    assert [item.patient for item in find_slides([path], warn=[].append)] == ["1", "1", "2", "3"]
+    path.write_text("slide,label,patient,split\na,x,1,train\nb,y,1.0,val\n")
+    with pytest.raises(ConfigError, match="1 patient\\(s\\) into more than one split, '1' for one"):
+        read_manifest(path, warn=[].append)
 
 
 # ---- What train says

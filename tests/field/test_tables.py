@@ -111,7 +111,16 @@ def test_a_line_that_names_the_delimiter(tmp_path: Path) -> None:
         ('slide,label\na.svs,"x\nb.svs,y\n', ["cannot be read", "line 3"]),
         ('slide,label\n"a"b,x\n', ["cannot be read", "line 2"]),
         ("slide,label,label\na.svs,x,y\n", ["two columns 'label'"]),
-        ("slide,Label,LABEL\na.svs,x,y\n", ["['Label', 'LABEL'] could each be 'label'"]),
+        (
+            "slide,Label,LABEL\na.svs,x,y\n",
+            ["'Label' and 'LABEL' could each be 'label'", "'x' and 'y' in row 1"],
+        ),
+        ("slide,label,Label\na.svs,x,x\nb.svs,x,y\n", ["'label' and 'Label' could each", "row 2, for one"]),
+        ("slide,label,split,Split\na.svs,x,val,train\n", ["'split' and 'Split' could each be 'split'"]),
+        ("slide,label,mpp,MPP\na.svs,x,0.25,0.5\n", ["'mpp' and 'MPP' could each be 'mpp'"]),
+        ("slide,label,MPP (um),um/px\na.svs,x,0.25,0.5\n", ["'MPP (um)' and 'um/px' could each"]),
+        ("slide,label,patient,Patient\na.svs,x,1,2\n", ["'patient' and 'Patient' could each"]),
+        ("slide,label,site,SITE\na.svs,x,1,2\n", ["'site' and 'SITE' could each"]),
         ("slide,label\na.svs,#REF!\n", ["row 1", "'#REF!'", "error of the spreadsheet"]),
         ("slide,label\n", ["no rows"]),
         ("\n\n", ["it is empty"]),
@@ -268,6 +277,26 @@ def test_hidden_rows_and_columns_are_read_and_told(tmp_path: Path, book: Any) ->
     assert len(find_slides([tmp_path / "m.xlsx"], warn=[].append)) == 3
 
 
+def test_rows_that_are_struck_through_are_read_and_told(tmp_path: Path, book: Any) -> None:
+    font = pytest.importorskip("openpyxl.styles").Font(strike=True)
+    book.active["C3"] = "P3"
+    for cell in (*book.active[3], book.active["A4"]):
+        cell.font = font
+    book.save()
+    first, *_ = told(tmp_path / "m.xlsx")
+    assert "has 1 row(s) that are struck through (3 of the sheet), which are read as all others" in first
+    assert len(find_slides([tmp_path / "m.xlsx"], warn=[].append)) == 3
+
+
+def test_cells_beyond_the_header_of_a_workbook_are_no_matter_of_quotes(tmp_path: Path, book: Any) -> None:
+    book.active["E3"] = "?"
+    book.save()
+    error = refused(tmp_path / "m.xlsx", "row 2 has 5 cells, the header 3")
+    assert error.remedy == "name their columns in the header, or empty the cells beyond it"
+    error = refused(written(tmp_path, "slide;label\na.svs;x;y\n"), "row 1 has 3 cells, the header 2")
+    assert error.remedy.startswith('quote cells that contain the delimiter, "a; b"; else name')
+
+
 def test_the_first_sheet_that_is_shown_is_read_and_others_are_named(tmp_path: Path, book: Any) -> None:
     book.active["C3"] = "P3"
     notes = book.create_sheet("notes", 0)
@@ -321,6 +350,40 @@ def test_what_the_label_may_be_is_named_with_the_option(tmp_path: Path) -> None:
     assert '--target diagnosis or --target "tumor type"' in error.remedy
     error = refused(written(tmp_path, "path,label\na.svs,x\n"), "no column 'slide'")
     assert "'path'" in error.remedy
+
+
+def test_two_columns_of_one_name_that_say_the_same_are_no_matter(tmp_path: Path) -> None:
+    path = written(tmp_path, "slide,Slide,label,Label,mpp,MPP\na.svs,a.svs,x,x,0.5,0.5\n")
+    assert said(read_manifest(path)) == [("a.svs", "x", "a.svs", 0.5)]
+
+
+@pytest.mark.parametrize("name", ["MPP (um)", "MPP [µm]", "mpp_um", "um/px", "microns per pixel", "MPP"])
+def test_scales_under_their_common_names_are_read(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, f"slide,label,{name}\na.svs,x,0.25\n")
+    assert [row.mpp for row in read_manifest(path)] == [item.mpp for item in find_slides([path])] == [0.25]
+
+
+@pytest.mark.parametrize(
+    "names", ["mpp_x,mpp_y", "magnification,Objective Power", "Pixel Size (um),Resolution"]
+)
+def test_what_may_be_a_scale_and_is_none_is_told(tmp_path: Path, names: str) -> None:
+    one, other = names.split(",")
+    for note in told(written(tmp_path, f"slide,label,{names}\na.svs,x,0.25,0.25\n")):
+        assert f"{one!r} and {other!r} may tell of the scale and cannot be used" in note
+        assert "add a column mpp" in note
+    told_beside = told(written(tmp_path, f"slide,label,mpp,{names}\na.svs,x,0.5,0.25,0.25\n"))
+    assert told_beside == [], "the column mpp is taken"
+
+
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [("tum\u043eur", "(with U+043E)"), ("tu\u00admour", "(with U+00AD)"), ("TUMOUR ", "'TUMOUR'")],
+)
+def test_labels_that_look_alike_are_one_class_by_mistake(tmp_path: Path, other: str, shown: str) -> None:
+    rows = read_manifest(written(tmp_path, f"slide,label\na.svs,tumour\nb.svs,{other}\nc.svs,normal\n"))
+    with pytest.raises(ConfigError, match="spelt differently they would be different classes") as caught:
+        ask(load_config(), rows)
+    assert shown in caught.value.message
 
 
 def test_labels_that_differ_in_spelling_alone_are_one_class_by_mistake(place: Path) -> None:
@@ -395,6 +458,22 @@ def test_comments_before_the_header_are_left_out_and_told(tmp_path: Path, delimi
         UserWarning, match=r"begins with 2 line\(s\) of comment, '# made by me, today' for one"
     ):
         assert said(read_manifest(written(tmp_path, text))) == TRUTH
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_comments_below_the_header_are_left_out_and_told(tmp_path: Path, delimiter: str) -> None:
+    text = f"{PLAIN}# by me\n#total 2{delimiter * 3}\n".replace(",", delimiter)
+    path = written(tmp_path, text)
+    with pytest.warns(
+        UserWarning, match=r"2 row\(s\) of comment are left out \(row 3: '# by me'; row 4: '#total 2'\)"
+    ):
+        assert said(read_manifest(path)) == TRUTH
+    assert len(find_slides([path], warn=[].append)) == 2
+    (tmp_path / "#1").touch()
+    path = written(tmp_path, "slide\n#1.svs\n#1\n# the end\n")
+    assert [item.id for item in find_slides([path], warn=[].append)] == ["#1.svs", "#1"], (
+        "slides may be called so"
+    )
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from wsi_ats.manifest.entries import Entry
@@ -11,8 +10,6 @@ from wsi_ats.manifest.names import LIKE_PATIENT, PATIENT, SITE, SLIDE, known, pl
 from wsi_ats.manifest.table import Table, Warn
 from wsi_ats.tasks.texts import NOT_GIVEN
 
-MOST_CLASSES = 20
-"""Number of different targets up to which they are taken for classes."""
 MOST_SLIDES = 20
 """Mean number of slides that a column may group and still be taken for one of patients."""
 ID = re.compile(r"(^|[\s_.-])(id|nr|no|number|code|barcode|accession|mrn|key)$|(?-i:ID)$", re.IGNORECASE)
@@ -32,12 +29,11 @@ def advise(
     asked: bool,
     warn: Warn,
 ) -> None:
-    """Warn of patients that may not be recognised, and of spellings of one patient."""
+    """Warn of patients that may not be recognised."""
     if not asked:
         _unknown_patients(table, entries, targets, patients, warn)
     if patients:
         tell_without_patient(table, patients, warn)
-        _spellings(entries, patients, warn)
 
 
 def tell_without_patient(table: Table, patients: str, warn: Warn) -> None:
@@ -102,15 +98,3 @@ def _looks_like_patients(column: str, cells: Sequence[str]) -> bool:
     if groups > 2 and ID.search(column):
         return True
     return groups > max(2, len(given) / 6) and all(map(CODE.fullmatch, given))
-
-
-def _spellings(entries: Sequence[Entry], patients: str, warn: Warn) -> None:
-    spelt: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        spelt["".join(entry.patient.split()).casefold()].add(entry.patient)
-    several = [sorted(names) for names in spelt.values() if len(names) > 1]
-    if several:
-        warn(
-            f"column {patients!r} has {' and '.join(map(repr, several[0]))}, which count as different patients"
-            + (f", and {len(several) - 1} more such" if len(several) > 1 else "")
-        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest.names import LIKE_LABEL, PATIENT, SITE, known
-from wsi_ats.manifest.table import Table
+from wsi_ats.manifest.names import LIKE_LABEL, LIKE_MPP, MPP, PATIENT, SITE, known
+from wsi_ats.manifest.table import Table, Warn
 
 
 def column_called(table: Table, name: str, remedy: str) -> str:
@@ -22,15 +22,22 @@ def column_called(table: Table, name: str, remedy: str) -> str:
 
 def optional_column(table: Table, name: str) -> str:
     """As `column_called`; empty where there is no such column."""
-    if name in table.columns:
-        return name
     found = known(table.columns, [name])
-    if len(found) > 1:
-        raise ConfigError(
-            f"manifest {table.path}: the columns {found} could each be {name!r}",
-            f"rename all but one of {found}",
-        )
-    return found[0] if found else ""
+    return _only(table, name if name in table.columns else found[0], found, name) if found else ""
+
+
+def _only(table: Table, column: str, alike: Sequence[str], name: str) -> str:
+    """The column. Raises `ConfigError` where one of those that have its name, too, holds anything else."""
+    for other in alike:
+        pairs = enumerate(zip(table.column(column), table.column(other), strict=True))
+        row = next((i for i, (one, another) in pairs if one != another), None)
+        if row is not None:
+            raise ConfigError(
+                f"manifest {table.path}: the columns {column!r} and {other!r} could each be {name!r}, and they differ: "
+                f"{table.column(column)[row]!r} and {table.column(other)[row]!r} in row {table.numbers[row]}, for one",
+                "rename or delete the one that is not meant",
+            )
+    return column
 
 
 def no_column(table: Table, name: str, remedy: str) -> ConfigError:
@@ -63,10 +70,26 @@ def site_column(table: Table, asked: str | None) -> str:
     return _asked_or_known(table, asked, SITE, "name the column of the sites with --site, or --site none")
 
 
+def scale_column(table: Table, warn: Warn) -> str:
+    """The column of micrometres per pixel; empty where there is none. warn: gets which columns look like one of scales
+    and are none. Raises `ConfigError` for two that differ."""
+    found, like = known(table.columns, MPP), known(table.columns, LIKE_MPP)
+    if found:
+        return _only(table, found[0], found, "mpp")
+    if like:
+        warn(
+            f"manifest {table.path}: {' and '.join(map(repr, like))} may tell of the scale and cannot be used: the "
+            "scale is what each slide says; where it must come from the table, add a column mpp, micrometres per pixel "
+            "of level 0"
+        )
+    return ""
+
+
 def _asked_or_known(table: Table, asked: str | None, names: Sequence[str], remedy: str) -> str:
     if asked is not None and not (asked.casefold() == "none" and asked not in table.columns):
         return column_called(table, asked, remedy)
-    return "" if asked is not None else next(iter(known(table.columns, names)), "")
+    found = [] if asked is not None else known(table.columns, names)
+    return _only(table, found[0], known(table.columns, found[:1]), names[0]) if found else ""
 
 
 def _quoted(name: str) -> str:

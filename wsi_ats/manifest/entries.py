@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest.columns import optional_column
+from wsi_ats.manifest.columns import scale_column
 from wsi_ats.manifest.files import SlideFiles
 from wsi_ats.manifest.slide_column import slide_column
+from wsi_ats.manifest.spellings import one_a_number
 from wsi_ats.manifest.table import Table, Warn
 from wsi_ats.shown import url_id
 from wsi_ats.slides.storage.opening import is_url
@@ -60,14 +61,15 @@ def entries_of(
     slides where several could. Raises `ConfigError` naming the manifest, the rows, the value and the rule.
     """
     files = _files(table, slides_dir)
-    slide, scale = slide_column(table, files, warn), optional_column(table, "mpp")
+    slide, scale = slide_column(table, files, warn), scale_column(table, warn)
     _refuse_cells(table, slide, patients, scale)
     mpp = {text: parse_mpp(text) for text in set(table.column(scale))} if scale else {}
+    names = one_a_number(table, patients, table.column(patients), "patient", warn) if patients else []
     index = {name: i for i, name in enumerate(table.columns)}
     rest = [(name, i) for name, i in index.items() if name not in (slide, patients, scale)]
     for position, cells in enumerate(table.rows):
         file = files.find(cells[index[slide]], table.line(position))
-        patient = cells[index[patients]] if patients else ""
+        patient = names[position] if patients else ""
         yield Entry(
             slide=slide_id(cells[index[slide]]),
             path=file.path,

@@ -68,13 +68,30 @@ SITE = (
 """Names of the column of places that slides come from."""
 
 
+MPP = ("mpp", "mpp_um", "mpp_µm", "um_px", "um_per_px", "um_per_pixel", "microns_per_pixel", "micrometers_per_pixel")
+"""Names of the column of micrometres per level-0 pixel."""
+LIKE_MPP = (
+    *("mpp_x", "mpp_y", "mpp_x_um", "mpp_y_um", "pixel_size", "pixel_size_um", "spacing", "resolution"),
+    *(
+        "magnification",
+        "mag",
+        "objective",
+        "objective_power",
+        "power",
+        "apparent_magnification",
+        "base_magnification",
+    ),
+)
+"""Names of columns that may tell of the scale, in units or ways that are not read."""
+
+
 def plain(name: str) -> str:
-    """A name of a column without letter case and separators.
+    """A name of a column without letter case, separators and brackets.
 
     >>> plain("Patient ID") == plain("PATIENT_ID") == plain("patientId")
     True
     """
-    return re.sub(r"[\s_.-]+", "", name).casefold()
+    return re.sub(r"[\s_.()\[\]/-]+", "", name).casefold()
 
 
 def known(columns: Iterable[str], names: Sequence[str]) -> list[str]:

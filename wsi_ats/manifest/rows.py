@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.manifest.advice import MOST_CLASSES, advise
+from wsi_ats.manifest.advice import advise
 from wsi_ats.manifest.columns import (
     column_called,
     label_column,
@@ -21,13 +20,16 @@ from wsi_ats.manifest.columns import (
 )
 from wsi_ats.manifest.entries import Entry, entries_of, refuse_broken
 from wsi_ats.manifest.same_file import Twin, twins
+from wsi_ats.manifest.spellings import one_a_number, refuse_spellings
 from wsi_ats.manifest.table import Table, Warn, read_table
 from wsi_ats.tasks.settings import LABEL
-from wsi_ats.tasks.texts import NOT_GIVEN, as_written
+from wsi_ats.tasks.texts import NOT_GIVEN
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+MOST_CLASSES = 20
+"""Number of different targets up to which they are taken for classes."""
 NAMED = 3
 """Number of repeated rows that a warning names."""
 
@@ -90,9 +92,9 @@ def read_manifest(
     one of them. patient: the column of patients, or `none`; by default one under a common name. group: the column of
     what must not be on two sides of a split beside the patient, such as a scanner. site: the column of the places that
     slides come from, found and named as that of patients. slides_dir: folder that paths are relative to, instead of
-    the manifest's. warn: gets what may be wrong without being an error. In a column of numbers 1.0 and 1 are one class,
-    which is told: programs write integers beside an empty cell as 1.0. Rows that say the same of one file are one.
-    Raises `ConfigError` naming the manifest, the column or row, the rule.
+    the manifest's. warn: gets what may be wrong without being an error. In a column of numbers 1.0 and 1 are one class
+    or patient, which is told: programs write integers beside an empty cell as 1.0. Rows that say the same of one file
+    are one. Raises `ConfigError` naming the manifest, the column or row, the rule.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -117,11 +119,15 @@ def read_manifest(
             "; it must be train, val or test",
             "correct it, or leave it empty",
         )
+    grouped, placed = _names(table, groups, "group", warn), _names(table, sites, "site", warn)
     rows = [
-        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, groups, sites, bool(columns))
-        for i, entry in enumerate(entries)
+        _row(entry, {name: cells[i] for name, cells in texts.items()}, split, group, place, bool(columns))
+        for i, (entry, group, place) in enumerate(zip(entries, grouped, placed, strict=True))
     ]
     rows = _each_once(rows, entries, table.path, warn)
+    for column, names in ((patients, [e.patient for e in entries]), (groups, grouped), (sites, placed)):
+        what = {patients: "patients", groups: "groups", sites: "sites"}[column]
+        refuse_spellings(f"manifest {table.path}, column {column!r}", names, what)
     _refuse_torn(rows, table.path)
     advise(table, entries, texts, patients, asked=patient is not None, warn=warn)
     return rows
@@ -136,26 +142,9 @@ def _texts(table: Table, target: str, columns: Sequence[str], warn: Warn) -> dic
     texts = {}
     for name, column in found.items():
         refuse_broken(table, column)
-        written = _with_points(table, table.column(column))
-        texts[name] = as_written(written)
-        _tell_one_number(table, column, written, texts[name], warn)
+        cells = _with_points(table, table.column(column))
+        texts[name] = one_a_number(table, column, cells, "class or grade", warn, most=MOST_CLASSES)
     return texts
-
-
-def _tell_one_number(
-    table: Table, column: str, written: Sequence[str], taken: Sequence[str], warn: Warn
-) -> None:
-    """Tell of what may be two classes and is taken for one, as `1` and `1.0`."""
-    counts = Counter(written)
-    spelt: dict[str, set[str]] = {}
-    for before, after in set(zip(written, taken, strict=True)):
-        spelt.setdefault(after, set()).add(before)
-    several = [sorted(names, key=len) for after, names in sorted(spelt.items()) if len(names) > 1]
-    if several and len(spelt) <= MOST_CLASSES:
-        said = "; ".join(
-            " and ".join(f"{x!r} ({counts[x]} rows)" for x in names) for names in several[:NAMED]
-        )
-        warn(f"manifest {table.path}: column {column!r} has {said}: one number is one class or grade")
 
 
 def _refuse_unlabelled(table: Table, texts: Mapping[str, Sequence[str]], entries: Sequence[Entry]) -> None:
@@ -179,8 +168,16 @@ def _with_points(table: Table, texts: list[str]) -> list[str]:
     return [text.replace(",", ".") for text in texts]
 
 
-def _row(entry: Entry, cells: dict[str, str], split: str, groups: str, sites: str, of_tasks: bool) -> Row:
-    group, site = _given(entry, groups), _given(entry, sites)
+def _names(table: Table, column: str, what: str, warn: Warn) -> list[str]:
+    """Texts of a column of names, one a row; empty where nothing is given, and all where there is no column."""
+    if not column:
+        return [""] * len(table.rows)
+    refuse_broken(table, column)
+    names = one_a_number(table, column, table.column(column), what, warn)
+    return ["" if name in NOT_GIVEN else name for name in names]
+
+
+def _row(entry: Entry, cells: dict[str, str], split: str, group: str, site: str, of_tasks: bool) -> Row:
     return Row(
         entry.slide,
         entry.place,
@@ -193,12 +190,6 @@ def _row(entry: Entry, cells: dict[str, str], split: str, groups: str, sites: st
         site=site,
         hint=entry.hint,
     )
-
-
-def _given(entry: Entry, column: str) -> str:
-    """The text of a column that may also be that of the patients; empty where nothing is given."""
-    text = entry.others.get(column, entry.patient if column else "")
-    return "" if text in NOT_GIVEN else text
 
 
 def _split(value: str) -> Split | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from itertools import islice
@@ -76,7 +76,8 @@ def xlsx_records(
         index = next((i for i, sheet in enumerate(sheets) if sheet.sheet_state == "visible"), 0)
         values, formulas = (_rows(book.worksheets[index]) for book in books)
         both = zip(values, formulas, strict=True)
-        records = [[_cell(*cell, path) for cell in zip(*rows, strict=True)] for rows in both]
+        struck: list[str] = []
+        records = [_record(*rows, path, struck) for rows in both]
         layout = _layout(sheets[index])
         where = _among_others(sheets, index)
         width = max(map(len, records), default=0)  # a row ends with the last of its cells that was ever used
@@ -101,8 +102,21 @@ def xlsx_records(
             f"manifest {path} has merged cells ({_named(filled)}): what they show is taken for each of their rows; "
             "write a value into every row where that is not meant"
         )
+    if struck:
+        warn(
+            f"manifest {path} has {len(struck)} row(s) that are struck through ({_named(struck)} of the sheet), which "
+            "are read as all others; to leave them out, delete them"
+        )
     _tell_hidden(path, records, layout, warn)
     return records, where
+
+
+def _record(values: Sequence[Any], formulas: Sequence[Any], path: Path, struck: list[str]) -> list[str]:
+    """Texts of a row; its number goes to `struck` where all that it holds is struck through."""
+    filled = [cell for cell in values if cell.value is not None]
+    if filled and all(cell.font.strike for cell in filled):
+        struck.append(str(filled[0].row))
+    return [_cell(*cell, path) for cell in zip(values, formulas, strict=True)]
 
 
 def _rows(sheet: Any) -> Iterable[tuple[Any, ...]]:

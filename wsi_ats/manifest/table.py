@@ -11,7 +11,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -92,10 +92,10 @@ def read_table(path: Path, warn: Warn) -> Table:
     """
     data = _bytes(path)
     if data.startswith(b"PAR1"):
-        return _table(path, parquet_records(path, data))
+        return _table(path, parquet_records(path, data), warn)
     if data.startswith(b"PK\x03\x04"):
         records, where = xlsx_records(path, data, warn)
-        return replace(_table(path, records, where=where), where=where)
+        return _table(path, records, warn, where=where)
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         raise ConfigError(
             f"manifest {path} is a spreadsheet of the old kind (.xls)", "save it as .xlsx or CSV"
@@ -103,7 +103,7 @@ def read_table(path: Path, warn: Warn) -> Table:
     text, encoding = _decoded(path, data, warn)
     text = _without_comments(path, text, warn)
     head, delimiter = _delimiter(text)
-    return _table(path, _records(path, text[head:], delimiter), delimiter, encoding)
+    return _table(path, _records(path, text[head:], delimiter), warn, delimiter, encoding)
 
 
 def _bytes(path: Path) -> bytes:
@@ -197,11 +197,15 @@ def _records(path: Path, text: str, delimiter: str) -> Iterable[list[str]]:
 def _table(
     path: Path,
     records: Iterable[Sequence[str]],
-    delimiter: str = ",",
+    warn: Warn,
+    delimiter: str = "",
     encoding: str = "utf-8",
     where: str = "",
 ) -> Table:
-    """The table of records, the first of which is the header; what spreadsheets leave empty is left out."""
+    """The table of records, the first of which is the header; what spreadsheets leave empty is left out, and comments.
+
+    delimiter: empty where cells are no matter of one.
+    """
     records = iter(records)
     begin = list(islice(records, TITLES))
     _refuse_no_header(path, begin, where)
@@ -209,6 +213,7 @@ def _table(
     rows: list[tuple[str, ...]] = []
     numbers: list[int] = []
     header: list[str] = []
+    comments: list[str] = []
     for number, record in enumerate(records):
         cells = [cell.strip() for cell in record]
         if not any(cells):
@@ -218,17 +223,32 @@ def _table(
             while not header[-1]:
                 header.pop()
             continue
+        if _is_comment(path, cells):
+            comments.append(f"row {number - offset}: {_cut_short(cells[0])!r}")
+            continue
         if len(cells) != len(header):
-            cells = _cut(cells, len(header), f"{path}, row {number - offset}")
+            cells = _cut(cells, len(header), f"{path}, row {number - offset}", delimiter)
         rows.append(tuple(cells))
         numbers.append(number - offset)
     if not header:
         raise ConfigError(
-            f"manifest {path}{where} cannot be read: it is empty", "write a header and one row a slide"
+            f"manifest {path}{where} cannot be read: it is empty",
+            "write a header and one row a slide"
+            + (", or move the sheet that has them to the front" if where else ""),
         )
     if not rows:
         raise ConfigError(f"manifest {path}{where} has no rows", remedy="write one row a slide")
-    return _named(path, header, rows, numbers, delimiter, encoding)
+    if comments:
+        warn(
+            f"manifest {path}{where}: {len(comments)} row(s) of comment are left out ({'; '.join(comments[:LISTED])})"
+        )
+    columns, rows = _named(path, header, rows)
+    return Table(path, columns, rows, numbers, delimiter or ",", encoding, where)
+
+
+def _is_comment(path: Path, cells: Sequence[str]) -> bool:
+    """Whether a row is one text that begins with #, and no slide: people write notes below a table, too."""
+    return cells[0].startswith("#") and not any(cells[1:]) and not _is_slide(path, cells[0])
 
 
 def _refuse_no_header(path: Path, begin: Sequence[Sequence[str]], where: str) -> None:
@@ -268,28 +288,24 @@ def _cut_short(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def _cut(cells: list[str], width: int, line: str) -> list[str]:
+def _cut(cells: list[str], width: int, line: str, delimiter: str) -> list[str]:
     """The cells as far as the header goes, if all behind that are empty. Raises `ConfigError` otherwise."""
     if len(cells) < width or any(cells[width:]):
-        many = len(cells) > width
+        remedy = "write a cell for every column of the header, also for empty ones"
+        if len(cells) > width:
+            quotes = f'quote cells that contain the delimiter, "a{delimiter} b"; else ' if delimiter else ""
+            remedy = f"{quotes}name their columns in the header, or empty the cells beyond it"
         raise ConfigError(
             f"{line} has {len(cells)} cells, the header {width}: {_cut_short(' | '.join(cells))}",
-            remedy='quote cells that contain the delimiter: "a, b"'
-            if many
-            else "write a cell for every column of the header, also for empty ones",
+            remedy,
         )
     return cells[:width]
 
 
 def _named(
-    path: Path,
-    header: list[str],
-    rows: list[tuple[str, ...]],
-    numbers: list[int],
-    delimiter: str,
-    encoding: str,
-) -> Table:
-    """The table with a name for every column that holds anything; a column of neither name nor cells is left out."""
+    path: Path, header: list[str], rows: list[tuple[str, ...]]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A name for every column that holds anything, and the rows; a column of neither name nor cells is left out."""
     kept = [i for i, name in enumerate(header) if name or any(row[i] for row in rows)]
     if len(kept) < len(header):
         header, rows = [header[i] for i in kept], [tuple(row[i] for i in kept) for row in rows]
@@ -297,4 +313,4 @@ def _named(
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise ConfigError(f"manifest {path} has two columns {twice!r}", remedy="rename or delete one of them")
-    return Table(path, tuple(names), rows, numbers, delimiter, encoding)
+    return tuple(names), rows

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -14,10 +11,11 @@ from wsi_ats.catalogue import TASK_KINDS
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import Row
+from wsi_ats.manifest.spellings import refuse_spellings
 from wsi_ats.tasks.make import make_tasks
 from wsi_ats.tasks.settings import asked, columns_of_targets
 from wsi_ats.tasks.task import Task
-from wsi_ats.tasks.texts import NOT_GIVEN, is_number
+from wsi_ats.tasks.texts import NOT_GIVEN
 
 Targets = tuple[Float64[np.ndarray, " _"], ...]
 """Targets of one slide, an array (T,) a task; nan where it is not known."""
@@ -39,28 +37,10 @@ def ask(config: Config, rows: Sequence[Row]) -> list[Task]:
     for name, task in settings.items():
         if TASK_KINDS[task.kind].names in ("found", "grades") and not task.grades:
             column = task.columns(name)[0]
-            _refuse_spellings([row.cell(column) for row in rows], column)
+            refuse_spellings(f"column {column!r}", [row.cell(column) for row in rows], "classes")
     tasks = make_tasks(settings, {column: [row.cell(column) for row in rows] for column in columns})
     targets_of(tasks, rows)
     return tasks
-
-
-def _refuse_spellings(cells: Sequence[str], column: str) -> None:
-    """Raise `ConfigError` for classes that differ in letter case, spaces or hyphens alone, or are one number (1 and
-    01): one of them is a slip."""
-    counts = Counter(cell for cell in cells if cell not in NOT_GIVEN)
-    spelt: dict[str, list[str]] = defaultdict(list)
-    for cell in counts:
-        plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", unicodedata.normalize("NFKC", cell))
-        spelt[f"{float(cell):.17g}" if is_number(cell) else plain.casefold()].append(cell)
-    for names in spelt.values():
-        if len(names) > 1:
-            said = " and ".join(f"{name!r} ({counts[name]} slides)" for name in sorted(names))
-            often = max(names, key=counts.__getitem__)
-            raise ConfigError(
-                f"column {column!r} has {said}: spelt differently they would be different classes",
-                remedy=f"write one of them everywhere, {often!r} for example",
-            )
 
 
 def refuse_lacking(tasks: Sequence[Task], rows: Sequence[Row]) -> None:
