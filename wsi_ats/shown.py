@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 _URL = re.compile(r"(?P<quote>['\"]?)(?P<url>[A-Za-z][A-Za-z0-9+.-]{1,30}://\S+)")
 _WHOLE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -93,7 +93,7 @@ def cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
 
 
-def csv_bytes(header: Sequence[str], rows: Iterable[Iterable[object]], delimiter: str = ",") -> bytes:
+def csv_bytes(header: Iterable[object], rows: Iterable[Iterable[object]], delimiter: str = ",") -> bytes:
     r"""A table as CSV in UTF-8, whose texts are as `cell` has them.
 
     >>> csv_bytes(["slide", "mpp"], [["=a.svs", 0.5], ["b.svs", None]])
@@ -103,7 +103,7 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Iterable[object]], delimiter
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     for row in (header, *rows):
         writer.writerow([cell(entry) if isinstance(entry, str) else entry for entry in row])
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _redacted(found: re.Match[str]) -> str:

@@ -12,8 +12,6 @@ interrupted. Texts are shown as `wsi_ats.shown.cell` has them: names of files ma
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +26,7 @@ from wsi_ats.batch.store import SlideStore, folder_name, unlike_of
 from wsi_ats.batch.twins import note
 from wsi_ats.errors import Failure
 from wsi_ats.output import writing
-from wsi_ats.shown import cell
+from wsi_ats.shown import cell, csv_bytes
 from wsi_ats.statistics.novelty import Unlike
 from wsi_ats.tasks.answer import TaskSpec, cells_of, columns_of, number_cell
 
@@ -184,8 +182,4 @@ def _failures(rows: Iterable[Row]) -> bytes:
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return csv_bytes(columns, ([row.get(column, "") for column in columns] for row in rows))

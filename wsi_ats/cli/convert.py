@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wsi_ats.cli.options import BadTiles, Mpp, OverrideMpp
 from wsi_ats.cli.terminal import complain, errors, say
 
 
@@ -26,17 +27,9 @@ def convert(
         bool,
         typer.Option("--tissue", help="Write the tissue mask along, as the label image `labels/tissue`."),
     ] = False,
-    mpp: Annotated[
-        float | None,
-        typer.Option(min=1e-3, max=1000, help="Micrometres per pixel of a slide that does not say."),
-    ] = None,
-    override_mpp: Annotated[
-        float | None,
-        typer.Option(min=1e-3, max=1000, help="Micrometres per pixel that win over what the slide says."),
-    ] = None,
-    tolerate_bad_tiles: Annotated[
-        int, typer.Option(min=0, help="So many damaged tiles may become background.")
-    ] = 0,
+    mpp: Mpp = None,
+    override_mpp: OverrideMpp = None,
+    tolerate_bad_tiles: BadTiles = 0,
     overwrite: Annotated[bool, typer.Option(help="Delete the Zarr store that is at OUT.")] = False,
 ) -> None:
     """Convert a slide to OME-Zarr; the same command again goes on where it was stopped."""

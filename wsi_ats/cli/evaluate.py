@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from wsi_ats.cli.device import device_named
+from wsi_ats.cli.options import Device, Mpp, OverrideMpp, Patient, Site, SlidesDir, Target, Tiles, Workers
 from wsi_ats.cli.terminal import complain, errors, say, show_summary
 from wsi_ats.errors import ConfigError
 
@@ -32,28 +33,11 @@ SHOUTED = frozenset({"auroc", "auprc", "f1", "ppv", "npv", "ece", "mae", "r2"})
 Manifest = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="CSV, xlsx or Parquet of labelled slides, with patients.")
 ]
-Target = Annotated[str | None, typer.Option(help="Column of the truth; the model's own by default.")]
 Split = Annotated[
     Literal["train", "val", "test"] | None, typer.Option(help="Only slides of this split of the manifest.")
 ]
-Patient = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN", help="Column of the patients; none: there is none. Default: a common name."
-    ),
-]
-SlidesDir = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder that the paths in the manifest start at.")
-]
 Resamples = Annotated[int, typer.Option(min=100, help="Number of resamples of the patients.")]
 Method = Annotated[Literal["bca", "percentile"], typer.Option(help="How intervals are taken from resamples.")]
-Mpp = Annotated[
-    float | None, typer.Option(min=1e-3, max=1000, help="Micrometres per pixel of slides that do not say.")
-]
-OverrideMpp = Annotated[
-    float | None,
-    typer.Option(min=1e-3, max=1000, help="Micrometres per pixel that win over what slides say."),
-]
 
 
 def evaluate(
@@ -74,13 +58,7 @@ def evaluate(
     ] = None,
     target: Target = None,
     split: Split = None,
-    site: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Column of the sites; none: there is none. Default: one with a common name.",
-        ),
-    ] = None,
+    site: Site = None,
     patient: Patient = None,
     slides_dir: SlidesDir = None,
     resamples: Resamples = 1000,
@@ -96,15 +74,11 @@ def evaluate(
             help="Of a model: predict with so many seeds; their spread is what sampling adds.",
         ),
     ] = 1,
-    tiles: Annotated[int | None, typer.Option(min=1, help="Of a model: tiles to read a slide.")] = None,
+    tiles: Tiles = None,
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes; 0: none. Default: one a core.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1; auto takes CUDA where there is one.")
-    ] = "auto",
+    workers: Workers = None,
+    device: Device = "auto",
 ) -> None:
     """Say what answers are worth on labelled slides, each figure with an interval over patients."""
     from wsi_ats.batch.settings import PredictSettings

@@ -20,11 +20,30 @@ import typer
 from typer.core import TyperGroup
 
 from wsi_ats import __version__
-from wsi_ats.catalogue import SAMPLERS
 from wsi_ats.cli.convert import convert
 from wsi_ats.cli.device import device_named
 from wsi_ats.cli.evaluate import compare, evaluate
-from wsi_ats.cli.splits import Group, Patient, Settings, Site, SlidesDir, number_of_folds, splits
+from wsi_ats.cli.options import (
+    BadTiles,
+    ConfigFile,
+    Device,
+    Group,
+    Model,
+    Mpp,
+    OverrideMpp,
+    Patient,
+    Repeats,
+    Sampler,
+    Seed,
+    Settings,
+    Site,
+    SlidesDir,
+    Target,
+    Tiles,
+    Tolerance,
+    Workers,
+)
+from wsi_ats.cli.splits import number_of_folds, splits
 from wsi_ats.cli.terminal import (
     complain,
     console,
@@ -38,7 +57,7 @@ from wsi_ats.cli.terminal import (
 )
 from wsi_ats.errors import ConfigError
 from wsi_ats.output import check_folder, make_folder, remedy_for
-from wsi_ats.reading import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES, Reading
+from wsi_ats.reading import Reading
 from wsi_ats.regular import is_folder
 from wsi_ats.shown import shown
 
@@ -67,60 +86,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # what is wrong with a command in one line, not in a box
 )
 Command = TypeVar("Command", bound=Callable[..., None])
-
-Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model.", metavar="MODEL")]
-Tiles = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help=f"Tiles to read a slide ({TILES}); with --tolerance the most to read ({ADAPTIVE_TILES})."
-    ),
-]
-Sampler = Annotated[
-    str,
-    typer.Option(
-        help="How tiles are drawn. "
-        + "; ".join(f"{name}: {entry.summary}" for name, entry in SAMPLERS.items() if not entry.research)
-        + "."
-    ),
-]
-Repeats = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help=f"Rounds the tiles are drawn in ({REPEATS}), with --tolerance the fewest ({ADAPTIVE_REPEATS}); their "
-        "spread is the standard error.",
-    ),
-]
-Tolerance = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        help="Read until the standard error of every probability is within this, 0.02 for example: few tiles of an "
-        "easy slide, more of a hard one.",
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
-Mpp = Annotated[
-    float | None,
-    typer.Option(
-        min=0.001,
-        max=1000,
-        help="Micrometres per pixel of slides that do not say; no effect on those that do.",
-    ),
-]
-OverrideMpp = Annotated[
-    float | None,
-    typer.Option(
-        min=0.001,
-        max=1000,
-        help="Micrometres per pixel that win over what slides say; where the two differ, a note says so.",
-    ),
-]
-BadTiles = Annotated[
-    int, typer.Option(min=0, help="So many damaged tiles a slide may be read as background.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes CUDA where there is one.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of settings.")]
 
 
 def main() -> None:
@@ -167,9 +132,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; the model lands in OUT/model.")],
     config: ConfigFile = None,
     settings: Settings = None,
-    target: Annotated[
-        str | None, typer.Option(help="Column of the classes; label by default. Other tasks are settings.")
-    ] = None,
+    target: Target = None,
     slides_dir: SlidesDir = None,
     patient: Patient = None,
     group: Group = None,
@@ -307,10 +270,7 @@ def predict(
     slides_dir: SlidesDir = None,
     patient: Patient = None,
     heatmaps: Annotated[bool, typer.Option(help="Write heatmap.png for every slide.")] = True,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Worker processes; 0: none, all in this one. Default: one a core."),
-    ] = None,
+    workers: Workers = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Use an existing Dask cluster, tcp://host:port.")
     ] = None,
@@ -461,9 +421,7 @@ def calibrate(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the calibrated model; must not exist.")],
-    target: Annotated[
-        str | None, typer.Option(help="Column of the classes; the model's own by default.")
-    ] = None,
+    target: Target = None,
     tiles: Tiles = None,
     seed: Seed = 0,
     slides_dir: SlidesDir = None,

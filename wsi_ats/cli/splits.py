@@ -7,42 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from wsi_ats.cli.options import ConfigFile, Group, Patient, Settings, Site, SlidesDir, Target
 from wsi_ats.cli.terminal import complain, say
 from wsi_ats.errors import ConfigError
-
-SlidesDir = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="Folder that the paths in a manifest start at, instead of the manifest's own; names without a folder are "
-        "also found deeper in it.",
-    ),
-]
-Patient = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Column of the patients in a manifest; none: there is none. Default: the one with a common name.",
-    ),
-]
-Group = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Column of what must be on one side of a split, beside patients: site, scanner, block.",
-    ),
-]
-Site = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Column of the sites that slides come from, for tables and warnings; none: there is none. Default: the "
-        "one with a common name.",
-    ),
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", "-s", help="A setting, section.key=value; may be repeated.")
-]
 
 
 def splits(
@@ -54,12 +21,12 @@ def splits(
     folds: Annotated[
         str, typer.Option(metavar="K|each", help="Number of folds; each: every group is kept out once.")
     ],
-    target: Annotated[str | None, typer.Option(help="Column of the classes; label by default.")] = None,
+    target: Target = None,
     slides_dir: SlidesDir = None,
     patient: Patient = None,
     group: Group = None,
     site: Site = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of settings.")] = None,
+    config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
     """Write folds by patient and group as files of CLAM and Patho-Bench, and audit what they would leak."""

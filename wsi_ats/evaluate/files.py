@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -23,9 +21,10 @@ from wsi_ats.evaluate.curves import curves_of
 from wsi_ats.evaluate.join import Truth
 from wsi_ats.evaluate.run import Evaluation, How, Part, TaskEvaluation
 from wsi_ats.output import writing
-from wsi_ats.shown import cell
+from wsi_ats.shown import cell, csv_bytes
 from wsi_ats.statistics.evaluation import alternatives
 from wsi_ats.statistics.interval import LEVEL, Interval
+from wsi_ats.tasks.answer import number_cell
 
 FORMAT = 1
 """Number of the files' format, raised when what is written changes its meaning."""
@@ -204,9 +203,9 @@ def _evaluation_rows(evaluation: Evaluation) -> Rows:
             for number, sampled in enumerate(part.figures):
                 spread = task.spread(number) if part.by == "all" else None
                 yield (
-                    *(cell(task.task.spec.name), part.by, cell(part.member), part.slides, part.patients),
-                    *(sampled.figure.name, cell(sampled.figure.of), *_cells(sampled.interval)),
-                    _number(spread and spread[0]),
+                    *(task.task.spec.name, part.by, part.member, part.slides, part.patients),
+                    *(sampled.figure.name, sampled.figure.of, *_cells(sampled.interval)),
+                    number_cell(spread and spread[0]),
                 )
 
 
@@ -216,27 +215,22 @@ def _comparison_rows(comparison: Comparison) -> Rows:
         for figure in task.figures:
             sampled = figure.difference
             yield (
-                *(cell(task.task.spec.name), sampled.figure.name, cell(sampled.figure.of)),
-                *(_number(figure.first), _number(figure.second), *_cells(sampled.interval)),
-                _number(figure.p),
+                *(task.task.spec.name, sampled.figure.name, sampled.figure.of),
+                *(number_cell(figure.first), number_cell(figure.second), *_cells(sampled.interval)),
+                number_cell(figure.p),
             )
 
 
 def _cells(interval: Interval) -> tuple[str, ...]:
-    return _number(interval.value), _number(interval.low), _number(interval.high), cell(interval.note)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
+    return *map(number_cell, (interval.value, interval.low, interval.high)), interval.note
 
 
 def _write(out: Path, name: str, values: Values, rows: Rows) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    header, *lines = rows
     content = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / f"{name}.csv", text.getvalue().encode("utf-8", "backslashreplace"))
+        write_atomic(out / f"{name}.csv", csv_bytes(header, lines))
         write_atomic(out / f"{name}.json", content.encode("utf-8", "backslashreplace"))
 
 

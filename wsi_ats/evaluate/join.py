@@ -15,9 +15,7 @@ from jaxtyping import Int64
 from wsi_ats.errors import ConfigError
 from wsi_ats.evaluate.answers import Answers
 from wsi_ats.manifest import Row, read_manifest
-from wsi_ats.manifest.columns import column_called, patient_column
-from wsi_ats.manifest.entries import entries_of
-from wsi_ats.manifest.names import SITE, known
+from wsi_ats.manifest.columns import site_column
 from wsi_ats.manifest.table import Warn, read_table
 from wsi_ats.shown import cell
 from wsi_ats.statistics.evaluation import Answered
@@ -51,8 +49,6 @@ class Truth:
 
     path: Path
     rows: tuple[Row, ...]
-    sites: tuple[str, ...]
-    """Site of each slide; empty where it is not known."""
     site_column: str
     """Column of the sites; empty where there is none."""
 
@@ -107,9 +103,13 @@ class Joined:
     rows: tuple[Row, ...]
     places: tuple[int, ...]
     """Row of each slide in the table of answers."""
-    sites: tuple[str, ...]
     folds: tuple[str, ...]
     flow: Flow
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Site of each slide; empty where it is not known."""
+        return tuple(row.site for row in self.rows)
 
     def among(self, slides: set[str]) -> Joined:
         """The part that is of some slides, by their ids in the manifest."""
@@ -119,7 +119,6 @@ class Joined:
             self,
             rows=rows,
             places=tuple(self.places[i] for i in kept),
-            sites=tuple(self.sites[i] for i in kept),
             folds=tuple(self.folds[i] for i in kept),
             flow=replace(self.flow, evaluated=len(rows), patients=len({row.patient for row in rows})),
         )
@@ -155,12 +154,12 @@ def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn
         chosen.target or columns[0],
         columns if several else (),
         patient=chosen.patient,
+        site=chosen.site,
         slides_dir=chosen.slides_dir,
         warn=warn,
     )
     for task in () if several else tasks:  # a single column is the label, whatever its name
         task.settings = task.settings.model_copy(update={"target": LABEL})
-    column, site_of = _sites(manifest, chosen)
     kept = [row for row in rows if chosen.split in (None, row.split)]
     if not kept:
         raise ConfigError(f"manifest {manifest} has no slide of split {chosen.split!r}")
@@ -170,26 +169,10 @@ def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn
             f"{trained} of {len(kept)} slides are of the split train: what a model was trained on says nothing of "
             "other slides; --split test leaves them out"
         )
-    return Truth(manifest, tuple(kept), tuple(site_of.get(row.slide, "") for row in kept), column)
-
-
-def _sites(manifest: Path, chosen: Chosen) -> tuple[str, dict[str, str]]:
-    """The column of sites, empty where there is none, and the site of each slide."""
-
-    def silent(said: str) -> None:
-        """What may be wrong with the manifest has been told."""
-
-    table, asked = read_table(manifest, silent), chosen.site
-    if asked is None:
-        column = next(iter(known(table.columns, SITE)), "")
-    elif asked.casefold() == "none" and asked not in table.columns:
-        column = ""
-    else:
-        column = column_called(table, asked, "name the column of the sites with --site, or --site none")
-    if not column:
-        return "", {}
-    entries = entries_of(table, patient_column(table, chosen.patient), chosen.slides_dir, warn=silent)
-    return column, {entry.slide: entry.others.get(column, "") for entry in entries}
+    column = site_column(
+        read_table(manifest, warn=lambda said: None), chosen.site
+    )  # told when rows were read
+    return Truth(manifest, tuple(kept), column)
 
 
 def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
@@ -231,7 +214,6 @@ def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
         answers,
         rows,
         tuple(kept.values()),
-        tuple(truth.sites[i] for i in kept),
         tuple(folds[p] for p in kept.values()),
         flow,
     )

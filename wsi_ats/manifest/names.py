@@ -68,7 +68,16 @@ SITE = (
 """Names of the column of places that slides come from."""
 
 
-MPP = ("mpp", "mpp_um", "mpp_µm", "um_px", "um_per_px", "um_per_pixel", "microns_per_pixel", "micrometers_per_pixel")
+MPP = (
+    "mpp",
+    "mpp_um",
+    "mpp_µm",
+    "um_px",
+    "um_per_px",
+    "um_per_pixel",
+    "microns_per_pixel",
+    "micrometers_per_pixel",
+)
 """Names of the column of micrometres per level-0 pixel."""
 LIKE_MPP = (
     *("mpp_x", "mpp_y", "mpp_x_um", "mpp_y_um", "pixel_size", "pixel_size_um", "spacing", "resolution"),
