@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from wsi_ats import __version__
 from wsi_ats.catalogue import SAMPLERS
+from wsi_ats.cli.blank import NotBlank
 from wsi_ats.cli.convert import convert
 from wsi_ats.cli.terminal import (
     complain,
@@ -156,7 +157,9 @@ def main() -> None:
 
 def command(function: Command) -> Command:
     """A function registered as a command of `wsi-ats`."""
-    app.command()(with_status(function, resumable=function.__name__ in ("train", "predict", "convert")))
+    app.command(cls=NotBlank)(
+        with_status(function, resumable=function.__name__ in ("train", "predict", "convert"))
+    )
     return function
 
 
