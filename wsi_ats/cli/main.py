@@ -36,7 +36,7 @@ from wsi_ats.cli.terminal import (
     with_status,
 )
 from wsi_ats.errors import ConfigError
-from wsi_ats.output import check_folder, make_folder, remedy_for
+from wsi_ats.output import check_folder, make_folder, remedy_for, write_file
 from wsi_ats.reading import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES, Reading
 from wsi_ats.regular import is_folder
 from wsi_ats.shown import shown
@@ -262,7 +262,9 @@ def _cross_validate(rows: list[Any], folds: str, config: Any, out: Path, overwri
     from wsi_ats.train.targets import ask, targets_of
 
     if folds != "each" and not (folds.isdecimal() and 3 <= int(folds) <= 100):
-        raise ConfigError(f"--folds is {folds!r}; it must be a whole number from 3 to 100, or each")
+        raise ConfigError(
+            f"--folds is {folds!r}; it must be a whole number from 3 to 100, or each", "5 is usual"
+        )
     tasks = ask(config, rows)
     strata = tasks[0].strata(targets_of(tasks, rows)[0])
     how = config.train
@@ -417,7 +419,7 @@ def heatmap(
         dark=dark,
     )
     if out.suffix not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
+        raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg", "name it so: heatmap.png")
     _check_place(out)
     slide = one_slide(slide)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
@@ -562,12 +564,7 @@ def _check_place(file: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     _check_place(path)
     make_folder(path.parent)
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {path} cannot be written: {error.strerror}", remedy_for(error.errno)
-        ) from error
+    write_file(path, content, f"--out {path}")
 
 
 def _device(name: str) -> str:
@@ -577,7 +574,7 @@ def _device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         # Others lack float64, which draws and probabilities are computed in.
-        raise ConfigError(f"--device is {name}; it must be auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"--device is {name}; it must be auto, cpu, cuda or cuda:N", "use cpu or auto")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
