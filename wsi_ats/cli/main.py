@@ -67,6 +67,9 @@ app = typer.Typer(
 )
 Command = TypeVar("Command", bound=Callable[..., None])
 
+TABLES = "CSV, TSV, xlsx or Parquet"
+"""Kinds of manifests, in the words of the help; `.txt` and other names of text are read by their content."""
+
 Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model.", metavar="MODEL")]
 Tiles = Annotated[
     int | None,
@@ -185,7 +188,7 @@ def train(
         Path,
         typer.Argument(
             metavar="MANIFEST",
-            help="CSV, xlsx or Parquet: slide, label (or columns of tasks), and optionally patient, split, mpp.",
+            help=f"{TABLES}: slide, label (or columns of tasks), and optionally patient, split, mpp.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the model lands in OUT/model.")],
@@ -284,7 +287,7 @@ def predict(
     slides: Annotated[
         list[str],  # a Path would make one slash of the two in a URL
         typer.Argument(
-            metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv, .xlsx)."
+            metavar="SLIDES", help=f"Slides, folders of slides, globs, URLs or manifests ({TABLES})."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],
@@ -448,9 +451,7 @@ def calibrate(
     model: Model,
     manifest: Annotated[
         Path,
-        typer.Argument(
-            metavar="MANIFEST", help="CSV, xlsx or Parquet of 6 labelled slides or more; 20 are good."
-        ),
+        typer.Argument(metavar="MANIFEST", help=f"{TABLES} of 6 labelled slides or more; 20 are good."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the calibrated model; must not exist.")],
     target: Annotated[
