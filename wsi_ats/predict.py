@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wsi_ats.arguments import of_kind, some_path
 from wsi_ats.attention.levels import Drawn, SlideAttention
 from wsi_ats.config import Config
 from wsi_ats.embed import TileVectors
@@ -68,6 +69,11 @@ class Model(Protocol):
 
 def predict_slide(model: Model, slide: Slide | Path | str, reading: Reading) -> Prediction:
     """The prediction of a slide, opened where it is not open yet and prepared, with what that cost."""
+    if not isinstance(slide, Slide):
+        some_path(
+            "slide", slide, "give an open slide (wsi_ats.open_slide makes one of arrays), a path or a URL"
+        )
+    of_kind("reading", reading, Reading, "a Reading", "make one by wsi_ats.reading.Reading.of(tiles=64)")
     watch = Stopwatch()
     with watch("total"):
         with watch("open"):

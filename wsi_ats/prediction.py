@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from wsi_ats.arguments import of_kind
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
 from wsi_ats.statistics.novelty import Description, Unlike
@@ -89,7 +90,10 @@ class Prediction:
     def __post_init__(self) -> None:
         if not np.isin(self.cells, self.tissue).all():
             strangers = self.cells[~np.isin(self.cells, self.tissue)]
-            raise WsiAtsError(f"prediction of {self.slide}: drawn cells {strangers[:5]} are not tissue cells")
+            raise WsiAtsError(
+                f"prediction of {self.slide}: drawn cells {strangers[:5]} are not tissue cells",
+                "take predictions from a model, whose cells are",
+            )
 
     def __repr__(self) -> str:
         read = f"{self.tiles_read} of {len(self.tissue)} tiles read"
@@ -166,10 +170,17 @@ class Prediction:
 
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
         """The attention, and what each tile added to the answer, as a picture over `slide`; over white where no slide
-        is given. Raises `ConfigError` where `slide` is known to be another than that of the prediction."""
+        is given. Raises `ConfigError` where `slide` is known to be another than that of the prediction, or is not
+        open."""
         # Here: matplotlib takes a while to import, and a prediction rarely needs it.
         from wsi_ats.heatmap.picture import Heatmap
+        from wsi_ats.heatmap.style import HeatmapStyle
+        from wsi_ats.slides.base import Slide
 
+        if slide is not None:
+            of_kind("slide", slide, Slide, "an open slide", "open it with wsi_ats.open_slide(...)")
+        if style is not None:
+            of_kind("style", style, HeatmapStyle, "a HeatmapStyle", "make one: HeatmapStyle(dark=True)")
         return Heatmap.of(self, slide, style)
 
 

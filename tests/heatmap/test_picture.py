@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from typing import get_args
 
@@ -17,6 +18,8 @@ from tests.test_prediction import answer_of, make_prediction
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Grid
 from wsi_ats.heatmap.frame import (
+    DPI,
+    Layout,
     bar_length,
     elide,
     fitted,
@@ -135,6 +138,16 @@ def test_below_the_mean_and_outside_the_tissue_the_slide_shows() -> None:
     same = (cell == truth).all(axis=(2, 3, 4)).ravel()
     hot = prediction.tissue[np.argmax(prediction.attention)]
     assert [index for index in range(64) if not same[index]] == [hot]
+
+
+@pytest.mark.parametrize("panels", [1, 2])
+def test_the_place_of_a_slide_is_no_wider_than_its_pixels(panels: int) -> None:
+    """A place is a share of the figure; by the last digit of a float more, an image is stretched over a px more."""
+    for size in range(600, 900, 7):
+        layout = Layout.around(float(size), float(size), size, panels)
+        figure = Figure(figsize=layout.inches, dpi=DPI)
+        boxes = [figure.add_axes(place.slide).bbox.size for place in layout.places]
+        assert {math.ceil(side) for box in boxes for side in box} == {size}
 
 
 @pytest.mark.parametrize("scale", get_args(Scale))

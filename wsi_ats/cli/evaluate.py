@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from wsi_ats.cli.device import device_named
-from wsi_ats.cli.options import Device, Mpp, OverrideMpp, Patient, Site, SlidesDir, Target, Tiles, Workers
+from wsi_ats.cli.options import (
+    TABLES,
+    Device,
+    Mpp,
+    OverrideMpp,
+    Patient,
+    Site,
+    SlidesDir,
+    Target,
+    Tiles,
+    Workers,
+)
 from wsi_ats.cli.terminal import complain, errors, say, show_summary
 from wsi_ats.errors import ConfigError
 
@@ -31,7 +42,7 @@ SHOUTED = frozenset({"auroc", "auprc", "f1", "ppv", "npv", "ece", "mae", "r2"})
 """Words in the names of figures that are written in capitals."""
 
 Manifest = Annotated[
-    Path, typer.Argument(metavar="MANIFEST", help="CSV, xlsx or Parquet of labelled slides, with patients.")
+    Path, typer.Argument(metavar="MANIFEST", help=f"{TABLES} of labelled slides, with patients.")
 ]
 Split = Annotated[
     Literal["train", "val", "test"] | None, typer.Option(help="Only slides of this split of the manifest.")

@@ -20,10 +20,12 @@ import typer
 from typer.core import TyperGroup
 
 from wsi_ats import __version__
+from wsi_ats.cli.blank import NotBlank
 from wsi_ats.cli.convert import convert
 from wsi_ats.cli.device import device_named
 from wsi_ats.cli.evaluate import compare, evaluate
 from wsi_ats.cli.options import (
+    TABLES,
     BadTiles,
     ConfigFile,
     Device,
@@ -56,7 +58,7 @@ from wsi_ats.cli.terminal import (
     with_status,
 )
 from wsi_ats.errors import ConfigError
-from wsi_ats.output import check_folder, make_folder, remedy_for
+from wsi_ats.output import check_folder, make_folder, remedy_for, write_file
 from wsi_ats.reading import Reading
 from wsi_ats.regular import is_folder
 from wsi_ats.shown import shown
@@ -98,7 +100,7 @@ def main() -> None:
 
 def command(function: Command) -> Command:
     """A function registered as a command of `wsi-ats`."""
-    app.command()(
+    app.command(cls=NotBlank)(
         with_status(function, resumable=function.__name__ in ("train", "predict", "convert", "evaluate"))
     )
     return function
@@ -126,7 +128,7 @@ def train(
         Path,
         typer.Argument(
             metavar="MANIFEST",
-            help="CSV, xlsx or Parquet: slide, label (or columns of tasks), and optionally patient, split, mpp.",
+            help=f"{TABLES}: slide, label (or columns of tasks), and optionally patient, split, mpp.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the model lands in OUT/model.")],
@@ -255,7 +257,7 @@ def predict(
     slides: Annotated[
         list[str],  # a Path would make one slash of the two in a URL
         typer.Argument(
-            metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv, .xlsx)."
+            metavar="SLIDES", help=f"Slides, folders of slides, globs, URLs or manifests ({TABLES})."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],
@@ -387,7 +389,7 @@ def heatmap(
         dark=dark,
     )
     if out.suffix not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
+        raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg", "name it so: heatmap.png")
     _check_place(out)
     slide = one_slide(slide)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
@@ -416,9 +418,7 @@ def calibrate(
     model: Model,
     manifest: Annotated[
         Path,
-        typer.Argument(
-            metavar="MANIFEST", help="CSV, xlsx or Parquet of 6 labelled slides or more; 20 are good."
-        ),
+        typer.Argument(metavar="MANIFEST", help=f"{TABLES} of 6 labelled slides or more; 20 are good."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the calibrated model; must not exist.")],
     target: Target = None,
@@ -533,9 +533,4 @@ def _check_place(file: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     _check_place(path)
     make_folder(path.parent)
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {path} cannot be written: {error.strerror}", remedy_for(error.errno)
-        ) from error
+    write_file(path, content, f"--out {path}")

@@ -10,6 +10,9 @@ import typer
 from wsi_ats.catalogue import SAMPLERS
 from wsi_ats.reading import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES
 
+TABLES = "CSV, TSV, xlsx or Parquet"
+"""Kinds of manifests, in the words of the help; `.txt` and other names of text are read by their content."""
+
 Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model.", metavar="MODEL")]
 Tiles = Annotated[
     int | None,

@@ -57,6 +57,9 @@ _TICK_PX = 17
 """Least distance in px of two ticks."""
 _LINES = (0, 27, 48, 66, 84)
 """Distance in px of the title's lines, and of what follows them, from its top."""
+_LESS = 1e-7
+"""Px that the place of a slide is less than whole: by the last digit of a float more, matplotlib before 3.11 stretches
+an image over a px more, and its right or lower half is shown a px aside."""
 _WIDE = 2.0
 """Width over height from which on the panels stand below each other."""
 
@@ -111,7 +114,7 @@ class Layout:
             top = above + _HEADING + (0 if beside else i * (row + _BETWEEN))
             places.append(
                 Place(
-                    (left / width, (height - top - h) / height, w / width, h / height),
+                    (left / width, (height - top - h) / height, (w - _LESS) / width, (h - _LESS) / height),
                     (
                         (left + w + _BAR_GAP) / width,
                         (height - top - bar) / height,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from wsi_ats.errors import ConfigError, Failure
+from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.manifest import Row
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import CARD, save_model
@@ -20,7 +20,7 @@ from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.tasks.task import Task, Tasks
 from wsi_ats.train.card import with_decisions
-from wsi_ats.train.data import Examples
+from wsi_ats.train.data import Examples, failure_of
 from wsi_ats.train.epoch_checkpoint import Say
 
 LEAST = 6
@@ -77,7 +77,8 @@ def calibrate_model(
     examples = Examples(rows, list(model.tasks), model.config, 1 << 30)
     failures = examples.inspect(lambda: None)
     say(f"{len(examples)} of {len(rows)} slides can be read")
-    predictions = [predict_prepared(model, examples[i].prepared, reading) for i in range(len(examples))]
+    predictions, unread = _predictions(model, examples, reading)
+    failures += unread
     known = [int((~np.isnan(targets).all(1)).sum()) for targets in examples.targets]
     if not predictions or max(known) < LEAST:
         raise ConfigError(
@@ -90,6 +91,21 @@ def calibrate_model(
     with writing(out):
         save_model(model, out, with_decisions(text, model.tasks))
     return calibrated, failures
+
+
+def _predictions(
+    model: AttentionSampler, examples: Examples, reading: Reading
+) -> tuple[list[Prediction], list[Failure]]:
+    """Predictions of the slides, and why some have none: these, whose tiles cannot be read, are dropped."""
+    predictions, failures, kept = [], [], []
+    for row in examples.rows:
+        try:
+            predictions.append(predict_prepared(model, examples.prepared(row), reading))
+            kept.append(row)
+        except SlideError as error:
+            failures.append(failure_of(row, error))
+    examples.rows = kept
+    return predictions, failures
 
 
 def outputs_of_tasks(predictions: Sequence[Prediction]) -> list[Float64[np.ndarray, "n _"]]:
