@@ -40,6 +40,50 @@ def test_a_tint_is_told(name: str) -> None:
     assert len(set(slide.tissue.tolist()) ^ set(prepared(PLAIN).tissue.tolist())) <= 3
 
 
+STRONG = {
+    "pink": (1.0, 0.85, 0.9),
+    "pinker": (1.0, 0.8, 0.87),
+    "violet": (0.8, 0.75, 1.0),
+    "blue": (0.75, 0.85, 1.0),
+    "cyan": (0.8, 1.0, 1.0),
+    "green": (0.8, 1.0, 0.75),
+    "yellow": (1.0, 1.0, 0.75),
+    "orange": (1.0, 0.85, 0.75),
+}
+
+
+@pytest.mark.parametrize("lamp", [1.0, 0.45])
+@pytest.mark.parametrize("colour", STRONG)
+def test_glass_of_a_strong_tint_is_found_and_told(colour: str, lamp: float) -> None:
+    shown = prepared(in_light(PLAIN, lamp, STRONG[colour]))
+    assert [note for note in shown.notes if "glass is tinted" in note]
+    assert len(set(shown.tissue.tolist()) ^ set(prepared(PLAIN).tissue.tolist())) <= 3
+
+
+@pytest.mark.parametrize("tint", [(1.0, 0.65, 0.75), (0.9, 0.6, 1.0)])
+def test_where_no_glass_is_found_large_even_parts_that_count_as_tissue_are_told(
+    tint: tuple[float, float, float],
+) -> None:
+    slide = prepared(in_light(PLAIN, 1.0, tint))  # beyond any glass
+    assert slide.view_shares["tissue"] > 0.95
+    red, green, blue = (round(242 * share) for share in tint)
+    (note,) = slide.notes
+    assert "nothing on the view is taken for glass" in note
+    told = [int(level) for level in note[note.index("RGB ") + 4 : note.index(")")].split(",")]
+    assert np.abs(np.subtract(told, (red, green, blue))).max() < 9
+
+
+@pytest.mark.parametrize("tint", [(1.0, 1.0, 1.0), *STRONG.values()])
+@pytest.mark.parametrize("stain", ["H&E", "trichrome, blue", "DAB and haematoxylin"])
+def test_textured_tissue_alone_is_never_glass_whatever_its_tint(
+    stain: str, tint: tuple[float, float, float]
+) -> None:
+    view, _ = section(stain, side=256)
+    light = stain_rule([in_light(view[80:176, 80:176], 1.0, tint)]).light
+    assert light.glass is None
+    assert light.doubtful is None
+
+
 @pytest.mark.parametrize(
     ("lamp", "told"),
     [

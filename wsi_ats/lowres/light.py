@@ -41,6 +41,25 @@ FAINTEST, STRONGEST_TINT, PINKEST = 125, 0.18, 0.08
 """Bounds of what is taken for glass: least luma, largest saturation, and largest saturation where green is darkest, as
 it is in tissue that eosin or haematoxylin has stained. Tissue that is flat and pale is never taken for glass."""
 
+STRONGEST_CAST, PINKEST_CAST = 0.35, 0.27
+"""Largest saturations, the second where green is darkest, of glass that a slide has where none is found within the
+bounds above: such glass is told from pale tissue by what is as even and as bright as nothing else on the slide."""
+
+LEAST_CAST_SHARE = 0.2
+"""Least share of the patches that such glass makes up: it is all of the glass of the slide."""
+
+FLAT_FOR_ROUGH = 2
+"""How many flat patches of the colour of such glass there must be for one that is rough: tissue has texture."""
+
+LEAST_ROUGH = 0.02
+"""Least share of rough patches beside such glass; without, there is nothing on the slide that it could be told from."""
+
+MOST_ABOVE, ABOVE = 0.01, 16
+"""Largest share of patches that may be brighter than such glass in any colour, by so many grey levels."""
+
+LEAST_EVEN = 0.05
+"""Share of even patches of one colour from which a note asks whether they are glass, where none is seen."""
+
 LEAST_SHARE = 0.02
 """Least share of glass in the patches of a slide, those that are black or blank aside; below, none is known."""
 
@@ -60,6 +79,8 @@ class Light:
     """Colour of the glass; None where none is seen, as on a slide that is all tissue: it is then taken as white."""
     brightest: float | int = field(default=255, compare=False)
     """Luma that the brightest even parts of the view reach."""
+    doubtful: Rgb | None = field(default=None, compare=False)
+    """Colour of large even parts that count as tissue, where no glass is seen: they may be glass."""
 
     @property
     def luma(self) -> float:
@@ -108,6 +129,11 @@ class Light:
             notes.append(
                 f"no glass is seen, and nothing is brighter than {self.brightest / 255:.0%} of full light"
             )
+        if self.doubtful is not None:
+            notes.append(
+                "nothing on the view is taken for glass: its large even parts (RGB {}, {}, {}) may be tinted glass, "
+                "and count as tissue".format(*self.doubtful)
+            )
         return tuple(notes)
 
 
@@ -127,9 +153,11 @@ def find_lamp(patches: PatchColours) -> Light:
     upto = np.cumsum(flat[order])
     if not upto[-1]:
         return WHITE_LIGHT
-    brightest = round(float(lumas[order[np.searchsorted(upto, LEAST_SHARE * upto[-1])]]))
-    grey = (brightest, brightest, brightest) if LIT <= brightest < DIM else None
-    return Light(grey, brightest)
+    colour = order[np.searchsorted(upto, LEAST_SHARE * upto[-1])]
+    brightest = round(float(lumas[colour]))
+    # Of a tint its brightest colour, so that none is brought beyond 255.
+    level = round(float(palette()[colour].max()))
+    return Light((level, level, level) if LIT <= brightest < DIM else None, brightest)
 
 
 def find_light(patches: PatchColours) -> Light:
@@ -156,8 +184,40 @@ def find_light(patches: PatchColours) -> Light:
     peak = int(np.flatnonzero(near)[np.argmax(flat[near])])
     if seen[lumas > lumas[peak] + 24].sum() > MOST_BRIGHTER * seen.sum():
         return Light()
-    red, green, blue = (round(float(c)) for c in patches.mean(beside(peak)))
-    return Light((red, green, blue))
+    return Light(_mean(patches, beside(peak)))
+
+
+def find_even(patches: PatchColours) -> Rgb | None:
+    """The colour that most even patches have, black and blank aside; None where they are too few for glass."""
+    lit = luma(palette()) >= DARK
+    around = _with_neighbours(np.where(lit, patches.flat, 0))
+    peak = int(np.argmax(around))
+    if around[peak] < max(LEAST_EVEN * (patches.flat + patches.rough)[lit].sum(), 1):
+        return None
+    near = np.abs(palette() - palette()[peak]).max(axis=1) <= 8.5
+    return _mean(patches, np.asarray(near & (patches.flat > 0), bool))
+
+
+def find_cast(patches: PatchColours) -> Light:
+    """The light of a view whose glass has a stronger tint than `find_light` takes any glass to have.
+
+    Tissue may be as pale and as pink as such glass. So it must be by far the most even colour, with nothing on the
+    slide brighter than it in red, green or blue; where any of that is not so, the light is not known.
+    """
+    colours = palette()
+    lit = luma(colours) >= DARK
+    inside = np.where(lit, patches.inside, 0)
+    flat, rough = (np.where(lit, counts, 0) for counts in (patches.flat, patches.rough))
+    around = _with_neighbours(np.where(_may_be_glass(colours, PINKEST_CAST, STRONGEST_CAST), flat, 0))
+    peak = int(np.argmax(around))
+    near = np.asarray(np.abs(colours - colours[peak]).max(axis=1) <= 8.5, bool)
+    enough = around[peak] >= max(LEAST_CAST_SHARE * inside.sum(), LEAST_OF_BLANK * patches.blank, 1)
+    is_even = flat[near].sum() >= FLAT_FOR_ROUGH * rough[near].sum()
+    beside_tissue = rough[~near].sum() >= LEAST_ROUGH * inside.sum()
+    above = inside[(colours > colours[peak] + ABOVE).any(axis=1)].sum()
+    if not (enough and is_even and beside_tissue and above <= MOST_ABOVE * inside.sum()):
+        return Light()
+    return Light(_mean(patches, near & (flat > 0)))
 
 
 def is_lit(patches: PatchColours) -> bool:
@@ -171,11 +231,18 @@ def is_lit(patches: PatchColours) -> bool:
     return bool(seen.any() and 10 * seen[colours.min(axis=1) >= LIT].sum() >= seen.sum())
 
 
-def _may_be_glass(colours: Float64[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+def _mean(patches: PatchColours, colours: Bool[np.ndarray, " n"]) -> Rgb:
+    red, green, blue = (round(float(c)) for c in patches.mean(colours))
+    return red, green, blue
+
+
+def _may_be_glass(
+    colours: Float64[np.ndarray, "n 3"], pinkest: float = PINKEST, strongest: float = STRONGEST_TINT
+) -> Bool[np.ndarray, " n"]:
     red, green, blue = colours.T
     saturation = (colours.max(axis=1) - colours.min(axis=1)) / colours.max(axis=1)
     pink = green < np.minimum(red, blue)
-    limit = np.where(pink, PINKEST, STRONGEST_TINT)
+    limit = np.where(pink, pinkest, strongest)
     return np.asarray((saturation <= limit) & (luma(colours) >= FAINTEST), bool)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -29,12 +29,14 @@ from wsi_ats.lowres.light import (
     WHITE_LUMA,
     Light,
     Rgb,
+    find_cast,
+    find_even,
     find_lamp,
     find_light,
     is_lit,
 )
 from wsi_ats.lowres.mask import Bits, Masks, masks_of
-from wsi_ats.lowres.patches import PatchColours, Patches
+from wsi_ats.lowres.patches import SIDE, PatchColours, Patches
 from wsi_ats.lowres.pen import LEAST_PX, MARGIN, NO_PEN, PenRule, find_pen
 from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue, refuse_pen_everywhere
 from wsi_ats.lowres.view import LazyView, Read, View, boxes
@@ -214,7 +216,20 @@ def stain_rule(
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
     stained = stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high)
-    return StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
+    rule = StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
+    return (
+        rule
+        if light.glass is not None
+        else replace(rule, light=replace(light, doubtful=_doubtful(rule, patches)))
+    )
+
+
+def _doubtful(rule: StainRule, patches: PatchColours) -> Rgb | None:
+    """The colour of the even parts of a view that the rule takes for tissue, if they are as large as glass is."""
+    even = find_even(patches)
+    if even is None or not rule.mask(np.full((SIDE, SIDE, 3), even, np.uint8)).any():
+        return None
+    return even
 
 
 def _light_of(
@@ -222,11 +237,13 @@ def _light_of(
 ) -> Light:
     """The light of a view from its patches; where it is dim, from those that it would have in better light."""
     lamp = find_lamp(patches)
-    if not lamp.is_ordinary:
-        seen = find_light(_count(blocks, method, lamp, background)[0])
-        if seen.glass is not None:
-            return Light(lamp.undone(seen.glass), lamp.brightest)
-    return Light(find_light(patches).glass, lamp.brightest)
+    lit = patches if lamp.is_ordinary else _count(blocks, method, lamp, background)[0]
+    for find in (find_light, find_cast):
+        for seen, undone in ((lit, lamp.undone), (patches, WHITE_LIGHT.undone)):
+            glass = find(seen).glass
+            if glass is not None:
+                return Light(undone(glass), lamp.brightest)
+    return Light(None, lamp.brightest)
 
 
 def _count(
