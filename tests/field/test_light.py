@@ -11,7 +11,7 @@ from tests.field.test_pen import PLAIN, prepared, section
 from wsi_ats.errors import NoTissueError
 from wsi_ats.lowres.light import Light
 from wsi_ats.lowres.tissue import Method, stain_rule, tissue_mask
-from wsi_ats.synthetic.artefacts import PENS, in_light, with_pen
+from wsi_ats.synthetic.artefacts import PENS, in_falling_light, in_light, with_pen
 
 TINTS = {"warm": (1.0, 0.5, 0.0), "cool": (0.0, 0.5, 1.0), "green": (0.0, 1.0, 0.0)}
 """How much of a cast each colour is spared."""
@@ -101,6 +101,45 @@ def test_a_pen_is_told_in_any_light(lamp: float) -> None:
     inked = with_pen(PLAIN, PENS["blue"], [(20, 20), (236, 22)], 14)
     notes = prepared(in_light(inked, lamp, tint("warm", 0.1))).notes
     assert len(notes) == 3, notes
+
+
+@pytest.mark.parametrize("stain", ["H&E", "DAB and haematoxylin"])
+@pytest.mark.parametrize("radial", [False, True])
+@pytest.mark.parametrize("lowest", [0.7, 0.6, 0.45, 0.3])
+def test_falling_light_is_told_and_takes_no_tissue(stain: str, radial: bool, lowest: float) -> None:
+    view, _ = section(stain)
+    even = prepared(view)
+    slide = prepared(in_falling_light(view, lowest, radial=radial))
+    assert [note for note in slide.notes if note.startswith("uneven light: glass falls to")]
+    assert slide.view_shares["pen"] == 0
+    assert slide.view_shares["black"] < 0.01
+    assert len(set(slide.tissue.tolist()) ^ set(even.tissue.tolist())) <= 0.03 * len(even.tissue)
+
+
+@pytest.mark.parametrize(
+    ("radial", "share"), [(False, "6"), (True, "")], ids=["from the left", "from the middle"]
+)
+def test_it_is_told_how_far_light_falls(radial: bool, share: str) -> None:
+    light = stain_rule([in_falling_light(PLAIN, 0.6, radial=radial)]).light
+    assert f"glass falls to {share}" in light.notes[0]
+    assert 0.6 < light.dimmest < 0.8
+    assert 0.1 < light.shaded < 0.7
+
+
+@pytest.mark.parametrize("lowest", [1.0, 0.9])
+@pytest.mark.parametrize("pen", [None, *PENS])
+@pytest.mark.parametrize("opacity", [0.6, 0.9])
+def test_light_that_hardly_falls_is_even_with_any_pen(lowest: float, pen: str | None, opacity: float) -> None:
+    view = PLAIN if pen is None else with_pen(PLAIN, PENS[pen], [(20, 20), (236, 22)], 14, opacity=opacity)
+    assert not stain_rule([in_falling_light(view, lowest)]).light.is_uneven
+
+
+@pytest.mark.parametrize("pen", ["blue", "green"])
+def test_a_pen_is_no_tissue_in_falling_light(pen: str) -> None:
+    inked = with_pen(PLAIN, PENS[pen], [(20, 20), (236, 22)], 14)
+    slide = prepared(in_falling_light(inked, 0.5))
+    assert any(note.startswith("pen on ") for note in slide.notes)
+    assert set(slide.tissue.tolist()) <= set(prepared(PLAIN).tissue.tolist())
 
 
 @pytest.mark.parametrize("lamp", [0.2, 0.15, 0.1])

@@ -6,7 +6,7 @@ by colour. Divided by the colour of the glass they are gone, and the rule of wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -60,6 +60,19 @@ MOST_ABOVE, ABOVE = 0.01, 16
 LEAST_EVEN = 0.05
 """Share of even patches of one colour from which a note asks whether they are glass, where none is seen."""
 
+SHADE = 0.85
+"""Share of the light of the brightest glass below which glass lies in the shade."""
+
+LEAST_SHADED = 0.02
+"""Share of the glass that must lie in the shade for a slide's light to be uneven."""
+
+INK_LIKE = 0.5
+"""Share of the light below which what is even and of the hue of glass may be grey ink, not glass in the shade: it is
+ink where few parts are in between, as light falls off by and by."""
+
+GREY_STEP = 12
+"""Largest difference, in grey levels of the brightest glass, of a colour that is glass in the shade from grey."""
+
 LEAST_SHARE = 0.02
 """Least share of glass in the patches of a slide, those that are black or blank aside; below, none is known."""
 
@@ -81,6 +94,15 @@ class Light:
     """Luma that the brightest even parts of the view reach."""
     doubtful: Rgb | None = field(default=None, compare=False)
     """Colour of large even parts that count as tissue, where no glass is seen: they may be glass."""
+    dimmest: float = field(default=1.0, compare=False)
+    """Share of the light that the dimmest glass has of that of the brightest; 1 where the light is even."""
+    shaded: float = field(default=0.0, compare=False)
+    """Share of the glass that has less than SHADE of it."""
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the light differs much over the view."""
+        return self.shaded > 0
 
     @property
     def luma(self) -> float:
@@ -125,6 +147,11 @@ class Light:
             )
         if self.luma < DIM:
             notes.append(f"dim lamp: glass at {self.luma / 255:.0%} of full light")
+        if self.is_uneven:
+            notes.append(
+                f"uneven light: glass falls to {self.dimmest:.0%} of its brightest, and {self.shaded:.0%} of it is "
+                f"below {SHADE:.0%}; colours in the shade are darker than they are"
+            )
         if self.glass is None and self.brightest < FAINTEST:
             notes.append(
                 f"no glass is seen, and nothing is brighter than {self.brightest / 255:.0%} of full light"
@@ -218,6 +245,31 @@ def find_cast(patches: PatchColours) -> Light:
     if not (enough and is_even and beside_tissue and above <= MOST_ABOVE * inside.sum()):
         return Light()
     return Light(_mean(patches, near & (flat > 0)))
+
+
+def with_shade(light: Light, patches: PatchColours) -> Light:
+    """The light, and how uneven it is: what its glass looks like in the shade, in the patches that it was found in.
+
+    Glass in the shade is as even and of the same hue. Under even light hardly any patch is so, but for grey ink.
+    """
+    if light.glass is None:
+        return light
+    shares = palette() / np.asarray(light.glass, np.float64)
+    share = shares.mean(axis=1)
+    is_grey = np.ptp(shares, axis=1) * light.luma <= GREY_STEP
+    counts = np.where(is_grey & (luma(palette()) >= DARK), patches.flat, 0)
+    least = LEAST_SHADED * counts.sum()
+    tenths = np.bincount(np.minimum(10 * share, 10).astype(np.int64), weights=counts, minlength=11)
+    bottom = round(10 * INK_LIKE)
+    while bottom > 0 and tenths[bottom - 1 : bottom + 1].min() >= least / 2:
+        bottom -= 1
+    counts[share < bottom / 10] = 0
+    in_shade = counts[share < SHADE].sum()
+    if in_shade < max(least, 1):
+        return light
+    order = np.argsort(share)
+    dimmest = share[order[np.searchsorted(np.cumsum(counts[order]), least / 4)]]
+    return replace(light, dimmest=float(dimmest), shaded=float(in_shade / counts.sum()))
 
 
 def is_lit(patches: PatchColours) -> bool:

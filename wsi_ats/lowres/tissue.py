@@ -34,6 +34,7 @@ from wsi_ats.lowres.light import (
     find_lamp,
     find_light,
     is_lit,
+    with_shade,
 )
 from wsi_ats.lowres.mask import Bits, Masks, masks_of
 from wsi_ats.lowres.patches import SIDE, PatchColours, Patches
@@ -216,6 +217,8 @@ def stain_rule(
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
     stained = stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high)
+    shown = with_shade(shown, patches)
+    light = replace(light, dimmest=shown.dimmest, shaded=shown.shaded)
     rule = StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
     return (
         rule
