@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.field.test_pen import PLAIN, prepared, section
+from tests.field.test_pen import GLASS, PLAIN, prepared, section, texture
+from tests.support.helpers import shared_data
 from wsi_ats.errors import NoTissueError
 from wsi_ats.lowres.light import Light
 from wsi_ats.lowres.tissue import Method, stain_rule, tissue_mask
+from wsi_ats.lowres.view import read_view, resolve_downsample
+from wsi_ats.slides import open_slide
 from wsi_ats.synthetic.artefacts import PENS, in_falling_light, in_light, with_pen
 
 TINTS = {"warm": (1.0, 0.5, 0.0), "cool": (0.0, 0.5, 1.0), "green": (0.0, 1.0, 0.0)}
@@ -187,3 +190,41 @@ def test_grey_ink_on_glass_as_white_as_the_background_is_not_taken_for_glass() -
     grey = with_pen(white, (120, 120, 122), [(20, 20), (236, 22)], 20, opacity=0.8)
     assert stain_rule([grey]).light == Light()
     assert np.array_equal(tissue_mask(grey, min_object=64), tissue_mask(white, min_object=64))
+
+
+def pale(density: tuple[float, float, float], share: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+    """A view of pale tissue in its upper part, with hardly any saturation, and where it is."""
+    inside = np.zeros((256, 256), bool)
+    inside[: round(256 * share)] = True
+    amount = np.exp(0.5 * texture(inside.shape, 3, 0.8))[..., None] * inside[..., None]
+    noise = np.random.default_rng(0).normal(0, 1, (256, 256, 3))
+    return np.clip(np.asarray(GLASS) * 10 ** (-amount * density) + noise, 0, 255).astype(np.uint8), inside
+
+
+def test_a_pale_stain_of_little_saturation_is_tissue() -> None:
+    view, inside = pale((0.09, 0.07, 0.06))
+    mask = tissue_mask(view, min_object=64, min_hole=64)
+    assert mask[inside].mean() > 0.9
+    assert mask[~inside].mean() < 0.02
+
+
+def test_grey_dust_is_none_where_it_is_little() -> None:
+    view, inside = pale((0.08, 0.08, 0.08), share=0.06)
+    assert tissue_mask(view, min_object=64, min_hole=64)[inside].mean() < 0.3
+
+
+def test_much_that_is_textured_and_too_pale_is_told() -> None:
+    light = stain_rule([pale((0.028, 0.026, 0.025))[0]]).light
+    assert [note for note in light.notes if "too pale to count as tissue" in note]
+    assert not stain_rule([PLAIN]).light.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("OS-2-ndpi.ome.tif", 0.7), ("OS-2-vsi.ome.tif", 0.4)], ids=["ndpi", "vsi"]
+)
+def test_a_real_slide_with_a_light_counterstain_is_mostly_tissue(name: str, least: float) -> None:
+    with open_slide(shared_data(f"slides/ometiff/{name}")) as slide:
+        view = read_view(slide, resolve_downsample(slide, mpp=8, downsample=None, setting="view"), 4)
+    mask = tissue_mask(view.pixels, min_object=64, min_hole=64)
+    assert mask.mean() > least
+    assert not mask[39:48, 2:12].any()  # glass

@@ -60,6 +60,9 @@ MOST_ABOVE, ABOVE = 0.01, 16
 LEAST_EVEN = 0.05
 """Share of even patches of one colour from which a note asks whether they are glass, where none is seen."""
 
+FAINT_NOTED = 0.3
+"""Share of what is textured and too pale for tissue from which a note says so; of H&E it is at most an eighth."""
+
 SHADE = 0.85
 """Share of the light of the brightest glass below which glass lies in the shade."""
 
@@ -98,6 +101,9 @@ class Light:
     """Share of the light that the dimmest glass has of that of the brightest; 1 where the light is even."""
     shaded: float = field(default=0.0, compare=False)
     """Share of the glass that has less than SHADE of it."""
+
+    faint: float = field(default=0.0, compare=False)
+    """Share of the view that is textured as tissue is, and too pale to count as such."""
 
     @property
     def is_uneven(self) -> bool:
@@ -160,6 +166,11 @@ class Light:
             notes.append(
                 "nothing on the view is taken for glass: its large even parts (RGB {}, {}, {}) may be tinted glass, "
                 "and count as tissue".format(*self.doubtful)
+            )
+        if self.faint >= FAINT_NOTED:
+            notes.append(
+                f"{self.faint:.0%} of the view is textured as tissue is, but too pale to count as tissue: "
+                "nothing is read there"
             )
         return tuple(notes)
 
