@@ -162,7 +162,10 @@ def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn
         task.settings = task.settings.model_copy(update={"target": LABEL})
     kept = [row for row in rows if chosen.split in (None, row.split)]
     if not kept:
-        raise ConfigError(f"manifest {manifest} has no slide of split {chosen.split!r}")
+        raise ConfigError(
+            f"manifest {manifest} has no slide of split {chosen.split!r}",
+            "name another --split, or leave it out",
+        )
     trained = sum(row.split == "train" for row in kept)
     if trained and chosen.split is None:
         warn(

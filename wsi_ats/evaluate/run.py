@@ -145,7 +145,9 @@ def evaluate(
         common = set.intersection(*({row.slide for row in each.rows} for each in joined))
         joined = [each.among(common) for each in joined]
         if not common:
-            raise ConfigError("no slide has an answer under every seed of the draws")
+            raise ConfigError(
+                "no slide has an answer under every seed of the draws", "see failures.csv of each seed"
+            )
     tasks = tuple(_evaluate(number, joined, how) for number in range(len(tables[0].tasks)))
     return Evaluation(joined[0], truth, how, tasks, tuple(seeds) if len(tables) > 1 else ())
 
@@ -155,7 +157,10 @@ def _evaluate(number: int, joined: Sequence[Joined], how: How) -> TaskEvaluation
     task = first.answers.tasks[number]
     answered, rows = first.answered(task)
     if not len(rows):
-        raise ConfigError(f"task {task.spec.name!r}: no slide has an answer and a known truth")
+        raise ConfigError(
+            f"task {task.spec.name!r}: no slide has an answer and a known truth",
+            "label the slides in the column of the target",
+        )
     names = [first.rows[i].patient for i in rows]
     patients = patients_of(task, answered, names)
     parts = [Part("all", "", len(answered), len(patients), _sampled(answered, patients, how))]

@@ -64,7 +64,7 @@ PALE_DENSITY = 0.04
 PALE_TINT = 0.02
 """Saturation beyond that of the glass from which a pixel is stained on a slide with a pale stain."""
 
-LEAST_PALE = 0.1
+LEAST_PALE = 0.06
 """Least share of the view that is textured and that dense, and has too little saturation, for a pale stain."""
 
 BLOCK = 512
@@ -339,10 +339,14 @@ def _pale(counts: _Counts, stained: Bool[np.ndarray, " codes"], light: Light) ->
     codes = np.arange(len(counts.codes))
     middle = np.maximum((codes >> 8) + (codes & 255), 1) / 2
     dense = ~stained & (np.log10(light.luma / middle) > PALE_DENSITY)
-    if counts.textured[dense].sum() < LEAST_PALE * counts.codes.sum():
+    saturation = _stain_of_codes("saturation", counts, light)
+    # A pixel of a coarse view that is half glass and half black has the saturation of the glass.
+    coloured = saturation > light.saturation + PALE_TINT / 4
+    if counts.textured[dense & coloured].sum() < LEAST_PALE * counts.codes.sum():
         return np.zeros_like(stained)
-    least = max(THRESHOLD_RANGE["saturation"][0], light.saturation + PALE_TINT)
-    return np.asarray(dense | (_stain_of_codes("saturation", counts, light) > least), bool)
+    return np.asarray(
+        dense | (saturation > max(THRESHOLD_RANGE[counts.method][0], light.saturation + PALE_TINT)), bool
+    )
 
 
 def _percentile(counts: Int64[np.ndarray, " n"], percent: float | int) -> float:
