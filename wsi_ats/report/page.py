@@ -1,0 +1,56 @@
+"""The page: one file, readable without a network, a script or this program."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wsi_ats import __version__
+from wsi_ats.atomic import write_atomic
+from wsi_ats.output import writing
+from wsi_ats.report.found import Found, find
+from wsi_ats.report.sections import sections_of
+from wsi_ats.report.tripod import YOURS, mapped
+from wsi_ats.shown import printable
+
+REPORT = "report.html"
+"""Name of the page in the folder of a run or an evaluation."""
+
+
+def make_report(folder: Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of a run or an evaluation, and return its path: `report.html` in its folder, unless `out` names
+    a file.
+
+    Raises `ConfigError` where the folder holds neither, `OutputError` where the page cannot be written.
+    """
+    found = find(folder)
+    path = Path(out) if out is not None else found.folder / REPORT
+    with writing(path.parent):
+        write_atomic(path, page(found).encode("utf-8", "backslashreplace"))
+    return path
+
+
+def page(found: Found, made: datetime | None = None) -> str:
+    """The text of the page; the same for the same files and the same date."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    # Names of slides, sites and classes are written by strangers: whatever they hold, it is text.
+    environment = Environment(
+        loader=PackageLoader("wsi_ats.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = sections_of(found)
+    kind = "Cross-validation" if found.folds else "Training run" if found.is_run else "Evaluation"
+    titles = {section.id: section.title for section in sections}
+    return environment.get_template("page.html").render(
+        title=f"{kind}: {printable(found.folder.absolute().name)}",
+        made=(made or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        sections=sections,
+        titles=titles,
+        items=mapped(titles.keys()),
+        yours=YOURS,
+    )
