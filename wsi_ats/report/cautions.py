@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from wsi_ats.report.found import Found, Values
 from wsi_ats.report.words import counted
-from wsi_ats.shown import shown
 from wsi_ats.statistics.interval import LEAST
 from wsi_ats.train.looked_at import USABLE
 
@@ -21,7 +20,7 @@ def cautions(found: Found) -> list[str]:
     if found.evaluation:
         said += [*found.evaluation.get("warnings", ()), *_of_patients(found.evaluation)]
         said += [words for task in found.evaluation["tasks"] for words in _of_sites(task)]
-    return [shown(words) for words in dict.fromkeys(said)]
+    return list(dict.fromkeys(said))
 
 
 def _of_run(found: Found) -> Iterator[str]:

@@ -18,7 +18,6 @@ from wsi_ats.prediction import Prediction
 from wsi_ats.report.blocks import Image, SlideCard
 from wsi_ats.report.found import Found, Values
 from wsi_ats.report.words import number
-from wsi_ats.shown import shown
 
 EACH, TILES = 3, 6
 """Slides of each kind, and tiles of each slide."""
@@ -81,14 +80,14 @@ def cards(found: Found, task: Values) -> dict[str, list[SlideCard]]:
 def _card(found: Found, slide: Values, task: Values) -> SlideCard:
     facts = [_truth(slide, task), _answer(slide, task)]
     facts += [f"{name}: {slide[name]}" for name in ("site", "fold") if slide.get(name)]
-    card = SlideCard(shown(slide["slide"]), [shown(fact) for fact in facts])
+    card = SlideCard(slide["slide"], facts)
     store = found.stores.get(slide.get("in_answers", slide["slide"])) or found.stores.get(slide["slide"])
     if store is None:
         return replace(card, note="No picture: the folder of this slide's prediction is not there.")
     try:
         return _with_pictures(card, store, task["task"])
     except (WsiAtsError, OSError, ValueError, KeyError, MemoryError) as error:
-        return replace(card, note=shown(f"No picture: {error}".splitlines()[0]))
+        return replace(card, note=f"No picture: {error}".splitlines()[0])
 
 
 def _with_pictures(card: SlideCard, store: SlideStore, task: str) -> SlideCard:
@@ -111,7 +110,7 @@ def _with_pictures(card: SlideCard, store: SlideStore, task: str) -> SlideCard:
         drawn = store.folder / "heatmap.png"
         picture = drawn.read_bytes() if drawn.is_file() else prediction.heatmap(None, style).encode()
         note = f"The slide itself could not be read again: {getattr(error, 'message', error)}"
-        return replace(card, heatmap=_jpeg(picture, MOST_PX, _described(card, read)), note=shown(note))
+        return replace(card, heatmap=_jpeg(picture, MOST_PX, _described(card, read)), note=note)
     tiles = [
         (_jpeg(Picture.fromarray(tile), TILE_PX, f"Tile of {card.name}: {words}"), words)
         for tile, words in zip(pixels, captions, strict=True)

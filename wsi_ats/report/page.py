@@ -11,7 +11,7 @@ from wsi_ats.output import writing
 from wsi_ats.report.found import Found, find
 from wsi_ats.report.sections import sections_of
 from wsi_ats.report.tripod import YOURS, mapped
-from wsi_ats.shown import printable
+from wsi_ats.shown import shown
 
 REPORT = "report.html"
 """Name of the page in the folder of a run or an evaluation."""
@@ -32,12 +32,14 @@ def make_report(folder: Path | str, out: Path | str | None = None) -> Path:
 
 def page(found: Found, made: datetime | None = None) -> str:
     """The text of the page; the same for the same files and the same date."""
+    # Here: only who makes a report waits for it.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    # Names of slides, sites and classes are written by strangers: whatever they hold, it is text.
+    # Names of slides, sites and classes are written by strangers: whatever they hold, it is text on one line.
     environment = Environment(
         loader=PackageLoader("wsi_ats.report", "."),
         autoescape=True,
+        finalize=_text,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -46,7 +48,7 @@ def page(found: Found, made: datetime | None = None) -> str:
     kind = "Cross-validation" if found.folds else "Training run" if found.is_run else "Evaluation"
     titles = {section.id: section.title for section in sections}
     return environment.get_template("page.html").render(
-        title=f"{kind}: {printable(found.folder.absolute().name)}",
+        title=f"{kind}: {found.folder.absolute().name}",
         made=(made or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         sections=sections,
@@ -54,3 +56,8 @@ def page(found: Found, made: datetime | None = None) -> str:
         items=mapped(titles.keys()),
         yours=YOURS,
     )
+
+
+def _text(value: object) -> object:
+    """What is put into the page, as people may see it; what the template itself has made stays as it is."""
+    return shown(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

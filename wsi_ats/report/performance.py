@@ -41,7 +41,7 @@ def figures(found: Found) -> Iterator[Block]:
             rows.append([name, number(f["value"]), interval(f), *spread, MEANINGS.get(f["name"], "")])
         header = ["figure", "value", "95 % interval", *(["sd over seeds"] if seeds else []), "what it says"]
         of = f"{counted(whole['slides'], 'slide')} of {counted(whole['patients'], 'patient')}"
-        what = f" Positive is {task['positive']}." if task["positive"] else ""
+        what = f" “It” is {task['positive']}." if task["positive"] else ""
         yield Grid(f"Figures of {of}; intervals by bootstrap over patients.{what}", header, rows)
         if task["confusion"]:
             yield _confusion(task)
@@ -141,7 +141,7 @@ def calibration(found: Found) -> Iterator[Block]:
             before = _reliability(earlier[i].probability, earlier[i].happened) if earlier else []
             caption = (
                 f"Reliability for {of}: {counted(len(part.happened), 'slide')} in {len(curve['reliability'])} bins of "
-                "about as many; bars are 95 % intervals over patients."
+                "about as many; bars are 95 % intervals where there are patients enough."
             )
             drawn.append(Plot(Image(plots.reliability(curve["reliability"], before), caption), caption))
         yield Plots(drawn)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsi_ats.heatmap.frame import any_script, elide
-from wsi_ats.shown import printable
+from wsi_ats.shown import shown
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 """Colours that the colour-blind tell apart (Okabe and Ito)."""
@@ -25,7 +25,7 @@ STYLE: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "axes.unicode_minus": True,
 }  # fmt: skip
-SQUARE, WIDE = (4.2, 4.0), (6.4, 3.2)
+SQUARE, WIDE = (4.2, 4.0), (4.6, 3.2)
 """Width and height in inches: on a phone, letters are still to be read."""
 LONGEST = 26
 """Letters of a name on a plot."""
@@ -49,7 +49,7 @@ def short(name: str) -> str:
     >>> short("adenocarcinoma in situ, well differentiated")
     'adenocarcino…ifferentiated'
     """
-    return elide(printable(name), LONGEST)
+    return elide(shown(name), LONGEST)
 
 
 def roc(curve: Points, area: str) -> str:
@@ -126,11 +126,11 @@ def decision(points: Sequence[Points]) -> str:
         highest = max([p for p in every if p is not None] + [0.05])
         ax.set(
             xlim=(0, 1),
-            ylim=(-0.1, highest * 1.15),
+            ylim=(-0.1, highest * 1.5),
             xlabel="probability from which one acts",
             ylabel="net benefit",
         )
-        ax.legend(loc="best", fontsize=9)
+        ax.legend(loc="upper right", fontsize=9)
 
     return drawn(draw)
 
@@ -178,7 +178,7 @@ def by_member(
         if unit:
             ax.set_xlim(-0.02, 1.02)
 
-    return drawn(draw, (6.4, 1.1 + 0.36 * len(rows)))
+    return drawn(draw, (4.6, 1.1 + 0.36 * len(rows)))
 
 
 def training(epochs: Sequence[float], series: Mapping[str, Sequence[float]], chosen: float | None) -> str:
@@ -206,7 +206,7 @@ def bars(values: Mapping[str, float], label: str) -> str:
         ax.margins(x=0.14)
         ax.set_xlabel(label)
 
-    return drawn(draw, (6.4, 1.0 + 0.32 * len(values)))
+    return drawn(draw, (4.6, 1.0 + 0.32 * len(values)))
 
 
 def agreement(truth: Sequence[float], answer: Sequence[float], label: str) -> str:

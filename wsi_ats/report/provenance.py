@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from wsi_ats.report.blocks import Block, Grid, Points, Words
 from wsi_ats.report.found import Found, Values
-from wsi_ats.shown import shown
 
 TRAINED = ("tile", "view", "attention", "sampling", "features", "train")
 """Sections of settings that are shown of a training run."""
@@ -70,10 +69,10 @@ def versions(found: Found) -> Iterator[Block]:
         manifest, answers = evaluation["manifest"], evaluation["answers"]
         rows += [
             ["evaluated", str(evaluation["made"])],
-            ["labels", shown(manifest["path"])],
+            ["labels", str(manifest["path"])],
             ["sha256 of the labels", str(manifest["sha256"])],
             ["split that was asked for", str(manifest["split"] or "all")],
-            ["answers", shown(answers["path"])],
+            ["answers", str(answers["path"])],
             ["sha256 of the answers", str(answers["sha256"])],
         ]
         rows += _model_rows(answers.get("model") or {})
@@ -88,7 +87,7 @@ def versions(found: Found) -> Iterator[Block]:
     config = run.get("config") if isinstance(run.get("config"), dict) else None
     if config:
         settings = [
-            [f"{section}.{key}", shown(json.dumps(value, ensure_ascii=False))]
+            [f"{section}.{key}", json.dumps(value, ensure_ascii=False)]
             for section in TRAINED
             for key, value in (config.get(section) or {}).items()
         ]
@@ -98,8 +97,6 @@ def versions(found: Found) -> Iterator[Block]:
 
 
 def _model_rows(model: Values) -> list[list[str]]:
-    rows = (
-        [["model", shown(str(model["folder"]))], ["hash of the model", str(model["hash"])]] if model else []
-    )
+    rows = [["model", str(model["folder"])], ["hash of the model", str(model["hash"])]] if model else []
     config = model.get("config") or {}
     return rows + [[f"prediction: {key}", str(value)] for key, value in config.items()]

@@ -35,6 +35,8 @@ MEANINGS = {
     "c_index": "share of comparable pairs whose order is right (Harrell); 0.5 is chance",
 }
 """What each figure of an evaluation means, by its name."""
+NAMES = {"c_index": "C-index", "brier": "Brier score", "brier_all": "Brier score of all classes", "r2": "R²"}
+"""Names of figures that are not just words."""
 CAPITALS = {"auroc", "auprc", "f1", "ppv", "npv", "ece", "mae", "r2"}
 
 
@@ -44,11 +46,7 @@ def figure_name(name: str, of: str = "") -> str:
     >>> figure_name("calibration_slope"), figure_name("auroc", "G3")
     ('calibration slope', 'AUROC (G3)')
     """
-    words = (
-        "C-index"
-        if name == "c_index"
-        else " ".join(w.upper() if w in CAPITALS else w for w in name.split("_"))
-    )
+    words = NAMES.get(name) or " ".join(w.upper() if w in CAPITALS else w for w in name.split("_"))
     return f"{words} ({of})" if of else words
 
 
