@@ -30,6 +30,12 @@ SLIDES = 80
 QUICK = How(resamples=100)
 
 
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is tested in tests/report, and takes longer than the figures."""
+    monkeypatch.setattr("wsi_ats.cli.evaluate.report_beside", lambda folder: None)
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Predictions of two models, a.csv and b.csv, and m.csv with labels: 80 slides of 40 patients at two sites."""

@@ -142,6 +142,17 @@ def test_what_to_know_first(tmp_path: Path) -> None:
     assert "predictions.csv has changed since it was evaluated" in "\n".join(cautions(find(tmp_path)))
 
 
+def test_answers_are_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cohort_of(tmp_path)
+    evaluation = tmp_path / "evaluation.json"
+    evaluation.write_text(evaluation.read_text().replace(f"{tmp_path}/predictions.csv", "predictions.csv"))
+    assert json.loads(evaluation.read_text())["answers"]["path"] == "predictions.csv"
+    monkeypatch.chdir("/")
+    assert len(find(tmp_path).predicted) == 80
+    assert not find(tmp_path).changed
+
+
 def test_few_patients_are_told(tmp_path: Path) -> None:
     said = "\n".join(cautions(cohort_of(tmp_path, slides=24)))
     assert "Too few patients for intervals (fewer than 10): normal 6, tumour 6." in said

@@ -56,17 +56,21 @@ class Found:
 
     @cached_property
     def answers(self) -> Path:
-        """The table of answers that the figures are of."""
-        return Path(self.evaluation["answers"]["path"]) if self.evaluation else self.folder / VALIDATION
+        """The table of answers that the figures are of: where the evaluation found it or, since its path may have been
+        of another working folder, beside the evaluation."""
+        if not self.evaluation:
+            return self.folder / VALIDATION
+        told = self.evaluation["answers"]
+        places = [Path(told["path"]), self.folder / Path(told["path"]).name]
+        there = [place for place in places if place.is_file()]
+        same = [place for place in there if _digest(place) == told["sha256"]]
+        return next(iter([*same, *reversed(there), *places]))
 
     @cached_property
     def changed(self) -> bool:
         """Whether the table of answers has changed since the evaluation."""
-        told = self.evaluation["answers"]["sha256"] if self.evaluation else None
-        try:
-            return told is not None and hashlib.sha256(self.answers.read_bytes()).hexdigest() != told
-        except OSError:
-            return False
+        mine = _digest(self.answers) if self.evaluation else ""
+        return mine != "" and mine != self.evaluation["answers"]["sha256"]
 
     @cached_property
     def model(self) -> Path | None:
@@ -153,6 +157,14 @@ def _evaluated(found: Found) -> Values:
     placed = [replace(row, site=sites.get(cell(row.slide), "")) for row in rows if row.split == "val"]
     truth = Truth(path, tuple(placed), "site" if any(sites.values()) else "")
     return evaluation_values(evaluate_answers([answers], truth, how, told=told))
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def histogram(values: Mapping[str, Sequence[float]], threshold: float | None, of
         if threshold is not None:
             ax.axvline(threshold, color="black", lw=1.2, ls="--", label=f"threshold {threshold:.3g}")
         ax.set(xlim=(0, 1), xlabel=f"stated probability of {short(of)}", ylabel="slides")
-        ax.legend(loc="upper center", fontsize=9)
+        ax.legend(fontsize=9)
 
     return drawn(draw, WIDE)
 
