@@ -23,6 +23,7 @@ from wsi_ats import __version__
 from wsi_ats.cli.convert import convert
 from wsi_ats.cli.device import device_named
 from wsi_ats.cli.evaluate import compare, evaluate
+from wsi_ats.cli.evidence import evidence
 from wsi_ats.cli.options import (
     BadTiles,
     ConfigFile,
@@ -482,6 +483,7 @@ command(splits)
 command(evaluate)
 command(compare)
 command(report)
+command(evidence)
 
 
 @command

@@ -15,6 +15,7 @@ from wsi_ats.batch.records import Record
 from wsi_ats.batch.store import SlideStore, slide_folders
 from wsi_ats.errors import ConfigError, WsiAtsError
 from wsi_ats.evaluate.answers import PREDICTIONS, VALIDATION, read_answers
+from wsi_ats.evaluate.evidence import FIGURES as EVIDENCE
 from wsi_ats.evaluate.files import evaluation_values
 from wsi_ats.evaluate.join import Truth
 from wsi_ats.evaluate.run import How, Told, evaluate, evaluate_answers
@@ -87,6 +88,10 @@ class Found:
         except WsiAtsError:
             return []
 
+    def json(self, name: str) -> Values:
+        """The content of a JSON file in the folder; nothing where it cannot be read."""
+        return _json(self.folder / name)
+
     def table(self, name: str) -> Lines:
         """Rows of a table in the folder by the names of their columns; none where it cannot be read."""
         return _table(self.folder / name)
@@ -130,6 +135,8 @@ def find(folder: Path | str) -> Found:
     if isinstance(kept.get("tasks"), list):
         return Found(place, kept)
     found = Found(place)
+    if not found.is_run and found.json(EVIDENCE):
+        return found
     if not found.is_run:
         raise ConfigError(
             f"{place} holds no {EVALUATION} and no training run",

@@ -209,6 +209,28 @@ def bars(values: Mapping[str, float], label: str) -> str:
     return drawn(draw, (4.6, 1.0 + 0.32 * len(values)))
 
 
+def evidence(curve: Sequence[Points], name: str) -> str:
+    """Probability of the answer along the number of tiles: the most attended ones, and random ones with their band."""
+
+    def draw(ax: Axes) -> None:
+        points = [point for point in curve if point[name] is not None]
+        at = [point["tiles"] for point in points]
+        low, high, mean = ([p[f"{name}_random{end}"] for p in points] for end in ("_low", "_high", ""))
+        ax.fill_between(at, low, high, color=GREY, alpha=0.3, lw=0)
+        ax.plot(at, mean, color=GREY, lw=1.4, ls="--", label="random tiles")
+        ax.plot(
+            at, [p[name] for p in points], color=BLUE, lw=2, marker="o", ms=4, label="most attended tiles"
+        )
+        ax.set(xscale="log", ylim=(-0.02, 1.02), ylabel="probability of the answer")
+        ax.set_xlabel("tiles kept" if name == "kept" else "tiles removed")
+        ticks = [tiles for tiles in at[:-1] if tiles * 1.5 < at[-1]] + at[-1:]
+        ax.set_xticks(ticks, [str(tiles) for tiles in ticks], rotation=60 if len(ticks) > 8 else 0)
+        ax.minorticks_off()
+        ax.legend(fontsize=9)
+
+    return drawn(draw)
+
+
 def agreement(truth: Sequence[float], answer: Sequence[float], label: str) -> str:
     """Answers against the truth, for numbers."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from wsi_ats.evaluate.evidence import FIGURES as EVIDENCE
 from wsi_ats.report.blocks import Block, Grid, Points, Words
 from wsi_ats.report.found import Found, Values
 
@@ -83,6 +84,9 @@ def versions(found: Found) -> Iterator[Block]:
                 f"{run.get('end', '–')}, {run.get('seconds', '–')} s, {run.get('epochs', '–')} epochs",
             ]
         ]
+    evidence = found.json(EVIDENCE)
+    if evidence and not evaluation:
+        rows += _model_rows(evidence["model"])
     yield Grid("What made this", ["", ""], rows)
     config = run.get("config") if isinstance(run.get("config"), dict) else None
     if config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from wsi_ats.report import cautions, cost, examples, performance, provenance
+from wsi_ats.report import cautions, cost, evidence, examples, performance, provenance
 from wsi_ats.report.blocks import Block, Grid, Heading, Image, Plot, Plots, Points, Section, Words
 from wsi_ats.report.found import Found
 from wsi_ats.report.plots import training
@@ -35,7 +35,7 @@ def _summary(found: Found) -> Iterator[Block]:
         )
     elif found.is_run:
         yield Words("A training run, judged by its own validation slides.")
-    else:
+    elif found.evaluation:
         yield Words("An evaluation: answers of a model about slides whose truth is known.")
     for task in found.evaluation.get("tasks", ()):
         whole = task["parts"][0]
@@ -193,6 +193,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Found], Iterator[Block]]], ...] = (
     ("calibration", "Calibration", performance.calibration),
     ("sites", "Sites and folds", performance.members),
     ("slides", "Slides to look at", _examples),
+    ("evidence", "How many tiles the answers need", evidence.evidence),
     ("training", "Training", _training),
     ("cost", "Time and bytes", cost.cost),
     ("methods", "How this was made", provenance.methods),
