@@ -174,6 +174,44 @@ def test_numbers_have_a_page(tmp_path: Path) -> None:
     assert len(list(svgs(text))) >= 1
 
 
+@pytest.mark.parametrize("kind", ["three classes", "ordinal", "labels", "survival"])
+def test_every_kind_of_task_has_a_page(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    ids, p = [f"s{i}.svs" for i in range(60)], rng.dirichlet((1, 1, 1), 60).round(6)
+    names = ["1", "2", "3"] if kind == "ordinal" else ["a", "b", "c"]
+    answers = {f"prob_{name}": p[:, i] for i, name in enumerate(names)}
+    truth: dict[str, Any] = {"label": np.array(names)[rng.integers(0, 3, 60)]}
+    if kind == "ordinal":
+        answers["expected"] = p @ [1, 2, 3]
+    elif kind == "labels":
+        answers = {f"prob_{name}": rng.random(60) for name in names}
+        truth = {name: rng.integers(0, 2, 60).astype(str) for name in names}
+        truth["a"][:5] = ""
+    elif kind == "survival":
+        answers, truth = (
+            {"risk": rng.normal(size=60)},
+            {"label": rng.random(60), "event": rng.integers(0, 2, 60)},
+        )
+    pd.DataFrame({"slide": ids, **answers}).to_csv(tmp_path / "predictions.csv", index=False)
+    pd.DataFrame({"slide": ids, **truth}).to_csv(tmp_path / "m.csv", index=False)
+    write_evaluation(evaluate([tmp_path], tmp_path / "m.csv", QUICK, warn=lambda words: None), tmp_path)
+    text = make_report(tmp_path).read_text()
+    Page(text)
+    assert ("Confusion matrix" in text) == (kind in ("three classes", "ordinal"))
+    assert ("C-index" in text) == (kind == "survival")
+    assert len(list(svgs(text))) == (0 if kind == "survival" else 10 if kind == "ordinal" else 15)
+    assert "Each slide counts as a patient of its own" in text
+
+
+def test_a_damaged_evaluation_is_told(tmp_path: Path) -> None:
+    cohort_of(tmp_path)
+    told = json.loads((tmp_path / "evaluation.json").read_text())
+    del told["tasks"][0]["curves"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="damaged, or of another version of the program: KeyError"):
+        make_report(tmp_path)
+
+
 def test_a_thousand_slides_are_a_small_page(tmp_path: Path) -> None:
     found = cohort_of(tmp_path, slides=1000)
     assert len(page(found, MADE)) < 1_000_000  # and nine pictures of at most a few hundred kB

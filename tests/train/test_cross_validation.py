@@ -83,7 +83,7 @@ def test_the_report_is_of_all_folds(whole: Path) -> None:
     assert [(part["by"], part["member"]) for part in folds] == [("fold", str(i)) for i in range(3)]
     text = (whole / "report.html").read_text()
     assert "Cross-validation: whole" in text
-    assert "18 slides of 9 patients" in text
+    assert "18 slides of 10 patients" in text
 
 
 def test_killed_twice_it_goes_on(manifest: Path, whole: Path, tmp_path: Path) -> None:

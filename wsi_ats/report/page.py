@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wsi_ats import __version__
 from wsi_ats.atomic import write_atomic
+from wsi_ats.errors import ConfigError
 from wsi_ats.output import writing
 from wsi_ats.report.found import Found, find
 from wsi_ats.report.sections import sections_of
@@ -21,12 +22,20 @@ def make_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """Write the report of a run or an evaluation, and return its path: `report.html` in its folder, unless `out` names
     a file.
 
-    Raises `ConfigError` where the folder holds neither, `OutputError` where the page cannot be written.
+    Raises `ConfigError` where the folder holds neither or what it holds is damaged, `OutputError` where the page cannot
+    be written.
     """
     found = find(folder)
     path = Path(out) if out is not None else found.folder / REPORT
+    try:
+        text = page(found)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{found.folder} holds files that are damaged, or of another version of the program: {error!r}",
+            remedy="give `wsi-ats evaluate` again: it writes them anew",
+        ) from error
     with writing(path.parent):
-        write_atomic(path, page(found).encode("utf-8", "backslashreplace"))
+        write_atomic(path, text.encode("utf-8", "backslashreplace"))
     return path
 
 

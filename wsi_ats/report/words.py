@@ -91,7 +91,7 @@ def counted(count: int, what: str) -> str:
 def size(count: float) -> str:
     """A number of bytes.
 
-    >>> size(950), size(12_400_000), size(3.2e9)
+    >>> size(950.0), size(12.4e6), size(3.2e9)
     ('950 B', '12.4 MB', '3.2 GB')
     """
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
