@@ -23,6 +23,7 @@ from wsi_ats.cli.options import (
     Tiles,
     Workers,
 )
+from wsi_ats.cli.report import WithReport, report_beside
 from wsi_ats.cli.terminal import complain, errors, say, show_summary
 from wsi_ats.errors import ConfigError
 
@@ -90,6 +91,7 @@ def evaluate(
     override_mpp: OverrideMpp = None,
     workers: Workers = None,
     device: Device = "auto",
+    with_report: WithReport = True,
 ) -> None:
     """Say what answers are worth on labelled slides, each figure with an interval over patients."""
     from wsi_ats.batch.settings import PredictSettings
@@ -118,6 +120,8 @@ def evaluate(
     folder = out or (what if what.is_dir() else what.parent)
     write_evaluation(evaluation, folder)
     say(f"all figures and curves: {folder / 'evaluation.json'}")
+    if with_report:
+        report_beside(folder)
     if failed:
         raise typer.Exit(1)
 

@@ -24,6 +24,7 @@ from wsi_ats.cli.blank import NotBlank
 from wsi_ats.cli.convert import convert
 from wsi_ats.cli.device import device_named
 from wsi_ats.cli.evaluate import compare, evaluate
+from wsi_ats.cli.evidence import evidence
 from wsi_ats.cli.options import (
     TABLES,
     BadTiles,
@@ -45,6 +46,7 @@ from wsi_ats.cli.options import (
     Tolerance,
     Workers,
 )
+from wsi_ats.cli.report import WithReport, report, report_beside
 from wsi_ats.cli.splits import number_of_folds, splits
 from wsi_ats.cli.terminal import (
     complain,
@@ -165,6 +167,7 @@ def train(
         int | None, typer.Option(min=0, help="Sets train.tolerate_bad_tiles: such tiles are background.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Delete a run that is in OUT and start again.")] = False,
+    with_report: WithReport = True,
 ) -> None:
     """Train a model on slides with labels, grades, numbers or times."""
     from wsi_ats.config import load_config
@@ -192,11 +195,13 @@ def train(
     )
     rows = _split_as(split_file, fold, folds, rows)
     if folds is not None:
-        _cross_validate(rows, folds, chosen, out, overwrite)
+        _cross_validate(rows, folds, chosen, out, overwrite, with_report)
         return
     result = run(rows, chosen, out, say=say, overwrite=overwrite)
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
+    if with_report:
+        report_beside(out, rows)
     if result.failures:
         complain(f"{len(result.failures)} slide(s) could not be used: see {out / 'failures.csv'}")
         raise typer.Exit(1)
@@ -231,7 +236,9 @@ def _split_as(file: Path | None, fold: int | None, folds: str | None, rows: list
     return read_splits(file, rows, fold, warn=_warn)
 
 
-def _cross_validate(rows: list[Any], folds: str, config: Any, out: Path, overwrite: bool) -> None:
+def _cross_validate(
+    rows: list[Any], folds: str, config: Any, out: Path, overwrite: bool, with_report: bool
+) -> None:
     """Train and answer fold by fold."""
     from wsi_ats.manifest.folds import folds_of
     from wsi_ats.train.folds import cross_validate
@@ -246,6 +253,8 @@ def _cross_validate(rows: list[Any], folds: str, config: Any, out: Path, overwri
     say(
         f"{result.answered} of {len(rows)} slides answered by models that have not seen them: {out / 'predictions.csv'}"
     )
+    if with_report:
+        report_beside(out)
     if result.failures:
         complain(f"{len(result.failures)} slide(s) could not be used: see the failures.csv of each fold")
         raise typer.Exit(1)
@@ -473,6 +482,8 @@ command(convert)
 command(splits)
 command(evaluate)
 command(compare)
+command(report)
+command(evidence)
 
 
 @command
