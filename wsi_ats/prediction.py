@@ -14,7 +14,7 @@ from wsi_ats.arguments import of_kind
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
 from wsi_ats.statistics.novelty import Description, Unlike
-from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, plus_minus
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, limits, plus_minus
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.picture import Heatmap
@@ -41,7 +41,7 @@ class Prediction:
     >>> prediction.probabilities.tolist(), len(prediction.tissue), prediction.tiles_read <= 8
     ([0.5, 0.5], 32, True)
     >>> model.predict(open_slide(pixels, name="made"), sampler="all")
-    Prediction('made': normal 0.500 ± 0.000 (±: from the drawing of tiles alone); 32 of 32 tiles read)
+    Prediction('made': normal 0.500 ± 0.000 (± and 95 % interval: from the drawing of tiles alone); 32 of 32 tiles read)
     """
 
     slide: str
@@ -69,7 +69,7 @@ class Prediction:
     tiles_read: int
     """Number of tiles that were read, each counted once, however often it was drawn."""
     rounds: int
-    """Number of independent draws that were made."""
+    """Number of rounds that the drawn tiles were dealt out to, for the error of their answer."""
     bytes_read: int
     """Decoded pixel bytes read from the slide, view included."""
     seconds: Mapping[str, float]
@@ -125,6 +125,16 @@ class Prediction:
         """Standard error of each value from the drawing of tiles alone; 0 where every tile was read, nan where
         unknown."""
         return self.main.stderr
+
+    @property
+    def low(self) -> Float64[np.ndarray, " V"] | None:
+        """Lower end of the 95 % interval of each value, for the answer that all tiles give (`TaskResult.low`)."""
+        return self.main.low
+
+    @property
+    def high(self) -> Float64[np.ndarray, " V"] | None:
+        """Upper end of the 95 % interval of each value, likewise."""
+        return self.main.high
 
     @property
     def contributions(self) -> Float32[np.ndarray, "N O"]:
@@ -191,5 +201,7 @@ def _in_short(result: TaskResult) -> str:
         return result.describe()
     if result.text not in names:  # of labels, none or several
         return result.text or "no label"
-    value, error = (float(part[names.index(result.text)]) for part in (result.values, result.stderr))
-    return f"{result.text} {value:.3f}{plus_minus(error, 3)} ({UNKNOWN if math.isnan(error) else COVERS})"
+    index = names.index(result.text)
+    value, error = float(result.values[index]), float(result.stderr[index])
+    sure = f"{value:.3f}{plus_minus(error, 3)}{limits(result.interval(index))}"
+    return f"{result.text} {sure} ({UNKNOWN if math.isnan(error) else COVERS})"

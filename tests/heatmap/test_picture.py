@@ -32,7 +32,7 @@ from wsi_ats.heatmap.frame import (
 from wsi_ats.heatmap.picture import Heatmap
 from wsi_ats.heatmap.style import HeatmapStyle, Scale
 from wsi_ats.slides import open_slide
-from wsi_ats.tasks.answer import UNKNOWN
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, TaskSpec
 
 GREEN = (0, 255, 0)
 BARE = HeatmapStyle(size=600, panels="attention", alpha=1.0, drawn=False)
@@ -220,7 +220,7 @@ def test_words_on_the_picture() -> None:
     sure = make_prediction(answer=answer_of((0.8, 0.2)))
     said = texts(sure.heatmap().figure())
     assert "normal: probability 0.80 ± 0.02" in said
-    assert "±: from the drawing of tiles alone; it does not say whether the model is right" in said
+    assert f"{COVERS}; it does not say whether the model is right" in said
     assert "200 px (no mpp)" in texts(make_prediction(mpp=None).heatmap().figure())
 
 
@@ -314,4 +314,9 @@ def test_elide() -> None:
     ],
 )
 def test_probability_in_words(error: float, text: str) -> None:
-    assert probability(0.93, error) == text
+    parts = np.array([0.07, 0.93]), np.array([error, error]), np.zeros((1, 2), np.float32)
+    answer = TaskResult(TaskSpec("label", "classes", ("a", "b")), *parts)
+    assert probability(answer, 1) == text
+    ends = {"low": np.array([0.05, 0.9004]), "high": np.array([0.0996, 0.9512])}
+    limits = {"0.93 ± 0.02": " [0.90, 0.95]"}.get(text, " [0.900, 0.951]" if "±" in text else "")
+    assert probability(replace(answer, **ends), 1) == text + limits

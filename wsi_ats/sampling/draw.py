@@ -24,6 +24,7 @@ class Sampler:
     has no cell, with more than n cells of mass each, and answers `Draws` (B, n). It takes all its randomness from
     u (B, M), uniform on [0, 1): one number a slide, one a draw or one a cell, as `randomness` says.
     `unbiased`: E[w_i 1{i in S}] = 1. `sums_to_one`: sum_S w a = 1 in every draw, not on average only.
+    `chances`: weights are inverse chances of being drawn.
     `trainable`: fit for training too, not for evaluation alone. `summary` is one line for people.
     """
 
@@ -33,6 +34,7 @@ class Sampler:
     sums_to_one: bool
     trainable: bool
     summary: str
+    chances: bool = True
 
     def numbers(self, k: int, n: int) -> int:
         """Number of uniform numbers that a draw of `n` of `k` cells takes."""
@@ -131,6 +133,7 @@ SAMPLERS: dict[str, Sampler] = {
         entry.sums_to_one,
         entry.trainable,
         entry.summary,
+        entry.chances,
     )
     for name, entry in catalogue.SAMPLERS.items()
 }

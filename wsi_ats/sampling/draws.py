@@ -71,10 +71,10 @@ def normalised(log_p: Float64[torch.Tensor, "*b K"], draws: Draws) -> Draws:
 
 
 def pool(draws: Sequence[Draws]) -> Draws:
-    """Draws that pool R exchangeable ones: the union of their cells, weights summed and divided by R.
+    """Draws that pool R independent ones: the union of their cells, the mean of their weights.
 
-    The plain estimate from the pooled draws is the mean of the R estimates; each tile is read once. Cells
-    ascend. Raises `ConfigError` where there are no draws.
+    The plain estimate from the pooled draws is the mean of the R estimates, in which a draw counts for as much as it
+    has cells; each tile is read once. Cells ascend. Raises `ConfigError` where there are no draws.
 
     >>> weights = torch.tensor([3.0, 3.0], dtype=torch.float64).log()
     >>> both = pool([Draws(torch.tensor([0, 2]), weights), Draws(torch.tensor([2, 5]), weights)])
@@ -87,26 +87,11 @@ def pool(draws: Sequence[Draws]) -> Draws:
     for one in draws:
         check_draws(one)
     cells = torch.cat([d.cells for d in draws])
-    log_w = torch.cat([d.log_weights for d in draws])
+    log_w = torch.cat([d.log_weights + math.log(len(d)) for d in draws])
     largest = log_w.new_full((int(cells.max()) + 1,), -math.inf).scatter_reduce(0, cells, log_w, "amax")
     total = torch.zeros_like(largest).index_add(0, cells, (log_w - largest[cells]).exp())
     union = total.nonzero().squeeze(1)
-    return Draws(union, largest[union] + total[union].log() - math.log(len(draws)))
-
-
-def same_draw(one: Draws, other: Draws) -> bool:
-    """Whether two draws (N,), (M,) hold the same cells with the same weights, but for rounding, in whatever order.
-
-    >>> weights = torch.tensor([1.0, 3.0]).log()
-    >>> one, other = Draws(torch.tensor([0, 2]), weights), Draws(torch.tensor([2, 0]), weights)
-    >>> same_draw(one, Draws(other.cells, weights.flip(0))), same_draw(one, other)
-    (True, False)
-    """
-    if len(one) != len(other):
-        return False
-    (cells, mine), (others, theirs) = (d.cells.sort() for d in (one, other))
-    weights = one.log_weights[mine], other.log_weights[theirs]
-    return torch.equal(cells, others) and torch.allclose(*weights, rtol=0, atol=1e-6)
+    return Draws(union, largest[union] + total[union].log() - math.log(len(cells)))
 
 
 def every_cell(log_p: Float[torch.Tensor, " K"]) -> Draws:
