@@ -32,6 +32,8 @@ LINES = (
     r"looked at \d+ of 10 slides",
     r"(train|val): \d (slides|patients) \(normal \d, tumour \d\)",
     r"no patient column: .*",
+    r"slides \(patients\)|  class +train +val +test| ─+",
+    r"  (normal|tumour)( +\d \(\d\)){3}",
     r"epoch 1/1  loss .*",
     r"validation AUC .*",
     r"frozen features: .*",
