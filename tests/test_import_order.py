@@ -56,8 +56,8 @@ TENSORS = (
 )
 """The arm that computes: never opens a slide."""
 BOTH = (
-    "attention.attend attention.levels embed reference predict model build model_folder train batch evaluate demo cli "
-    "__main__"
+    "attention.attend attention.inside attention.levels embed reference predict model build model_folder train batch "
+    "evaluate demo cli __main__"
 )
 """Where they meet."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from wsi_ats.arguments import positive_number, whole_number
 from wsi_ats.config import config_hash
@@ -24,6 +25,8 @@ class PredictSettings(Reading):
     """Micrometres per pixel of slides that do not say; without effect on those that do."""
     override_mpp: float | None = None
     """Micrometres per pixel that win over what slides say, where the manifest has none; None: as the slide says."""
+    by: Literal["slide", "patient"] = "slide"
+    """What there is one answer about."""
     tolerate_bad_tiles: int = 0
     """Number of damaged tiles a slide that are read as background; at the next one the slide fails."""
 

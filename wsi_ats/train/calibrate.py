@@ -12,11 +12,12 @@ from jaxtyping import Float64
 
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
+from wsi_ats.manifest.patients import rows_by
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import CARD, save_model
 from wsi_ats.output import writing
-from wsi_ats.predict import predict_prepared
-from wsi_ats.prediction import Prediction
+from wsi_ats.predict import predict_prepared_patient
+from wsi_ats.prediction import OfResults
 from wsi_ats.reading import Reading
 from wsi_ats.tasks.task import Task, Tasks
 from wsi_ats.train.card import with_decisions
@@ -36,7 +37,7 @@ class Calibrated:
 
 
 def calibrate(
-    tasks: Tasks, predictions: Sequence[Prediction], targets: Sequence[Float64[np.ndarray, "n _"]], on: str
+    tasks: Tasks, predictions: Sequence[OfResults], targets: Sequence[Float64[np.ndarray, "n _"]], on: str
 ) -> Calibrated:
     """Fit what each task makes of its outputs anew, on predictions of slides of known targets, one array a task.
 
@@ -74,17 +75,21 @@ def calibrate_model(
     """
     if out.exists():
         raise ConfigError(f"--out {out} exists", remedy="name a new folder: models are not written over")
+    by = model.config.train.by
+    rows = rows_by(by, rows)
     examples = Examples(rows, list(model.tasks), model.config, 1 << 30)
     failures = examples.inspect(lambda: None)
-    say(f"{len(examples)} of {len(rows)} slides can be read")
-    predictions = [predict_prepared(model, examples[i].prepared, reading) for i in range(len(examples))]
+    say(f"{len(examples)} of {len(rows)} {by}s can be read")
+    predictions = [
+        predict_prepared_patient(model, examples[i].prepared, reading) for i in range(len(examples))
+    ]
     known = [int((~np.isnan(targets).all(1)).sum()) for targets in examples.targets]
     if not predictions or max(known) < LEAST:
         raise ConfigError(
-            f"{max(known, default=0)} slides with a known target are too few to calibrate on",
+            f"{max(known, default=0)} {by}s with a known target are too few to calibrate on",
             remedy=f"label {LEAST} or more; 20 are good",
         )
-    calibrated = calibrate(model.tasks, predictions, examples.targets, f"slides of {on}")
+    calibrated = calibrate(model.tasks, predictions, examples.targets, f"{by}s of {on}")
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else "# Attention-sampling model of slides\n"
     with writing(out):
@@ -92,7 +97,7 @@ def calibrate_model(
     return calibrated, failures
 
 
-def outputs_of_tasks(predictions: Sequence[Prediction]) -> list[Float64[np.ndarray, "n _"]]:
+def outputs_of_tasks(predictions: Sequence[OfResults]) -> list[Float64[np.ndarray, "n _"]]:
     """Outputs of the head before any calibration, an array (n, O) a task."""
     return [
         np.stack([result.outputs for result in results if result.outputs is not None])

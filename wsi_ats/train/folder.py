@@ -22,6 +22,7 @@ from wsi_ats.atomic import remove_temporaries, write_atomic
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
+from wsi_ats.manifest.patients import unit_of
 from wsi_ats.output import check_within, make_folder, remedy_for, writing
 from wsi_ats.shown import csv_bytes
 from wsi_ats.tasks.answer import values_named
@@ -201,14 +202,14 @@ def read_failures(out: Path) -> list[Failure]:
 def write_validation(
     out: Path, tasks: Tasks, rows: Sequence[Row], values: Sequence[Float64[np.ndarray, "n _"]]
 ) -> None:
-    """Write validation.csv: slide, the texts of its targets, and every value of the answers."""
+    """Write validation.csv: slide or patient, the texts of its targets, and every value of the answers."""
     columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
     every = np.concatenate(list(values), axis=1)
     lines = (
         [row.slide, *map(row.cell, columns), *(f"{value:.6g}" for value in mine)]
         for row, mine in zip(rows, every, strict=True)
     )
-    table = csv_bytes(["slide", *columns, *values_named(tasks.specs)], lines)
+    table = csv_bytes([unit_of(rows), *columns, *values_named(tasks.specs)], lines)
     with writing(out):
         write_atomic(out / "validation.csv", table)
 
