@@ -65,8 +65,9 @@ def logits_of(model: AttentionSampler, slide: PreparedSlide) -> torch.Tensor:
 def same(one: PatientPrediction, other: PatientPrediction) -> None:
     np.testing.assert_array_equal(one.values, other.values)
     np.testing.assert_array_equal(one.stderr, other.stderr)
-    for a, b in zip(one.slides, other.slides, strict=True):
-        assert a.slide == b.slide
+    by_name = ({part.slide: part for part in prediction.slides} for prediction in (one, other))
+    for (name, a), (other_name, b) in zip(*(sorted(parts.items()) for parts in by_name), strict=True):
+        assert name == other_name
         np.testing.assert_array_equal(a.cells, b.cells)
         np.testing.assert_array_equal(a.attention, b.attention)
 
@@ -129,8 +130,11 @@ def test_one_slide_a_patient_is_that_slide(paths: list[Path], levels: int, readi
 def test_the_order_of_the_slides_does_not_matter(paths: list[Path], levels: int) -> None:
     model = model_with(f"attention.levels={levels}", "regions.side=2", "regions.shrink=2")
     first = model.predict(paths, tiles=16)
-    same(first, model.predict([paths[2], paths[0], paths[1]], tiles=16))
-    assert [part.slide for part in first.slides] == [path.name for path in paths]
+    other = model.predict([paths[2], paths[0], paths[1]], tiles=16)
+    same(first, other)
+    for i, part in zip((2, 0, 1), other.slides, strict=True):  # they come back as they were given
+        assert (part.slide, part.digest) == (paths[i].name, first.slides[i].digest)
+    assert first.bytes_read == other.bytes_read == sum(part.bytes_read for part in other.slides)
     assert first.tiles_read <= 16
 
 
@@ -176,8 +180,9 @@ def test_slides_that_hold_the_same_count_once(paths: list[Path], tmp_path: Path)
     copy = tmp_path / "again.tif"
     copy.write_bytes(paths[1].read_bytes())
     model = model_with()
-    once, twice = model.predict(paths[:2], tiles=8), model.predict([*paths[:2], copy], tiles=8)
+    once, twice = model.predict(paths[:2], tiles=8), model.predict([paths[1], copy, paths[0]], tiles=8)
     same(once, twice)
+    assert (once.given, twice.given) == ((0, 1), (0, 2))
     assert twice.notes[0] == "again.tif holds the same as slide_1.tif, which is read once"
 
 
@@ -197,6 +202,8 @@ def test_pictures_of_a_patient_share_one_scale(paths: list[Path]) -> None:
         max(abs(prediction.contributions[:, prediction.top]).max(), 1 / prediction.tiles_read)
     )
     assert all(picture.encode().startswith(b"\x89PNG") for picture in pictures)
+    with pytest.raises(ConfigError, match="0 slides are given, and the prediction is of 3"):
+        prediction.heatmaps([])
     mean = np.average(
         [part.relative_attention.mean() for part in prediction.slides],
         weights=[len(p.tissue) for p in prediction.slides],

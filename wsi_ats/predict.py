@@ -90,15 +90,15 @@ def predict_patient(
     watch = Stopwatch()
     with watch("total"), ExitStack() as stack:
         opened = [_open(model, slide, stack, watch) for slide in slides]
-        first: dict[str, _Opened] = {}
-        for number, one in enumerate(opened):
-            first.setdefault(one.handle.digest or f"slide {number}", one)
+        first: dict[object, _Opened] = {}
+        for one in opened:
+            first.setdefault(one.content, one)
         patient = prepared_patient([one.prepared for one in first.values()])
         prediction = predict_prepared_patient(model, patient, reading, watch)
     part_of = dict(zip(map(id, patient.slides), prediction.slides, strict=True))
     given = [number for number, one in enumerate(opened) if id(one.prepared) in part_of]
     copies = [
-        f"{one.handle.name} holds the same as {first[one.handle.digest].handle.name}, which is read once"
+        f"{one.handle.name} holds the same as {first[one.content].handle.name}, which is read once"
         for one in opened
         if id(one.prepared) not in part_of
     ]
@@ -124,6 +124,11 @@ class _Opened:
     prepared: PreparedSlide
     before: int
     """Bytes that had been read of it before."""
+
+    @property
+    def content(self) -> object:
+        """What it has in common with its copies."""
+        return self.handle.digest or self.handle.address
 
     @property
     def bytes_read(self) -> int:

@@ -13,11 +13,14 @@ from tests.support.cohort import settings
 from tests.support.training import assert_same_weights, silent, table
 from wsi_ats import load_model
 from wsi_ats.errors import ConfigError
+from wsi_ats.evaluate.run import How, evaluate
 from wsi_ats.manifest import read_manifest
+from wsi_ats.manifest.folds import folds_of
 from wsi_ats.manifest.patients import patients_of
 from wsi_ats.reading import Reading
 from wsi_ats.synthetic.phantom import Phantom, write_phantom
 from wsi_ats.train.calibrate import calibrate_model
+from wsi_ats.train.folds import cross_validate
 from wsi_ats.train.run import train
 
 BY_PATIENT = settings("train.by=patient")
@@ -144,3 +147,20 @@ def test_patients_are_asked_for_and_none_is_named(slides: Path, tmp_path: Path) 
     rows = [{"slide": f"{i}_1.tif", "label": ("normal", "tumour")[i % 2]} for i in range(8)]
     with pytest.raises(ConfigError, match="the manifest names no patients"):
         train(read_manifest(manifest(slides, "none", rows)), BY_PATIENT, tmp_path / "run", say=silent)
+
+
+def test_a_cross_validation_by_patient_is_evaluated_by_patient(slides: Path, tmp_path: Path) -> None:
+    rows = [{key: row[key] for key in ("slide", "label", "patient")} for row in table(pairs(slides, "whole"))]
+    whole = manifest(slides, "folds", rows)
+    labelled = read_manifest(whole)
+    quick = settings("train.by=patient", "train.epochs=1")
+    made = folds_of(labelled, 3, 0.25, seed=0)
+    result = cross_validate(made, quick, tmp_path / "run", say=silent)
+    assert (result.answered, result.asked) == (8, 8)
+    found = table(tmp_path / "run" / "predictions.csv")
+    assert sorted(row["patient"] for row in found) == [f"P{i}" for i in range(8)]
+    assert {row["slides"] for row in found if row["patient"] == "P3"} == {"3_0.tif;3_1.tif"}
+    evaluation = evaluate([tmp_path / "run"], whole, How(resamples=100), warn=silent)
+    assert (evaluation.joined.flow.evaluated, evaluation.joined.answers.by) == (8, "patient")
+    again = cross_validate(made, quick, tmp_path / "run", say=silent)  # from what it kept
+    assert again == result

@@ -51,9 +51,9 @@ def refuse_without_manifest(arguments: Sequence[str]) -> None:
 def patients_of(items: Sequence[SlideItem], warn: Warn) -> list[SlideItem]:
     """One item a patient, in the order of their first slides.
 
-    A slide without a patient is one of its own, and other names of a file that a patient has are left out: both are
-    told. Raises `ConfigError` where no slide has a patient, where patients are spelt in two ways, and where one file
-    is of two patients.
+    A slide without a patient is one of its own; other names of a file that a patient has are left out and told.
+    Raises `ConfigError` where no slide has a patient, where patients are spelt in two ways, and where one file is of
+    two patients.
     """
     if not have_patients(items):
         raise ConfigError(
@@ -71,9 +71,6 @@ def patients_of(items: Sequence[SlideItem], warn: Warn) -> list[SlideItem]:
                 remedy="keep the row that is right",
             )
         of.setdefault(item.patient or item.source, {}).setdefault(item.source, item)
-    alone = [item.id for item in items if not item.patient]
-    if alone:
-        warn(f"{len(alone)} slide(s) without a patient are each a patient of one slide: {alone[0]} for one")
     again = len(items) - len(owners)
     if again:
         warn(f"{again} slide(s) are other names of a file of the same patient, and each file is taken once")

@@ -135,6 +135,11 @@ def run_batch(
     back from it is ended. Slides that fail are in the summary and in failures.csv; raised is only what concerns them
     all: `ModelError`, `ConfigError`, a lost scheduler, `OutputError` for a full disk, KeyboardInterrupt. The tables
     are written then too, where they can be."""
+    if any(bool(item.slides) != (settings.by == "patient") for item in items):
+        raise ConfigError(
+            f"answers are to be by {settings.by}, and the items are not",
+            "make them with batch.patients.items_by",
+        )
     folder = Path(model).absolute()
     # Loaded here first: a model that cannot be loaded is told before any slide is touched.
     network = (load or _load_model)(folder, device)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from wsi_ats.errors import ConfigError
 from wsi_ats.heatmap.panels import attention_norm, contribution_reach
 from wsi_ats.heatmap.picture import Heatmap
 from wsi_ats.heatmap.style import HeatmapStyle
@@ -20,10 +21,15 @@ def heatmaps_of(
 ) -> list[Heatmap]:
     """A heatmap of each slide of the prediction, the colours of all on one scale: that of the slide that goes furthest.
 
-    slides: the open slides, in the prediction's order; None: over white.
+    slides: the open slides, in the prediction's order; None: over white. Raises `ConfigError` where they are not these.
     """
     style = style or HeatmapStyle()
     handles = [None] * len(prediction.slides) if slides is None else list(slides)
+    if len(handles) != len(prediction.slides):
+        raise ConfigError(
+            f"{len(handles)} slides are given, and the prediction is of {len(prediction.slides)}",
+            remedy="give each of `prediction.slides`, in their order",
+        )
     made = [Heatmap.of(of, slide, style) for of, slide in zip(prediction.slides, handles, strict=True)]
     norms = [attention_norm(style, heatmap.values()) for heatmap in made]
     low = min(norm.vmin for norm in norms if norm.vmin is not None)
