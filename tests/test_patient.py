@@ -201,6 +201,9 @@ def test_pictures_of_a_patient_share_one_scale(paths: list[Path]) -> None:
     assert style.contribution_limit == pytest.approx(
         max(abs(prediction.contributions[:, prediction.top]).max(), 1 / prediction.tiles_read)
     )
+    words = [text.get_text() for text in pictures[0].figure().texts]
+    share = f"this slide has {prediction.slides[0].attention.sum():.0%} of the attention"
+    assert any(share in text or text.endswith("…") for text in words)
     assert all(picture.encode().startswith(b"\x89PNG") for picture in pictures)
     with pytest.raises(ConfigError, match="0 slides are given, and the prediction is of 3"):
         prediction.heatmaps([])

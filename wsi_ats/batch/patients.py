@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from wsi_ats.batch.inputs import SlideItem, is_manifest
+from wsi_ats.batch.settings import By
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest.spellings import refuse_spellings
 from wsi_ats.manifest.table import Warn
@@ -21,7 +21,7 @@ def have_patients(items: Sequence[SlideItem]) -> bool:
 
 def items_by(
     by: str | None, of_model: str, items: Sequence[SlideItem], warn: Warn
-) -> tuple[Literal["slide", "patient"], list[SlideItem]]:
+) -> tuple[By, list[SlideItem]]:
     """What there is one answer about, and the items of that.
 
     by: what is asked for; None: what the model was trained on, `of_model`, if patients are known. Raises `ConfigError`
