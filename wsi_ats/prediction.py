@@ -196,9 +196,9 @@ class PatientPrediction(OfResults):
     >>> scale = ("view.downsample=8", "tile.downsample=1", "tile.px=64", "attention.stride=8")
     >>> model = build_model(load_config(overrides=scale), ["normal", "tumour"])  # knows nothing yet
     >>> slides = [open_slide(pixels[:, :side], name=f"block {side}") for side in (512, 768)]
-    >>> prediction = model.predict(slides, tiles=8)
+    >>> prediction = model.predict(slides, sampler="all")
     >>> prediction
-    PatientPrediction(2 slides: normal 0.500 ± 0.000 (±: from the drawing of tiles alone); 8 of 56 tiles read)
+    PatientPrediction(2 slides: normal 0.500 ± 0.000 (±: from the drawing of tiles alone); 56 of 56 tiles read)
     >>> [round(float(slide.attention.sum()), 3) for slide in prediction.slides]  # of both together 1
     [0.429, 0.571]
     """

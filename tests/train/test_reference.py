@@ -50,7 +50,7 @@ def test_a_training_slide_that_no_longer_can_be_read_is_left_out(
     answer = TrainingModule.answer
 
     def broken(module: TrainingModule, example: Example) -> Prediction:
-        if example.slide == first:
+        if example.slides == (first,):
             raise SlideError("a tile cannot be read")
         return answer(module, example)
 
