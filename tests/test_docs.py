@@ -140,7 +140,7 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
     known = set.union(
         *(
             options_of(command_named(name))
-            for name in ("train", "predict", "heatmap", "info", "convert", "config", "evaluate")
+            for name in ("train", "predict", "heatmap", "info", "convert", "config", "evaluate", "evidence")
         )
     )
     for span in re.findall(r"`([^`\n]+)`", text):
@@ -232,7 +232,7 @@ def keys_of_table(name: str) -> set[str]:
 
 def header(path: Path) -> set[str]:
     with path.open(newline="", encoding="utf-8") as file:
-        return {re.sub(r"^(prob|stderr)_.*", r"\1_<class>", name) for name in next(csv.reader(file))}
+        return {re.sub(r"^(prob|stderr|low|high)_.*", r"\1_<class>", name) for name in next(csv.reader(file))}
 
 
 def test_the_tables_of_formats_name_what_the_files_hold(small_run: SmallRun) -> None:

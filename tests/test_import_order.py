@@ -37,6 +37,7 @@ FLOORS = (
     "model_folder",
     "train batch",
     "evaluate",
+    "report",
     "demo",
     "cli",
     "__main__",
@@ -57,7 +58,7 @@ TENSORS = (
 """The arm that computes: never opens a slide."""
 BOTH = (
     "attention.attend attention.inside attention.levels embed reference predict model build model_folder train batch "
-    "evaluate demo cli __main__"
+    "evaluate report demo cli __main__"
 )
 """Where they meet."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,10 @@ from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.model import AttentionSampler
 from wsi_ats.predict import predict_prepared
+from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading
-from wsi_ats.sampling import generator_for, pool
+from wsi_ats.sampling import Draws, generator_for, normalised, pool
+from wsi_ats.sampling.jackknife import loose, without_each
 from wsi_ats.synthetic.phantom import Phantom, write_phantom
 
 
@@ -38,15 +39,23 @@ def prepared(model: AttentionSampler, path: Path) -> PreparedSlide:
         return prepare(slide, model.config)
 
 
+@pytest.mark.parametrize("tiles", [32, 64])
+def test_as_many_tiles_are_read_as_are_asked_for(
+    model: AttentionSampler, prepared: PreparedSlide, tiles: int
+) -> None:
+    answer = predict_prepared(model, prepared, Reading.of(tiles=tiles))
+    assert answer.tiles_read == len(np.unique(answer.cells)) == tiles < len(prepared.tissue)
+    assert answer.rounds == 16
+    assert (answer.stderr > 0).all()
+    assert (answer.low < answer.probabilities).all()
+    assert (answer.probabilities < answer.high).all()
+
+
 def test_where_any_spread_will_do_the_shortest_reading_is_made(
     model: AttentionSampler, prepared: PreparedSlide
 ) -> None:
     easy = predict_prepared(model, prepared, Reading.of(tolerance=1e9))
-    fixed = predict_prepared(model, prepared, Reading.of(tiles=64, repeats=8))
-    assert easy.rounds == fixed.rounds == 8
-    for name in ("cells", "weights", "probabilities", "stderr", "contributions"):
-        np.testing.assert_array_equal(getattr(easy, name), getattr(fixed, name))
-    assert easy.tiles_read == len(easy.cells) <= 64
+    assert easy.tiles_read == len(easy.cells) == 64
 
 
 @pytest.mark.parametrize("budget", [20, 90])
@@ -54,7 +63,7 @@ def test_where_no_spread_will_do_the_budget_is_spent(
     model: AttentionSampler, prepared: PreparedSlide, budget: int
 ) -> None:
     hard = predict_prepared(model, prepared, Reading.of(tiles=budget, tolerance=0.0))
-    assert budget - min(8, budget // 8) < hard.tiles_read <= budget < len(prepared.tissue)
+    assert hard.tiles_read == budget < len(prepared.tissue)
     assert hard.stderr.max() > 0
 
 
@@ -64,41 +73,53 @@ def test_where_the_budget_is_enough_for_all_tiles_the_answer_is_exact(
     exact = predict_prepared(model, prepared, Reading.of(sampler="all"))
     hard = predict_prepared(model, prepared, Reading.of(tiles=10**4, tolerance=0.0))
     assert hard.tiles_read == len(prepared.tissue)
-    assert 8 < hard.rounds <= len(prepared.tissue) // 8
     assert (hard.weights == 1).all()
     assert (hard.stderr == 0).all()
+    np.testing.assert_array_equal(hard.low, hard.probabilities)
+    np.testing.assert_array_equal(hard.high, hard.probabilities)
     np.testing.assert_allclose(hard.probabilities, exact.probabilities, atol=1e-6)
 
 
 def test_what_stops_early_is_within_the_tolerance_and_read_less(
     model: AttentionSampler, prepared: PreparedSlide
 ) -> None:
+    def reach(prediction: Prediction) -> float:
+        return float(
+            max((prediction.high - prediction.values).max(), (prediction.values - prediction.low).max())
+        )
+
     shortest = predict_prepared(model, prepared, Reading.of(tolerance=1e9))
-    tolerance = float(shortest.stderr.max()) * 0.9
-    stopped = predict_prepared(model, prepared, Reading.of(tolerance=tolerance))
-    assert shortest.rounds < stopped.rounds
+    stopped = predict_prepared(model, prepared, Reading.of(tolerance=reach(shortest) * 0.8))
     assert shortest.tiles_read < stopped.tiles_read < len(prepared.tissue)
-    assert stopped.stderr.max() * (1 + (2 * (stopped.rounds - 1)) ** -0.5) <= tolerance
+    assert reach(stopped) <= reach(shortest) * 0.8
+    assert set(shortest.cells) <= set(stopped.cells), "what was read is not given up"
 
 
 @pytest.mark.parametrize("refined", ["true", "false"])
-def test_the_answer_is_that_of_all_its_rounds_pooled(path: Path, refined: str) -> None:
-    """The rounds drawn again one by one, their tiles read at once."""
+@pytest.mark.parametrize("sampler", ["systematic", "gumbel"])
+def test_the_answer_is_that_of_its_draw_and_the_error_that_of_its_rounds(
+    path: Path, refined: str, sampler: str
+) -> None:
+    """The draw made again, its rounds left out one by one."""
     model = model_with(f"sampling.refined={refined}")
     with open_slide(path) as slide, torch.no_grad():
         prepared = prepare(slide, model.config, keep_open=True)
-        answer = predict_prepared(model, prepared, Reading.of(tiles=100, tolerance=0.0, seed=3))
-        attention = model.attend(prepared)
-        seeds = [generator_for(3, prepared.name, r) for r in range(answer.rounds)]
-        rounds = [attention.draw(8, "systematic", generator) for generator in seeds]
-        drawn = replace(rounds[-1], draws=pool([d.draws for d in rounds]))
-        (pooled,) = model.estimates([drawn], model.embed([drawn]))
-        parts = model.estimates(rounds, model.embed(rounds))
-    np.testing.assert_array_equal(answer.cells, drawn.cells)
-    np.testing.assert_allclose(answer.probabilities, pooled.logits.softmax(0).numpy(), atol=1e-6)
-    if refined == "false":
-        mean = torch.stack([part.summary.phi for part in parts]).mean(0)
-        np.testing.assert_allclose(answer.probabilities, model.head(mean).softmax(0).detach(), atol=1e-6)
+        answer = predict_prepared(model, prepared, Reading.of(tiles=40, sampler=sampler, repeats=5, seed=3))
+        drawn = model.attend(prepared).draw(40, sampler, generator_for(3, prepared.name, 0))
+        draws = pool([drawn.draws])
+        part = loose(drawn.log_p, draws, chances=sampler == "systematic")
+        factors = without_each(draws, part, 5, generator=generator_for(3, prepared.name, 40, "rounds"))
+        without = [Draws(draws.cells, draws.log_weights + each.log()) for each in factors]
+        if refined == "false":  # what a round loses the others have: shares sum to 1 as in every draw
+            without = [normalised(drawn.log_p.double(), each) for each in without]
+        every = [drawn.of(each) for each in (draws, *without)]
+        outputs = [
+            model.estimates([d], model.embed([d]))[0].logits.double().softmax(0).numpy() for d in every
+        ]
+    np.testing.assert_array_equal(answer.cells, np.sort(drawn.cells))
+    np.testing.assert_allclose(answer.probabilities, outputs[0], atol=1e-6)
+    expected = np.std(outputs[1:], axis=0, ddof=1) * 4 / 5**0.5
+    np.testing.assert_allclose(answer.stderr, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_no_tile_is_read_twice(model: AttentionSampler, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +131,7 @@ def test_no_tile_is_read_twice(model: AttentionSampler, path: Path, monkeypatch:
 
     monkeypatch.setattr("wsi_ats.embed.read_tiles", read)
     prediction = model.predict(path, tiles=120, tolerance=0.0)
-    assert prediction.rounds * 8 > prediction.tiles_read, "some tiles were drawn twice"
+    assert prediction.tiles_read == 120, "after a draw of 64 and one of 96"
     assert sorted(asked) == sorted(prediction.cells.tolist())
 
 

@@ -25,6 +25,7 @@ class SamplerEntry:
     sums_to_one: bool
     summary: str
     trainable: bool = True
+    chances: bool = True
     research: bool = False
     """True for samplers that `--help` does not name: known and tested, without a measured gain over the default."""
 
@@ -39,6 +40,7 @@ SAMPLERS: Mapping[str, SamplerEntry] = {
         "wsi_ats.sampling.rules:gumbel",
         *("cell", True, True),
         "one by one without replacement, as in the paper",
+        chances=False,
     ),
     "unordered": SamplerEntry(
         "wsi_ats.sampling.rules:unordered",
@@ -68,6 +70,7 @@ SAMPLERS: Mapping[str, SamplerEntry] = {
         "wsi_ats.sampling.rules:multinomial",
         *("draw", True, True),
         "independent draws with replacement, as in the paper",
+        chances=False,
     ),
     "top": SamplerEntry(
         "wsi_ats.sampling.rules:top",

@@ -430,7 +430,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return read_toml(path)
     except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"configuration file {path} cannot be read: {error.strerror}",
+            remedy="check the path and its permissions",
+        ) from error
     except ValueError as error:
         raise ConfigError(
             f"configuration file {path} is not TOML: {error}", remedy="`wsi-ats config` writes a correct one"
@@ -448,7 +451,8 @@ def _override(values: dict[str, Any], override: str) -> None:
         inner = values.get(section, {})
         if not isinstance(inner, dict):
             raise ConfigError(
-                f"setting {name}: {section} is {_short(inner)}, not a section with settings of its own"
+                f"setting {name}: {section} is {_short(inner)}, not a section with settings of its own",
+                remedy="write [section] with its settings below, as `wsi-ats config` does",
             )
         values[section] = dict(inner)
         values = values[section]

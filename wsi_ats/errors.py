@@ -82,6 +82,7 @@ class ConfigError(WsiAtsError):
     Traceback (most recent call last):
     ...
     wsi_ats.errors.ConfigError: tiles is 0; it must be at least 1
+      Remedy: give it such a number, or leave it away where it has a default
     """
 
 

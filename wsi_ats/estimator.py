@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.sampling import Draws
+from wsi_ats.sampling.draws import check_draws, check_tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +143,7 @@ def refined_expectation(
     ([0.25, 0.75], 6.0)
     """
     _check_rows(draws, features)
+    check_tensor("scores", scores)
     p = torch.softmax(_log_shares(log_p, draws, prior) + scores, -1).to(features.dtype)
     return _weighted(p, features), p
 
@@ -180,6 +182,8 @@ def entropy_penalty(
 
 
 def _log_shares(log_p: torch.Tensor, draws: Draws, power: float = 1.0) -> torch.Tensor:
+    check_tensor("log_p", log_p)
+    check_draws(draws)
     return draws.log_weights.detach() + power * log_p.gather(-1, draws.cells).to(draws.log_weights.dtype)
 
 
@@ -188,6 +192,8 @@ def _weighted(share: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 
 
 def _check_rows(draws: Draws, features: torch.Tensor) -> None:
+    check_draws(draws)
+    check_tensor("features", features)
     if features.shape[:-1] != draws.cells.shape:
         raise ConfigError(
             f"{features.shape[-2]} features for {draws.cells.shape[-1]} drawn cells",

@@ -36,6 +36,7 @@ class Size:
     Traceback (most recent call last):
     ...
     wsi_ats.errors.WsiAtsError: size 640 x 0 px is not positive in both directions
+      Remedy: give a width and a height of at least 1 px
     """
 
     width: int
@@ -43,7 +44,10 @@ class Size:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
-            raise WsiAtsError(f"size {self.width} x {self.height} px is not positive in both directions")
+            raise WsiAtsError(
+                f"size {self.width} x {self.height} px is not positive in both directions",
+                remedy="give a width and a height of at least 1 px",
+            )
 
 
 class Box(NamedTuple):

@@ -172,10 +172,10 @@ class AttentionSampler(nn.Module):
     ) -> Prediction | PatientPrediction:
         """Classify one slide, an open one, a path or a URL; or one patient by a list of all slides.
 
-        `tiles` (64) are drawn in `repeats` (4) independent rounds, pooled for the answer; what the answer would be
-        without each of them gives its standard error. With a `tolerance` rounds of a few tiles are drawn until the
-        largest standard error of the main task is safely within it (docs/method.md, section 8): at least `repeats`
-        (8) rounds, at most `tiles` (512) tiles; where it takes no more than these, all tissue tiles in the end.
+        `tiles` (64) are drawn and dealt out to `repeats` (16) rounds; what the answer would be without each of these
+        gives its standard error and its interval. With a `tolerance` more and more tiles are drawn until no interval
+        of the main task reaches farther than that (docs/method.md, section 8): 64 at first, at most `tiles` (512);
+        where it takes no more than these, all tissue tiles in the end.
         `sampler="all"` reads every tissue tile: the exact answer. The draws depend on `seed` and on the slide's name
         alone, never on batch, order or worker. Of a patient, so many tiles are drawn from all slides together, wherever
         attention, which is one distribution over all their tissue, is; the order of the slides does not matter. Raises

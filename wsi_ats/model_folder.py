@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from wsi_ats.arguments import some_path
 from wsi_ats.atomic import write_atomic
 from wsi_ats.build import build_model
 from wsi_ats.config import RENAMED, parse_config, read_toml, to_values
-from wsi_ats.errors import ModelError
+from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.kept import check_encoder, find_encoder, keep_encoder
 from wsi_ats.model import AttentionSampler
 from wsi_ats.reference import REFERENCE, read_reference, write_reference
@@ -65,9 +66,11 @@ def load_model(
 
     encoder: where the weights of an encoder are that the folder only refers to, if they have moved; they are known by
     their digest. trust: load an encoder that is a program, which can run any code. Raises `ModelError` naming the
-    file and what is wrong with it.
+    file and what is wrong with it, `ConfigError` for an argument that makes no sense.
     """
-    folder = Path(folder)
+    folder = Path(some_path("folder", folder, "give the folder of a model, run/model for example"))
+    if encoder is not None:
+        some_path("encoder", encoder, "give the folder or the file of the encoder, or leave it away")
     values = _settings(folder)
     header = values.pop("model", None)
     if header is None and (folder / RUN_MODEL / SETTINGS).exists():
@@ -100,7 +103,16 @@ def load_model(
         ) from error
     model.hash = digest
     model.reference = read_reference(folder / REFERENCE, model.head.dim)
-    return model.eval().to(device)
+    return _moved(model.eval(), device)
+
+
+def _moved(model: AttentionSampler, device: str) -> AttentionSampler:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"device is {device!r}: {str(error).splitlines()[0]}", "give cpu or, where there is one, cuda"
+        ) from error
 
 
 def read_tasks(folder: Path | str) -> list[Task]:
@@ -172,7 +184,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise _missing(folder, SETTINGS, error) from error
     except ValueError as error:
-        raise ModelError(f"{folder / SETTINGS} is not TOML: {error}") from error
+        raise ModelError(f"{folder / SETTINGS} is not TOML: {error}", COPY) from error
 
 
 def _missing(folder: Path, name: str, error: OSError) -> ModelError:

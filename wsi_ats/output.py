@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wsi_ats.atomic import write_atomic
 from wsi_ats.errors import ConfigError, WsiAtsError
 from wsi_ats.regular import is_folder, kind_of
 
@@ -100,6 +101,29 @@ def check_within(out: Path, files: Iterable[str], folders: Iterable[str]) -> Non
             raise OutputError.of(path, errno.EISDIR)
     for path in (out / name for name in folders):
         check_folder(path)
+
+
+def write_file(place: Path, content: bytes, called: str = "") -> None:
+    """Write a file that a user named, where the old one stays until the new one is whole.
+
+    A link stays one; a device or a pipe is written to, not replaced. called: what errors call the file, if not
+    by its path. Raises `ConfigError` where it cannot be written.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_file(Path(folder, "heatmap.png"), b"a picture")
+    ...     Path(folder, "heatmap.png").read_bytes()
+    b'a picture'
+    """
+    try:
+        if place.exists() and not place.is_file():
+            place.write_bytes(content)
+        else:
+            write_atomic(place.resolve(), content)
+    except OSError as error:
+        raise ConfigError(
+            f"{called or place} cannot be written: {error.strerror}", remedy_for(error.errno)
+        ) from error
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""Prediction: tiles of a slide are drawn in rounds until that is enough, and all rounds answer together.
+"""Prediction: tiles of a slide, or of all slides of a patient, are drawn, of a reading with a tolerance more and more of
+them until that is enough.
 
-The rounds are exchangeable. What the answer would be without each of them gives its standard error from the drawing of
-tiles (`sampling/jackknife.py`); how many there are, `reading.py` decides.
+The drawn tiles are dealt out to rounds. What the answer would be without each of these gives its standard error and its
+interval, from the drawing of tiles alone (`sampling/jackknife.py`, `tasks/spread.py`); how many tiles are drawn,
+`reading.py` says.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from wsi_ats.arguments import of_kind, some_path
 from wsi_ats.attention.levels import Drawn, SlideAttention
+from wsi_ats.catalogue import is_random
 from wsi_ats.config import Config
 from wsi_ats.embed import TileVectors
 from wsi_ats.errors import ConfigError
@@ -27,14 +31,15 @@ from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.prediction import PatientPrediction, Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.reference import describe_slide
-from wsi_ats.sampling import generator_for, pool
-from wsi_ats.sampling.draws import same_draw
-from wsi_ats.sampling.jackknife import leave_one_out
+from wsi_ats.sampling import find_sampler, generator_for, pool
+from wsi_ats.sampling.jackknife import loose, loose_pooled, without_each
+from wsi_ats.sampling.unseen import with_unseen
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
 from wsi_ats.statistics.novelty import Description, Reference, Unlike
 from wsi_ats.stopwatch import Stopwatch
 from wsi_ats.tasks.answer import TaskResult
+from wsi_ats.tasks.spread import Spread
 from wsi_ats.tasks.task import Tasks
 
 
@@ -71,6 +76,7 @@ class Model(Protocol):
 
 def predict_slide(model: Model, slide: Slide | Path | str, reading: Reading) -> Prediction:
     """The prediction of a slide, opened where it is not open yet and prepared, with what that cost."""
+    _check_reading(reading)
     watch = Stopwatch()
     with watch("total"), ExitStack() as stack:
         opened = _open(model, slide, stack, watch)
@@ -87,6 +93,7 @@ def predict_patient(
     """
     if not slides:
         raise ConfigError("a patient has no slides", "give at least one")
+    _check_reading(reading)
     watch = Stopwatch()
     with watch("total"), ExitStack() as stack:
         opened = [_open(model, slide, stack, watch) for slide in slides]
@@ -116,6 +123,10 @@ def predict_patient(
     )
 
 
+def _check_reading(reading: object) -> None:
+    of_kind("reading", reading, Reading, "a Reading", "make one by wsi_ats.reading.Reading.of(tiles=64)")
+
+
 @dataclass(frozen=True, eq=False)
 class _Opened:
     """A slide that is open and prepared."""
@@ -138,6 +149,10 @@ class _Opened:
 
 def _open(model: Model, slide: Slide | Path | str, stack: ExitStack, watch: Stopwatch) -> _Opened:
     """The slide prepared; opened where it is not open yet, and then closed with the stack."""
+    if not isinstance(slide, Slide):
+        some_path(
+            "slide", slide, "give an open slide (wsi_ats.open_slide makes one of arrays), a path or a URL"
+        )
     with watch("open"):
         if isinstance(slide, str | Path):
             slide = stack.enter_context(open_slide(slide, srgb=model.config.slide.srgb))
@@ -186,7 +201,7 @@ class _Read:
 
     attention: SlideAttention
     every: Drawn
-    """All rounds as one draw, or the draw of every cell."""
+    """What was drawn as one draw, or the draw of every cell."""
     results: tuple[TaskResult, ...]
     rounds: int
     description: Description
@@ -234,29 +249,20 @@ def _read(model: Model, slide: Prepared, reading: Reading, watch: Stopwatch) -> 
     with _evaluating(model):
         with watch("attention"):
             attention = model.attend(slide)
-            plan = reading.plan(few=attention.exhausted_by(reading.shortest))
-        vectors, rounds = TileVectors(model.embed), _Rounds(model)
-        while more := plan.more(len(rounds), len(vectors), rounds.largest_stderr, attention.exceeds):
-            with watch("attention"):
-                numbers = range(len(rounds), len(rounds) + more)
-                generators = [generator_for(reading.seed, *slide.names, number) for number in numbers]
-                drawn = [attention.draw(plan.size, reading.sampler, generator) for generator in generators]
-            with watch("tiles"):
-                vectors.read(drawn)
-            with watch("head"):
-                rounds.add(drawn, vectors)
+        vectors = TileVectors(model.embed)
+        look = _looked(model, attention, slide.names, reading, vectors, watch)
         # A reading that falls short is carried to its end where the budget is enough for that.
-        short = plan.falls_short(len(rounds), rounds.largest_stderr)
-        exact = not attention.exceeds(plan.tiles if short else len(vectors))
-        every = attention.all() if exact else rounds.pooled()
+        exact = not attention.exceeds(reading.tiles if look.short else len(vectors))
+        every = attention.all() if exact else look.drawn
         with watch("tiles"):
             vectors.read([every])
         with watch("head"):
             features = vectors.of(every)
             summary = model.estimate(every, features)
+            outputs = model.head(summary.phi)
             results = model.tasks.results(
-                model.head(summary.phi),
-                tuple(map(torch.zeros_like, rounds.stderr)) if exact else rounds.stderr,
+                outputs,
+                model.tasks.exact(outputs) if exact else look.spreads,
                 model.head.contributions(features, summary.shares),
             )
             description = describe_slide(every, features)
@@ -264,48 +270,106 @@ def _read(model: Model, slide: Prepared, reading: Reading, watch: Stopwatch) -> 
             judged = len(slide.slides) == 1 or model.config.train.by == "patient"
             unlike = model.reference.judge(description) if model.reference and judged else None
     px = model.config.tile.px
-    return _Read(attention, every, tuple(results), len(rounds), description, unlike, px)
+    return _Read(attention, every, results, look.rounds, description, unlike, px)
 
 
-class _Rounds:
-    """The rounds drawn so far, and the standard error of their common answer."""
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What is known once a draw has been read."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._drawn: list[Drawn] = []
-        self._summaries: list[Summary] = []
-        self._alike = True
-        self.stderr = self._stderr()
-        """Standard error of every value of every task; nan where there are no two rounds that differ."""
+    drawn: Drawn
+    rounds: int
+    spreads: tuple[Spread, ...]
+    short: bool
+    """Whether there is a tolerance that the answer does not keep."""
 
-    def __len__(self) -> int:
-        return len(self._drawn)
 
-    def add(self, drawn: Sequence[Drawn], vectors: TileVectors) -> None:
-        """More rounds, whose tiles have been read."""
-        self._drawn += drawn
-        self._summaries += [self._model.estimate(d, vectors.of(d)) for d in drawn]
-        first = self._drawn[0].draws
-        self._alike = self._alike and all(same_draw(first, d.draws) for d in drawn)
-        self.stderr = self._stderr()
+def _looked(
+    model: Model,
+    attention: SlideAttention,
+    names: Sequence[str],
+    reading: Reading,
+    vectors: TileVectors,
+    watch: Stopwatch,
+) -> _Look:
+    """The last look of a reading: at its only draw or, with a tolerance, at the first one that is enough."""
+    draws = attention.draw_each(reading.sizes, reading.sampler, generator_for(reading.seed, *names, 0))
+    look = None
+    for n in reading.sizes:
+        with watch("attention"):
+            # To read all of a slide is better than to draw as many tiles as it has.
+            if look is not None and not attention.exceeds(n):
+                break
+            drawn = next(draws)
+        with watch("tiles"):
+            vectors.read(drawn)
+        with watch("head"):
+            look = _look(model, drawn, vectors, reading, generator_for(reading.seed, *names, n, "rounds"))
+        if not look.short:
+            break
+    assert look is not None
+    return look
 
-    def pooled(self) -> Drawn:
-        """All rounds as one draw; the last one knows the cells of all."""
-        return self._drawn[-1].of(pool([d.draws for d in self._drawn]))
 
-    @property
-    def largest_stderr(self) -> float:
-        """Largest standard error of the values that a tolerance is for."""
-        return self._model.tasks.largest(self.stderr)
+def _look(
+    model: Model, parts: Sequence[Drawn], vectors: TileVectors, reading: Reading, generator: torch.Generator
+) -> _Look:
+    """What independent draws that answer together say."""
+    drawn = _pooled(parts)
+    features = vectors.of(drawn)
+    summary = model.estimate(drawn, features)
+    answer = model.head(summary.phi)
 
-    def _stderr(self) -> tuple[Float[Tensor, " _"], ...]:
-        tasks = self._model.tasks
-        # Rounds that drew the same agree whatever the other tiles hold: they are one round.
-        if self._alike:
-            return tasks.stderr(torch.empty(0, tasks.outputs))
-        summaries = torch.stack([s.phi for s in self._summaries])
-        masses = torch.stack([s.log_mass for s in self._summaries])
-        return tasks.stderr(self._model.head(leave_one_out(summaries, masses)))
+    def outputs(factors: Float[Tensor, "R N"]) -> Float[Tensor, "R O"]:
+        """Outputs where the weights of the tiles are so many times what they are."""
+        shares = summary.shares * factors.to(summary.shares)
+        if _sums_to_one(model, reading):
+            shares = shares / shares.sum(1, keepdim=True)
+        logits: Tensor = model.head(shares.to(features) @ features)
+        return logits
+
+    without = _without_each(parts, drawn, reading, generator)
+    prior = model.config.sampling.prior if model.config.sampling.refined else 1.0
+    unseen = with_unseen(drawn.log_p, drawn.draws, prior)
+    spreads = model.tasks.spread(answer, outputs(without), outputs(unseen))
+    short = reading.falls_short(model.tasks.reach(answer, spreads))
+    return _Look(drawn, max(1, len(without)), spreads, short)
+
+
+def _sums_to_one(model: Model, reading: Reading) -> bool:
+    """Whether the shares of the drawn tiles sum to 1 in every draw, so that what one loses the others have."""
+    return model.config.sampling.refined or find_sampler(reading.sampler).sums_to_one
+
+
+def _pooled(parts: Sequence[Drawn]) -> Drawn:
+    """Independent draws as one; the last one knows the cells of all. Cells ascend."""
+    return parts[-1].of(pool([part.draws for part in parts]))
+
+
+def _without_each(
+    parts: Sequence[Drawn], drawn: Drawn, reading: Reading, generator: torch.Generator
+) -> Float64[Tensor, "R N"]:
+    """Factors of the weights without each round of the parts together; none where they tell nothing."""
+    if not is_random(reading.sampler):
+        return drawn.draws.log_weights.new_empty(0, len(drawn.draws))
+    chances = find_sampler(reading.sampler).chances
+    each = [loose(drawn.log_p, part.draws, chances=chances) for part in parts]
+    part = loose_pooled([part.draws for part in parts], each, drawn.draws)
+    clusters = _clusters(parts, drawn)
+    return without_each(drawn.draws, part, reading.repeats, generator=generator, clusters=clusters)
+
+
+def _clusters(parts: Sequence[Drawn], drawn: Drawn) -> Int64[Tensor, " N"] | None:
+    """Numbers (N,) that cells share which came by one chance: of a region that was drawn and is not always. None where
+    each came by its own."""
+    owners = drawn.owners
+    if owners is None:
+        return None
+    cells, opened = drawn.draws.cells, torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
+    for part in parts:
+        assert part.log_opened is not None
+        opened[: len(part.log_opened)] |= part.log_opened > 0
+    return torch.where(opened[cells], owners[cells], len(owners) + cells)
 
 
 @contextmanager

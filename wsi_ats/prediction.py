@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from wsi_ats.arguments import of_kind
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
 from wsi_ats.statistics.novelty import Description, Unlike
-from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, plus_minus
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, limits, plus_minus
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.picture import Heatmap
@@ -55,6 +56,16 @@ class OfResults:
         return self.main.stderr
 
     @property
+    def low(self) -> Float64[np.ndarray, " V"] | None:
+        """Lower end of the 95 % interval of each value, for the answer that all tiles give (`TaskResult.low`)."""
+        return self.main.low
+
+    @property
+    def high(self) -> Float64[np.ndarray, " V"] | None:
+        """Upper end of the 95 % interval of each value, likewise."""
+        return self.main.high
+
+    @property
     def contributions(self) -> Float32[np.ndarray, "N O"]:
         """Contribution (N, O) of each drawn tile to each output of the head: of classes, to their logits."""
         return self.main.contributions
@@ -89,7 +100,7 @@ class Prediction(OfResults):
     >>> prediction.probabilities.tolist(), len(prediction.tissue), prediction.tiles_read <= 8
     ([0.5, 0.5], 32, True)
     >>> model.predict(open_slide(pixels, name="made"), sampler="all")
-    Prediction('made': normal 0.500 ± 0.000 (±: from the drawing of tiles alone); 32 of 32 tiles read)
+    Prediction('made': normal 0.500 ± 0.000 (± and 95 % interval: from the drawing of tiles alone); 32 of 32 tiles read)
     """
 
     slide: str
@@ -117,7 +128,7 @@ class Prediction(OfResults):
     tiles_read: int
     """Number of tiles that were read, each counted once, however often it was drawn."""
     rounds: int
-    """Number of independent draws that were made."""
+    """Number of rounds that the drawn tiles were dealt out to, for the error of their answer."""
     bytes_read: int
     """Decoded pixel bytes read from the slide, view included."""
     seconds: Mapping[str, float]
@@ -141,7 +152,10 @@ class Prediction(OfResults):
     def __post_init__(self) -> None:
         if not np.isin(self.cells, self.tissue).all():
             strangers = self.cells[~np.isin(self.cells, self.tissue)]
-            raise WsiAtsError(f"prediction of {self.slide}: drawn cells {strangers[:5]} are not tissue cells")
+            raise WsiAtsError(
+                f"prediction of {self.slide}: drawn cells {strangers[:5]} are not tissue cells",
+                "take predictions from a model, whose cells are",
+            )
 
     def __repr__(self) -> str:
         read = f"{self.tiles_read} of {len(self.tissue)} tiles read"
@@ -177,10 +191,17 @@ class Prediction(OfResults):
 
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
         """The attention, and what each tile added to the answer, as a picture over `slide`; over white where no slide
-        is given. Raises `ConfigError` where `slide` is known to be another than that of the prediction."""
+        is given. Raises `ConfigError` where `slide` is known to be another than that of the prediction, or is not
+        open."""
         # Here: matplotlib takes a while to import, and a prediction rarely needs it.
         from wsi_ats.heatmap.picture import Heatmap
+        from wsi_ats.heatmap.style import HeatmapStyle
+        from wsi_ats.slides.base import Slide
 
+        if slide is not None:
+            of_kind("slide", slide, Slide, "an open slide", "open it with wsi_ats.open_slide(...)")
+        if style is not None:
+            of_kind("style", style, HeatmapStyle, "a HeatmapStyle", "make one: HeatmapStyle(dark=True)")
         return Heatmap.of(self, slide, style)
 
 
@@ -197,8 +218,9 @@ class PatientPrediction(OfResults):
     >>> model = build_model(load_config(overrides=scale), ["normal", "tumour"])  # knows nothing yet
     >>> slides = [open_slide(pixels[:, :side], name=f"block {side}") for side in (512, 768)]
     >>> prediction = model.predict(slides, sampler="all")
-    >>> prediction
-    PatientPrediction(2 slides: normal 0.500 ± 0.000 (±: from the drawing of tiles alone); 56 of 56 tiles read)
+    >>> prediction  # doctest: +NORMALIZE_WHITESPACE
+    PatientPrediction(2 slides: normal 0.500 ± 0.000 (± and 95 % interval: from the drawing of tiles alone);
+    56 of 56 tiles read)
     >>> [round(float(slide.attention.sum()), 3) for slide in prediction.slides]  # of both together 1
     [0.429, 0.571]
     """
@@ -207,7 +229,7 @@ class PatientPrediction(OfResults):
     """The slides in the order in which they were given: of each its cells, its part of the patient's attention, the
     tiles that were drawn there and what these contribute. Values and standard errors are the patient's."""
     rounds: int
-    """Number of independent draws that were made."""
+    """Number of rounds that the drawn tiles were dealt out to, for the error of their answer."""
     bytes_read: int
     """Decoded pixel bytes read from all slides, views included."""
     seconds: Mapping[str, float]
@@ -263,5 +285,7 @@ def _in_short(result: TaskResult) -> str:
         return result.describe()
     if result.text not in names:  # of labels, none or several
         return result.text or "no label"
-    value, error = (float(part[names.index(result.text)]) for part in (result.values, result.stderr))
-    return f"{result.text} {value:.3f}{plus_minus(error, 3)} ({UNKNOWN if math.isnan(error) else COVERS})"
+    index = names.index(result.text)
+    value, error = float(result.values[index]), float(result.stderr[index])
+    sure = f"{value:.3f}{plus_minus(error, 3)}{limits(result.interval(index))}"
+    return f"{result.text} {sure} ({UNKNOWN if math.isnan(error) else COVERS})"

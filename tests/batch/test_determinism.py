@@ -172,7 +172,7 @@ def test_the_number_of_workers_changes_nothing(
     with local_cluster(2) as client:
         assert run_batch(items[::-1], tmp_path / "two", how, client, model=folder).ok
     for item, path in zip(items, slides, strict=True):
-        direct = model.predict(path, tiles=13, repeats=4, tolerance=1e-4)
+        direct = model.predict(path, tiles=13, tolerance=1e-4)
         for out in ("none", "two"):
             stored = read_prediction(SlideStore(tmp_path / out, item.id).folder)
             # attention.h5 keeps drawn cells in ascending order.

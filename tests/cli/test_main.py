@@ -155,13 +155,13 @@ def test_heatmap(place: Path) -> None:
     text = run("heatmap", "run/model", "slides/test_1.tif", "--out", "new/h.png", "--size", "300").stdout
     assert text.startswith("test_1.tif: normal 0.")
     assert "±" in text
-    assert "(±: from the drawing of tiles alone)" in text
+    assert "(± and 95 % interval: from the drawing of tiles alone)" in text
     assert "tissue tiles read" in text
     with Image.open("new/h.png") as picture:
         assert min(picture.size) > 300
         assert picture.convert("L").getextrema()[0] < 50 < 250 < picture.convert("L").getextrema()[1]
     once = run("heatmap", "run/model", "slides/test_1.tif", "--repeats", "1").stdout
-    assert "(± unknown: tiles drawn once, or the same each time)" in once
+    assert "(± unknown: too few tiles or rounds drawn by chance)" in once
 
 
 def test_heatmap_options(place: Path) -> None:

@@ -30,6 +30,12 @@ SLIDES = 80
 QUICK = How(resamples=100)
 
 
+@pytest.fixture(autouse=True)
+def _without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is tested in tests/report, and takes longer than the figures."""
+    monkeypatch.setattr("wsi_ats.cli.evaluate.report_beside", lambda folder: None)
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Predictions of two models, a.csv and b.csv, and m.csv with labels: 80 slides of 40 patients at two sites."""
@@ -123,7 +129,7 @@ def test_formats_names_what_the_files_hold(place: Path) -> None:
         "comparison.csv": {*pd.read_csv("comparison.csv").columns},
     }
     assert {name: keys_of_table(name) for name in found} == found
-    assert {*compared} == {*evaluated} - {"seeds"}
+    assert {*compared} == {*evaluated} - {"seeds", "warnings"}
 
 
 def test_sites_and_folds_are_evaluated_apart(place: Path) -> None:
@@ -172,6 +178,7 @@ def test_what_became_of_the_slides_is_told(place: Path) -> None:
         "without_label": 1,
         "evaluated": 76,
         "patients": 38,
+        "by_class": {"normal": {"labelled": 40, "failed": 1}, "tumour": {"labelled": 40, "failed": 0}},
     }
 
 

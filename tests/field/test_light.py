@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.field.test_pen import PLAIN, prepared, section
+from tests.field.test_pen import GLASS, PLAIN, prepared, section, texture
+from tests.support.helpers import shared_data
 from wsi_ats.errors import NoTissueError
 from wsi_ats.lowres.light import Light
 from wsi_ats.lowres.tissue import Method, stain_rule, tissue_mask
-from wsi_ats.synthetic.artefacts import PENS, in_light, with_pen
+from wsi_ats.lowres.view import read_view, resolve_downsample
+from wsi_ats.slides import open_slide
+from wsi_ats.synthetic.artefacts import PENS, in_falling_light, in_light, with_pen
 
 TINTS = {"warm": (1.0, 0.5, 0.0), "cool": (0.0, 0.5, 1.0), "green": (0.0, 1.0, 0.0)}
 """How much of a cast each colour is spared."""
@@ -40,6 +43,50 @@ def test_a_tint_is_told(name: str) -> None:
     assert len(set(slide.tissue.tolist()) ^ set(prepared(PLAIN).tissue.tolist())) <= 3
 
 
+STRONG = {
+    "pink": (1.0, 0.85, 0.9),
+    "pinker": (1.0, 0.8, 0.87),
+    "violet": (0.8, 0.75, 1.0),
+    "blue": (0.75, 0.85, 1.0),
+    "cyan": (0.8, 1.0, 1.0),
+    "green": (0.8, 1.0, 0.75),
+    "yellow": (1.0, 1.0, 0.75),
+    "orange": (1.0, 0.85, 0.75),
+}
+
+
+@pytest.mark.parametrize("lamp", [1.0, 0.45])
+@pytest.mark.parametrize("colour", STRONG)
+def test_glass_of_a_strong_tint_is_found_and_told(colour: str, lamp: float) -> None:
+    shown = prepared(in_light(PLAIN, lamp, STRONG[colour]))
+    assert [note for note in shown.notes if "glass is tinted" in note]
+    assert len(set(shown.tissue.tolist()) ^ set(prepared(PLAIN).tissue.tolist())) <= 3
+
+
+@pytest.mark.parametrize("tint", [(1.0, 0.65, 0.75), (0.9, 0.6, 1.0)])
+def test_where_no_glass_is_found_large_even_parts_that_count_as_tissue_are_told(
+    tint: tuple[float, float, float],
+) -> None:
+    slide = prepared(in_light(PLAIN, 1.0, tint))  # beyond any glass
+    assert slide.view_shares["tissue"] > 0.95
+    red, green, blue = (round(242 * share) for share in tint)
+    (note,) = slide.notes
+    assert "nothing on the view is taken for glass" in note
+    told = [int(level) for level in note[note.index("RGB ") + 4 : note.index(")")].split(",")]
+    assert np.abs(np.subtract(told, (red, green, blue))).max() < 9
+
+
+@pytest.mark.parametrize("tint", [(1.0, 1.0, 1.0), *STRONG.values()])
+@pytest.mark.parametrize("stain", ["H&E", "trichrome, blue", "DAB and haematoxylin"])
+def test_textured_tissue_alone_is_never_glass_whatever_its_tint(
+    stain: str, tint: tuple[float, float, float]
+) -> None:
+    view, _ = section(stain, side=256)
+    light = stain_rule([in_light(view[80:176, 80:176], 1.0, tint)]).light
+    assert light.glass is None
+    assert light.doubtful is None
+
+
 @pytest.mark.parametrize(
     ("lamp", "told"),
     [
@@ -57,6 +104,45 @@ def test_a_pen_is_told_in_any_light(lamp: float) -> None:
     inked = with_pen(PLAIN, PENS["blue"], [(20, 20), (236, 22)], 14)
     notes = prepared(in_light(inked, lamp, tint("warm", 0.1))).notes
     assert len(notes) == 3, notes
+
+
+@pytest.mark.parametrize("stain", ["H&E", "DAB and haematoxylin"])
+@pytest.mark.parametrize("radial", [False, True])
+@pytest.mark.parametrize("lowest", [0.7, 0.6, 0.45, 0.3])
+def test_falling_light_is_told_and_takes_no_tissue(stain: str, radial: bool, lowest: float) -> None:
+    view, _ = section(stain)
+    even = prepared(view)
+    slide = prepared(in_falling_light(view, lowest, radial=radial))
+    assert [note for note in slide.notes if note.startswith("uneven light: glass falls to")]
+    assert slide.view_shares["pen"] == 0
+    assert slide.view_shares["black"] < 0.01
+    assert len(set(slide.tissue.tolist()) ^ set(even.tissue.tolist())) <= 0.03 * len(even.tissue)
+
+
+@pytest.mark.parametrize(
+    ("radial", "share"), [(False, "6"), (True, "")], ids=["from the left", "from the middle"]
+)
+def test_it_is_told_how_far_light_falls(radial: bool, share: str) -> None:
+    light = stain_rule([in_falling_light(PLAIN, 0.6, radial=radial)]).light
+    assert f"glass falls to {share}" in light.notes[0]
+    assert 0.6 < light.dimmest < 0.8
+    assert 0.1 < light.shaded < 0.7
+
+
+@pytest.mark.parametrize("lowest", [1.0, 0.9])
+@pytest.mark.parametrize("pen", [None, *PENS])
+@pytest.mark.parametrize("opacity", [0.6, 0.9])
+def test_light_that_hardly_falls_is_even_with_any_pen(lowest: float, pen: str | None, opacity: float) -> None:
+    view = PLAIN if pen is None else with_pen(PLAIN, PENS[pen], [(20, 20), (236, 22)], 14, opacity=opacity)
+    assert not stain_rule([in_falling_light(view, lowest)]).light.is_uneven
+
+
+@pytest.mark.parametrize("pen", ["blue", "green"])
+def test_a_pen_is_no_tissue_in_falling_light(pen: str) -> None:
+    inked = with_pen(PLAIN, PENS[pen], [(20, 20), (236, 22)], 14)
+    slide = prepared(in_falling_light(inked, 0.5))
+    assert any(note.startswith("pen on ") for note in slide.notes)
+    assert set(slide.tissue.tolist()) <= set(prepared(PLAIN).tissue.tolist())
 
 
 @pytest.mark.parametrize("lamp", [0.2, 0.15, 0.1])
@@ -104,3 +190,41 @@ def test_grey_ink_on_glass_as_white_as_the_background_is_not_taken_for_glass() -
     grey = with_pen(white, (120, 120, 122), [(20, 20), (236, 22)], 20, opacity=0.8)
     assert stain_rule([grey]).light == Light()
     assert np.array_equal(tissue_mask(grey, min_object=64), tissue_mask(white, min_object=64))
+
+
+def pale(density: tuple[float, float, float], share: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+    """A view of pale tissue in its upper part, with hardly any saturation, and where it is."""
+    inside = np.zeros((256, 256), bool)
+    inside[: round(256 * share)] = True
+    amount = np.exp(0.5 * texture(inside.shape, 3, 0.8))[..., None] * inside[..., None]
+    noise = np.random.default_rng(0).normal(0, 1, (256, 256, 3))
+    return np.clip(np.asarray(GLASS) * 10 ** (-amount * density) + noise, 0, 255).astype(np.uint8), inside
+
+
+def test_a_pale_stain_of_little_saturation_is_tissue() -> None:
+    view, inside = pale((0.09, 0.07, 0.06))
+    mask = tissue_mask(view, min_object=64, min_hole=64)
+    assert mask[inside].mean() > 0.9
+    assert mask[~inside].mean() < 0.02
+
+
+def test_grey_dust_is_none_where_it_is_little() -> None:
+    view, inside = pale((0.08, 0.08, 0.08), share=0.06)
+    assert tissue_mask(view, min_object=64, min_hole=64)[inside].mean() < 0.3
+
+
+def test_much_that_is_textured_and_too_pale_is_told() -> None:
+    light = stain_rule([pale((0.028, 0.026, 0.025))[0]]).light
+    assert [note for note in light.notes if "too pale to count as tissue" in note]
+    assert not stain_rule([PLAIN]).light.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("OS-2-ndpi.ome.tif", 0.7), ("OS-2-vsi.ome.tif", 0.4)], ids=["ndpi", "vsi"]
+)
+def test_a_real_slide_with_a_light_counterstain_is_mostly_tissue(name: str, least: float) -> None:
+    with open_slide(shared_data(f"slides/ometiff/{name}")) as slide:
+        view = read_view(slide, resolve_downsample(slide, mpp=8, downsample=None, setting="view"), 4)
+    mask = tissue_mask(view.pixels, min_object=64, min_hole=64)
+    assert mask.mean() > least
+    assert not mask[39:48, 2:12].any()  # glass

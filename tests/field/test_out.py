@@ -96,6 +96,32 @@ def test_a_device_that_takes_no_more_is_told(place: Path) -> None:
     ]
 
 
+def test_what_a_user_named_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file stays as it is where the new one cannot be finished; a link stays a link."""
+    old = tmp_path / "old.toml"
+    old.write_text("mine")
+    (tmp_path / "link.toml").symlink_to(old)
+
+    def fill(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", fill)
+        said = run("config", "--out", old, status=2).stderr
+    assert said.startswith(f"error: --out {old} cannot be written: No space left on device")
+    assert (old.read_text(), sorted(path.name for path in tmp_path.iterdir())) == (
+        "mine",
+        ["link.toml", "old.toml"],
+    )
+    run("config", "--out", tmp_path / "link.toml")
+    assert (tmp_path / "link.toml").is_symlink()
+    assert "[tile]" in old.read_text()
+
+
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [

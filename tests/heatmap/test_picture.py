@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from typing import get_args
 
@@ -17,6 +18,8 @@ from tests.test_prediction import answer_of, make_prediction
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Grid
 from wsi_ats.heatmap.frame import (
+    DPI,
+    Layout,
     bar_length,
     elide,
     fitted,
@@ -29,7 +32,7 @@ from wsi_ats.heatmap.frame import (
 from wsi_ats.heatmap.picture import Heatmap
 from wsi_ats.heatmap.style import HeatmapStyle, Scale
 from wsi_ats.slides import open_slide
-from wsi_ats.tasks.answer import UNKNOWN
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, TaskSpec
 
 GREEN = (0, 255, 0)
 BARE = HeatmapStyle(size=600, panels="attention", alpha=1.0, drawn=False)
@@ -137,6 +140,16 @@ def test_below_the_mean_and_outside_the_tissue_the_slide_shows() -> None:
     assert [index for index in range(64) if not same[index]] == [hot]
 
 
+@pytest.mark.parametrize("panels", [1, 2])
+def test_the_place_of_a_slide_is_no_wider_than_its_pixels(panels: int) -> None:
+    """A place is a share of the figure; by the last digit of a float more, an image is stretched over a px more."""
+    for size in range(600, 900, 7):
+        layout = Layout.around(float(size), float(size), size, panels)
+        figure = Figure(figsize=layout.inches, dpi=DPI)
+        boxes = [figure.add_axes(place.slide).bbox.size for place in layout.places]
+        assert {math.ceil(side) for box in boxes for side in box} == {size}
+
+
 @pytest.mark.parametrize("scale", get_args(Scale))
 def test_values_by_scale(scale: str) -> None:
     prediction = make_prediction()
@@ -207,7 +220,7 @@ def test_words_on_the_picture() -> None:
     sure = make_prediction(answer=answer_of((0.8, 0.2)))
     said = texts(sure.heatmap().figure())
     assert "normal: probability 0.80 ± 0.02" in said
-    assert "±: from the drawing of tiles alone; it does not say whether the model is right" in said
+    assert f"{COVERS}; it does not say whether the model is right" in said
     assert "200 px (no mpp)" in texts(make_prediction(mpp=None).heatmap().figure())
 
 
@@ -301,4 +314,9 @@ def test_elide() -> None:
     ],
 )
 def test_probability_in_words(error: float, text: str) -> None:
-    assert probability(0.93, error) == text
+    parts = np.array([0.07, 0.93]), np.array([error, error]), np.zeros((1, 2), np.float32)
+    answer = TaskResult(TaskSpec("label", "classes", ("a", "b")), *parts)
+    assert probability(answer, 1) == text
+    ends = {"low": np.array([0.05, 0.9004]), "high": np.array([0.0996, 0.9512])}
+    limits = {"0.93 ± 0.02": " [0.90, 0.95]"}.get(text, " [0.900, 0.951]" if "±" in text else "")
+    assert probability(replace(answer, **ends), 1) == text + limits

@@ -15,10 +15,11 @@ from wsi_ats.catalogue import TASK_KINDS, code_of
 from wsi_ats.config import load_config
 from wsi_ats.errors import ConfigError, WsiAtsError
 from wsi_ats.statistics.metrics import c_index, quadratic_kappa, r2
-from wsi_ats.tasks.answer import TaskResult, TaskSpec, columns_of, outputs_of
+from wsi_ats.tasks.answer import COVERS, TaskResult, TaskSpec, columns_of, outputs_of
 from wsi_ats.tasks.make import from_card, make_tasks, to_card
 from wsi_ats.tasks.ordinal import Ordinal
 from wsi_ats.tasks.settings import TaskSettings
+from wsi_ats.tasks.spread import Spread
 from wsi_ats.tasks.task import Task, Tasks
 
 NAN = math.nan
@@ -345,9 +346,13 @@ def test_tasks_know_their_columns_and_classes() -> None:
     assert columns_of(specs)[:8] == [
         "prediction", "prob_1", "prob_2", "prob_10", "expected", "stderr_1", "stderr_2", "stderr_10"
     ]  # fmt: skip
-    assert columns_of(specs)[9:] == [
+    ends = [f"{end}_{value}" for end in ("low", "high") for value in ("1", "2", "10", "expected")]
+    assert columns_of(specs)[9:17] == ends
+    assert columns_of(specs)[17:] == [
         "ihc_prediction", "ihc_prob_er", "ihc_prob_pr", "ihc_stderr_er", "ihc_stderr_pr",
+        "ihc_low_er", "ihc_low_pr", "ihc_high_er", "ihc_high_pr",
         "site_prediction", "site_prob_colon", "site_prob_lung", "site_stderr_colon", "site_stderr_lung",
+        "site_low_colon", "site_low_lung", "site_high_colon", "site_high_lung",
     ]  # fmt: skip
     assert outputs_of(specs) == ["isup", "ihc_er", "ihc_pr", "site_colon", "site_lung"]
 
@@ -387,19 +392,24 @@ def test_standard_errors_are_those_of_the_mean_of_the_rounds() -> None:
     rounds = torch.tensor([[0.1], [0.3], [-0.2]])
     without = (rounds.sum(0) - rounds) / 2
     pieces = torch.tensor([[0.5], [-0.5]])
-    answer = net.result(torch.tensor([0.1]), net.stderr(without), pieces)
+    answer = net.result(torch.tensor([0.1]), net.spread(torch.tensor([0.1]), without), pieces)
     values = np.array([11.0, 13.0, 8.0])
     assert answer.values == pytest.approx([11.0])
     assert answer.stderr == pytest.approx([values.std(ddof=1) / math.sqrt(3)])
     assert answer.contributions == pytest.approx(np.array([[5.0], [-5.0]])), "in the unit of the number"
-    assert net.stderr(rounds[:1]).isnan().all()
+    assert net.spread(rounds[0], rounds[:1]).stderr.isnan().all()
 
 
 def test_a_tolerance_is_for_the_probabilities_of_the_main_task_or_for_its_number() -> None:
     grades, number = task("ordinal", GRADES), task("regression")
-    of_grades = torch.tensor([0.01] * (len(GRADES) - 1) + [0.02, 0.5])  # the expected grade has the last
-    assert Tasks((grades, number)).largest((of_grades, torch.tensor([7.0]))) == pytest.approx(0.02)
-    assert Tasks((number, grades)).largest((torch.tensor([7.0]), of_grades)) == 7.0
+    outputs = torch.tensor([0.3, 0.3])
+    of_grades = grades.values(outputs[:1].double()).detach()
+    of_number = number.values(outputs[1:].double()).detach()
+    beside = torch.tensor([0.01] * (len(GRADES) - 1) + [0.02, 0.5])  # the expected grade has the last
+    spreads = Spread(beside, of_grades - beside, of_grades), Spread(beside[:1], of_number, of_number + 7.0)
+    with torch.inference_mode():
+        assert Tasks((grades, number)).reach(outputs, spreads) == pytest.approx(0.02)
+        assert Tasks((number, grades)).reach(outputs, spreads[::-1]) == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize(
@@ -423,7 +433,7 @@ def test_answers_in_words(
     contributions = np.zeros((1, len(spec.outputs)), np.float32)
     answer = TaskResult(spec, np.array(values), np.full(len(values), 0.01), contributions)
     assert answer.text == text
-    assert answer.describe() == f"{words} (±: from the drawing of tiles alone)"
+    assert answer.describe() == f"{words} ({COVERS})"
     assert len(spec.values) == len(spec.errors) == len(values)
     if names:
         assert answer.probabilities.tolist() == values[: len(names)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import torch
 from tests.support.cohort import write_cohort
 from tests.support.commands import TRAINING, run
 from wsi_ats import load_model
+from wsi_ats.attention.levels import Drawn
 from wsi_ats.batch.store import read_prediction
+from wsi_ats.errors import SlideError
+from wsi_ats.model import AttentionSampler
 
 OWN = 12
 
@@ -109,6 +113,24 @@ def test_a_wish_is_kept_and_sets_are_made_where_slides_are_enough(home: Path) ->
         inside = [n for n, q in zip(spec.names, spec.sets.quantiles, strict=True) if 1 - p[n] <= q + 1e-6]
         assert row.prediction_set == ";".join(inside)
         assert row.refer == ("no" if len(inside) == 1 else "yes")
+
+
+def test_a_slide_whose_tiles_cannot_be_read_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = AttentionSampler.embed
+
+    def fail_at_one(model: AttentionSampler, drawn: Sequence[Drawn], *others: object) -> list[torch.Tensor]:
+        if drawn[0].slide.name == name:
+            raise SlideError(f"slide {name!r}: level 0 cannot be read", "copy it again")
+        return read(model, drawn, *others)
+
+    slides = pd.read_csv(home / "slides" / "own.csv").slide
+    name = Path(slides[3]).name
+    monkeypatch.setattr(AttentionSampler, "embed", fail_at_one)
+    model, out = home / "run" / "model", home / "less"
+    done = run("calibrate", model, home / "slides" / "own.csv", "--out", out, status=1)
+    assert "calibrated on 11 slides of own.csv" in done.stdout
+    assert done.stderr.splitlines() == [f"left out {slides[3]}: slide {name!r}: level 0 cannot be read"]
+    assert (out / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

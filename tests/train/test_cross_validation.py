@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from tests.support.cohort import write_cohort
 from tests.support.commands import TRAINING, run, send_at, start
 from wsi_ats import load_model
+from wsi_ats.report.found import find
 
 FOLDS = ("--folds", "3", "--patient", "case", *TRAINING)
 
@@ -69,6 +70,20 @@ def test_the_figures_are_those_of_the_table(whole: Path) -> None:
         )
         shares = mine.assign(right=mine.prediction == mine.label).groupby("label").right.mean()
         assert figures["balanced_accuracy"] == pytest.approx(shares.mean())
+
+
+def test_the_report_is_of_all_folds(whole: Path) -> None:
+    found = find(whole)
+    assert (found.folds, found.missing) == (3, "")
+    table = pd.read_csv(whole / "predictions.csv")
+    whole_cohort, *folds = found.evaluation["tasks"][0]["parts"]
+    assert whole_cohort["figures"][0]["value"] == pytest.approx(
+        roc_auc_score(table.label == "tumour", table.prob_tumour)
+    )
+    assert [(part["by"], part["member"]) for part in folds] == [("fold", str(i)) for i in range(3)]
+    text = (whole / "report.html").read_text()
+    assert "Cross-validation: whole" in text
+    assert "18 slides of 10 patients" in text
 
 
 def test_killed_twice_it_goes_on(manifest: Path, whole: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ do not sum to 1. The estimators need no more: the weights of a draw (`sampling/n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,10 +22,14 @@ from wsi_ats.attention.networks import ConvAttention
 from wsi_ats.cache import TileCache
 from wsi_ats.lowres.patient import Prepared
 from wsi_ats.sampling import Draws, draw, every_cell, smooth
+from wsi_ats.sampling.growing import draw_growing
 from wsi_ats.sampling.nested import opened, through, within_regions
 
 REGION_BYTES = 64 << 20
 """Memory for the pixels of regions between finding their tissue, their logits and the gradient."""
+
+MOST_DRAWS = 64
+"""Draws that are made, where regions are opened as it comes to them, to find as many different cells as asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,8 @@ class Drawn:
     """The N drawn cells, as positions in `slide.tissue`, and their weights."""
     log_opened: Float64[Tensor, " K"] | None = None
     """Log-weight of the region of each cell (`sampling.opened`), with two levels of attention; None with one."""
+    owners: Int64[Tensor, " K"] | None = None
+    """Region of each cell, with two levels of attention; None with one."""
 
     def of(self, draws: Draws) -> Drawn:
         """Other draws from this attention, as far as it is known here."""
@@ -67,6 +73,17 @@ class SlideAttention:
         order = torch.from_numpy(self.slide.order).to(self.log_p.device)
         return Drawn(self.slide, self.log_p, draw(self.log_p, n, sampler, generator=generator, order=order))
 
+    def draw_each(
+        self, sizes: Sequence[int], sampler: str, generator: torch.Generator
+    ) -> Iterator[list[Drawn]]:
+        """So many cells drawn, ascending, one number after the other: the independent draws that make up each.
+
+        Here that is one draw, which holds all cells of the one before.
+        """
+        order = torch.from_numpy(self.slide.order).to(self.log_p.device)
+        for draws in draw_growing(self.log_p, sizes, sampler, generator=generator, order=order):
+            yield [Drawn(self.slide, self.log_p, draws)]
+
     def all(self) -> Drawn:
         """The draw of every cell, with weight 1."""
         return Drawn(self.slide, self.log_p, every_cell(self.log_p))
@@ -74,10 +91,6 @@ class SlideAttention:
     def exceeds(self, n: int) -> bool:
         """Whether the slide has more than n tissue cells."""
         return len(self.log_p) > n
-
-    def exhausted_by(self, n: int) -> bool:
-        """Whether a draw of n cells takes every cell."""
-        return not self.exceeds(n)
 
     def by_cell(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
         """The slide's tissue cells, ascending, and their attention, which sums to 1."""
@@ -121,7 +134,24 @@ class TwoLevelAttention(SlideAttention):
         order = torch.from_numpy(self.slide.order).to(self._log_a.device)
         log_q = within_regions(self.log_p, log_opened)
         inner = draw(log_q, n, sampler, generator=generator, order=order)
-        return Drawn(self.slide, self.log_p, through(inner, log_opened), log_opened)
+        return Drawn(self.slide, self.log_p, through(inner, log_opened), log_opened, self._owners)
+
+    def draw_each(
+        self, sizes: Sequence[int], sampler: str, generator: torch.Generator
+    ) -> Iterator[list[Drawn]]:
+        """So many cells drawn at most, ascending, one number after the other: the independent draws that make up each.
+
+        Each number adds draws to those before, so that regions are opened as it comes to them. What two draws share
+        leaves room for another one: where attention is on a few cells, hardly any are new, and `MOST_DRAWS` is the end.
+        """
+        drawn: list[Drawn] = []
+        found: set[int] = set()
+        for n in sizes:
+            for _ in range(MOST_DRAWS):
+                if len(found) < n:
+                    drawn.append(self.draw(n - len(found), sampler, generator))
+                    found.update(drawn[-1].draws.cells.tolist())
+            yield list(drawn)
 
     def exceeds(self, n: int) -> bool:
         """Whether the slide has more than n tissue cells; to know, all regions are opened where that many cells are
@@ -131,10 +161,6 @@ class TwoLevelAttention(SlideAttention):
             return True
         self._open(range(len(self._log_a)))
         return super().exceeds(n)
-
-    def exhausted_by(self, n: int) -> bool:
-        """Whether a draw of n cells takes every cell: it must take every region, too."""
-        return self._regions_for(n) >= len(self._log_a) and super().exhausted_by(n)
 
     def by_cell(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
         """All tissue cells, ascending, and their attention, which sums to 1.

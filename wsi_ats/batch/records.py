@@ -37,6 +37,8 @@ class _Answer(_Shape):
     prediction: Text
     values: list[float]
     stderr: list[float | None]
+    low: list[float | None] | None = None
+    high: list[float | None] | None = None
     outputs: list[float] | None = None
     point: dict[Text, Any] | None = None
     sets: dict[Text, Any] | None = None
@@ -167,6 +169,7 @@ def answers(record: Record, specs: Sequence[TaskSpec]) -> bool:
     return len(found) == len(specs) and all(
         (answer["task"], answer["kind"], tuple(answer["names"])) == (spec.name, spec.kind, spec.names)
         and len(answer["values"]) == len(answer["stderr"]) == len(spec.values)
+        and all(len(answer.get(end) or spec.values) == len(spec.values) for end in ("low", "high"))
         for answer, spec in zip(found, specs, strict=True)
     )
 

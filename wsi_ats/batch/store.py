@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from pydantic import BaseModel
 
 from wsi_ats.atomic import remove_temporaries, write_atomic
@@ -217,11 +217,22 @@ def _describe(answer: TaskResult) -> Record:
         "names": list(answer.spec.names),
         "prediction": answer.text,
         "values": [float(v) for v in answer.values],
-        "stderr": [float(s) if np.isfinite(s) else None for s in answer.stderr],
+        "stderr": _known(answer.stderr),
+        "low": _known(answer.low),
+        "high": _known(answer.high),
         "outputs": None if answer.outputs is None else [float(o) for o in answer.outputs],
         "point": None if answer.spec.point is None else answer.spec.point.to_values(),
         "sets": None if answer.spec.sets is None else answer.spec.sets.to_values(),
     }
+
+
+def _known(numbers: Float64[np.ndarray, " V"] | None) -> list[float | None] | None:
+    """Numbers of JSON: null for what is not known."""
+    return None if numbers is None else [float(n) if np.isfinite(n) else None for n in numbers]
+
+
+def _numbers(known: Sequence[float | None]) -> Float64[np.ndarray, " V"]:
+    return np.array([np.nan if n is None else n for n in known], np.float64)
 
 
 def read_prediction(folder: Path | str) -> Prediction:
@@ -292,9 +303,12 @@ def _answers(records: Sequence[Record], contributions: Float32[np.ndarray, "N O"
         TaskResult(
             spec,
             np.array(record["values"], np.float64),
-            np.array([np.nan if s is None else s for s in record["stderr"]], np.float64),
+            _numbers(record["stderr"]),
             part,
-            None if record.get("outputs") is None else np.array(record["outputs"], np.float64),
+            *(
+                None if record.get(key) is None else _numbers(record[key])
+                for key in ("outputs", "low", "high")
+            ),
         )
         for spec, record, part in zip(specs, records, np.split(contributions, ends[:-1], axis=1), strict=True)
     )

@@ -167,7 +167,9 @@ def _done(record: Record, specs: Sequence[TaskSpec]) -> Record:
     cells = [
         entry
         for answer, spec in zip(record["answers"], specs, strict=True)
-        for entry in cells_of(spec, answer["prediction"], answer["values"], answer["stderr"])
+        for entry in cells_of(
+            spec, answer["prediction"], *(answer.get(part) for part in ("values", "stderr", "low", "high"))
+        )
     ]
     return {
         **dict(zip(columns_of(specs), cells, strict=True)),

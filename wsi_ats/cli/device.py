@@ -15,7 +15,7 @@ def device_named(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         # Others lack float64, which draws and probabilities are computed in.
-        raise ConfigError(f"--device is {name}; it must be auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"--device is {name}; it must be auto, cpu, cuda or cuda:N", "use cpu or auto")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

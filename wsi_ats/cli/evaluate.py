@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from wsi_ats.cli.device import device_named
-from wsi_ats.cli.options import By, Device, Mpp, OverrideMpp, Patient, Site, SlidesDir, Target, Tiles, Workers
+from wsi_ats.cli.options import (
+    TABLES,
+    By,
+    Device,
+    Mpp,
+    OverrideMpp,
+    Patient,
+    Site,
+    SlidesDir,
+    Target,
+    Tiles,
+    Workers,
+)
+from wsi_ats.cli.report import WithReport, report_beside
 from wsi_ats.cli.terminal import complain, errors, say, show_summary
 from wsi_ats.errors import ConfigError
 
@@ -31,7 +44,7 @@ SHOUTED = frozenset({"auroc", "auprc", "f1", "ppv", "npv", "ece", "mae", "r2"})
 """Words in the names of figures that are written in capitals."""
 
 Manifest = Annotated[
-    Path, typer.Argument(metavar="MANIFEST", help="CSV, xlsx or Parquet of labelled slides, with patients.")
+    Path, typer.Argument(metavar="MANIFEST", help=f"{TABLES} of labelled slides, with patients.")
 ]
 Split = Annotated[
     Literal["train", "val", "test"] | None, typer.Option(help="Only slides of this split of the manifest.")
@@ -80,6 +93,7 @@ def evaluate(
     by: By = None,
     workers: Workers = None,
     device: Device = "auto",
+    with_report: WithReport = True,
 ) -> None:
     """Say what answers are worth on labelled slides, each figure with an interval over patients."""
     from wsi_ats.batch.settings import PredictSettings
@@ -110,6 +124,8 @@ def evaluate(
     folder = out or (what if what.is_dir() else what.parent)
     write_evaluation(evaluation, folder)
     say(f"all figures and curves: {folder / 'evaluation.json'}")
+    if with_report:
+        report_beside(folder)
     if failed:
         raise typer.Exit(1)
 

@@ -20,10 +20,13 @@ import typer
 from typer.core import TyperGroup
 
 from wsi_ats import __version__
+from wsi_ats.cli.blank import NotBlank
 from wsi_ats.cli.convert import convert
 from wsi_ats.cli.device import device_named
 from wsi_ats.cli.evaluate import compare, evaluate
+from wsi_ats.cli.evidence import evidence
 from wsi_ats.cli.options import (
+    TABLES,
     BadTiles,
     By,
     ConfigFile,
@@ -44,6 +47,7 @@ from wsi_ats.cli.options import (
     Tolerance,
     Workers,
 )
+from wsi_ats.cli.report import WithReport, report, report_beside
 from wsi_ats.cli.splits import number_of_folds, splits
 from wsi_ats.cli.terminal import (
     complain,
@@ -57,7 +61,7 @@ from wsi_ats.cli.terminal import (
     with_status,
 )
 from wsi_ats.errors import ConfigError
-from wsi_ats.output import check_folder, make_folder, remedy_for
+from wsi_ats.output import check_folder, make_folder, remedy_for, write_file
 from wsi_ats.reading import Reading
 from wsi_ats.regular import is_folder
 from wsi_ats.shown import shown
@@ -99,7 +103,7 @@ def main() -> None:
 
 def command(function: Command) -> Command:
     """A function registered as a command of `wsi-ats`."""
-    app.command()(
+    app.command(cls=NotBlank)(
         with_status(function, resumable=function.__name__ in ("train", "predict", "convert", "evaluate"))
     )
     return function
@@ -127,7 +131,7 @@ def train(
         Path,
         typer.Argument(
             metavar="MANIFEST",
-            help="CSV, xlsx or Parquet: slide, label (or columns of tasks), and optionally patient, split, mpp.",
+            help=f"{TABLES}: slide, label (or columns of tasks), and optionally patient, split, mpp.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the model lands in OUT/model.")],
@@ -165,6 +169,7 @@ def train(
         int | None, typer.Option(min=0, help="Sets train.tolerate_bad_tiles: such tiles are background.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Delete a run that is in OUT and start again.")] = False,
+    with_report: WithReport = True,
 ) -> None:
     """Train a model on slides with labels, grades, numbers or times."""
     from wsi_ats.config import load_config
@@ -194,11 +199,13 @@ def train(
     )
     rows = _split_as(split_file, fold, folds, rows)
     if folds is not None:
-        _cross_validate(rows, folds, chosen, out, overwrite)
+        _cross_validate(rows, folds, chosen, out, overwrite, with_report)
         return
     result = run(rows, chosen, out, say=say, overwrite=overwrite)
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
+    if with_report:
+        report_beside(out, rows)
     if result.failures:
         complain(f"{len(result.failures)} {chosen.train.by}(s) could not be used: see {out / 'failures.csv'}")
         raise typer.Exit(1)
@@ -233,7 +240,9 @@ def _split_as(file: Path | None, fold: int | None, folds: str | None, rows: list
     return read_splits(file, rows, fold, warn=_warn)
 
 
-def _cross_validate(rows: list[Any], folds: str, config: Any, out: Path, overwrite: bool) -> None:
+def _cross_validate(
+    rows: list[Any], folds: str, config: Any, out: Path, overwrite: bool, with_report: bool
+) -> None:
     """Train and answer fold by fold."""
     from wsi_ats.manifest.folds import folds_of
     from wsi_ats.train.folds import cross_validate
@@ -249,6 +258,8 @@ def _cross_validate(rows: list[Any], folds: str, config: Any, out: Path, overwri
         f"{result.answered} of {result.asked} {config.train.by}s answered by models that have not seen them: "
         f"{out / 'predictions.csv'}"
     )
+    if with_report:
+        report_beside(out)
     if result.failures:
         complain(
             f"{len(result.failures)} {config.train.by}(s) could not be used: see the failures.csv of each fold"
@@ -262,7 +273,7 @@ def predict(
     slides: Annotated[
         list[str],  # a Path would make one slash of the two in a URL
         typer.Argument(
-            metavar="SLIDES", help="Slides, folders of slides, globs, URLs or manifests (.csv, .xlsx)."
+            metavar="SLIDES", help=f"Slides, folders of slides, globs, URLs or manifests ({TABLES})."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, failures.csv and slides/.")],
@@ -400,7 +411,7 @@ def heatmap(
         dark=dark,
     )
     if out.suffix not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg")
+        raise ConfigError(f"--out is {out}; its suffix must be .png, .pdf or .svg", "name it so: heatmap.png")
     _check_place(out)
     slide = one_slide(slide)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
@@ -429,9 +440,7 @@ def calibrate(
     model: Model,
     manifest: Annotated[
         Path,
-        typer.Argument(
-            metavar="MANIFEST", help="CSV, xlsx or Parquet of 6 labelled slides or more; 20 are good."
-        ),
+        typer.Argument(metavar="MANIFEST", help=f"{TABLES} of 6 labelled slides or more; 20 are good."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the calibrated model; must not exist.")],
     target: Target = None,
@@ -486,6 +495,8 @@ command(convert)
 command(splits)
 command(evaluate)
 command(compare)
+command(report)
+command(evidence)
 
 
 @command
@@ -546,9 +557,4 @@ def _check_place(file: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     _check_place(path)
     make_folder(path.parent)
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {path} cannot be written: {error.strerror}", remedy_for(error.errno)
-        ) from error
+    write_file(path, content, f"--out {path}")

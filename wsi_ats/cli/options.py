@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from wsi_ats.catalogue import SAMPLERS
-from wsi_ats.reading import ADAPTIVE_REPEATS, ADAPTIVE_TILES, REPEATS, TILES
+from wsi_ats.reading import ADAPTIVE_TILES, REPEATS, TILES
+
+TABLES = "CSV, TSV, xlsx or Parquet"
+"""Kinds of manifests, in the words of the help; `.txt` and other names of text are read by their content."""
 
 Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model.", metavar="MODEL")]
 Tiles = Annotated[
@@ -31,16 +34,16 @@ Repeats = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help=f"Rounds the tiles are drawn in ({REPEATS}), with --tolerance the fewest ({ADAPTIVE_REPEATS}); their "
-        "spread is the standard error.",
+        help=f"Rounds the drawn tiles are dealt out to ({REPEATS}); the answers without each of them give standard "
+        "error and interval.",
     ),
 ]
 Tolerance = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="Read until the standard error of every probability is within this, 0.02 for example: few tiles of an "
-        "easy slide, more of a hard one.",
+        help="Read until the 95 % interval of every probability reaches no farther than this, 0.05 for example: few "
+        "tiles of an easy slide, more of a hard one.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]

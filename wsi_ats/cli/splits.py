@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from wsi_ats.cli.options import ConfigFile, Group, Patient, Settings, Site, SlidesDir, Target
+from wsi_ats.cli.options import TABLES, ConfigFile, Group, Patient, Settings, Site, SlidesDir, Target
 from wsi_ats.cli.terminal import complain, say
 from wsi_ats.errors import ConfigError
 
@@ -15,7 +15,7 @@ from wsi_ats.errors import ConfigError
 def splits(
     manifest: Annotated[
         Path,
-        typer.Argument(metavar="MANIFEST", help="CSV, xlsx or Parquet of labelled slides, as for train."),
+        typer.Argument(metavar="MANIFEST", help=f"{TABLES} of labelled slides, as for train."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for splits_0.csv ..., k=all.tsv and cohort.csv.")],
     folds: Annotated[
@@ -71,5 +71,7 @@ def number_of_folds(text: str) -> int | Literal["each"]:
     if text == "each":
         return "each"
     if not (text.isdecimal() and 3 <= int(text) <= 100):
-        raise ConfigError(f"--folds is {text!r}; it must be a whole number from 3 to 100, or each")
+        raise ConfigError(
+            f"--folds is {text!r}; it must be a whole number from 3 to 100, or each", "5 is usual"
+        )
     return int(text)

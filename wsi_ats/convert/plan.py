@@ -49,7 +49,10 @@ class Settings:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r}; it must be one of {', '.join(allowed)}",
+                    remedy="choose one of these",
+                )
         if self.codec == "jpeg" and self.ngff == "0.4":
             raise ConfigError(
                 "codec='jpeg' with ngff='0.4': Zarr v2 cannot store tiles of interleaved colours as c, y, x",

@@ -67,7 +67,10 @@ class Answers:
                 values[i, j] = _value(texts[row])
                 if math.isinf(values[i, j]):
                     line = self.table.line(row)
-                    raise ConfigError(f"{line}: {name} is {texts[row]!r}; it must be a finite number")
+                    raise ConfigError(
+                        f"{line}: {name} is {texts[row]!r}; it must be a finite number",
+                        "take the table as predict wrote it, or correct the cell",
+                    )
         self._refuse_impossible(task, rows, values)
         return values
 

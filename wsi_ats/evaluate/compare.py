@@ -90,7 +90,10 @@ def compare(
     one, other = (join(answers, truth, warn) for answers in tables)
     common = {row.slide for row in one.rows} & {row.slide for row in other.rows}
     if not common:
-        raise ConfigError(f"no slide has an answer in both {tables[0].path} and {tables[1].path}")
+        raise ConfigError(
+            f"no slide has an answer in both {tables[0].path} and {tables[1].path}",
+            "give answers about the same slides",
+        )
     one, other = one.among(common), other.among(common)
     return Comparison((one, other), truth, how, tuple(_compare(a, b, one, other, how) for a, b in pairs))
 
@@ -105,11 +108,14 @@ def _paired(first: Sequence[Task], second: Sequence[Task]) -> list[tuple[Task, T
         if (a.spec.kind, a.spec.names) != (b.spec.kind, b.spec.names):
             raise ConfigError(
                 f"task {a.spec.name!r} is {a.spec.kind} of {list(a.spec.names)} in the first and {b.spec.kind} of "
-                f"{list(b.spec.names)} in the second: they cannot be compared"
+                f"{list(b.spec.names)} in the second: they cannot be compared",
+                "give two models of the same classes",
             )
     if not pairs:
         names = [[task.spec.name for task in tasks] for tasks in (first, second)]
-        raise ConfigError(f"the tasks {names[0]} and {names[1]} have none in common")
+        raise ConfigError(
+            f"the tasks {names[0]} and {names[1]} have none in common", "give two models of one task"
+        )
     return pairs
 
 
@@ -120,7 +126,10 @@ def _compare(task: Task, its_twin: Task, one: Joined, other: Joined, how: How) -
     theirs, other_rows = other.answered(its_twin)
     both = np.intersect1d(rows, other_rows)
     if not len(both):
-        raise ConfigError(f"task {task.spec.name!r}: no slide has two answers and a known truth")
+        raise ConfigError(
+            f"task {task.spec.name!r}: no slide has two answers and a known truth",
+            "give labels of slides that both have answered",
+        )
     mine, theirs = mine.of(np.isin(rows, both)), theirs.of(np.isin(other_rows, both))
     theirs = replace(theirs, positive=mine.positive)
     patients = patients_of(task, mine, [one.rows[i].patient for i in both])

@@ -21,7 +21,7 @@ from wsi_ats.evaluate.curves import curves_of
 from wsi_ats.evaluate.join import Truth
 from wsi_ats.evaluate.run import Evaluation, How, Part, TaskEvaluation
 from wsi_ats.output import writing
-from wsi_ats.shown import cell, csv_bytes
+from wsi_ats.shown import cell, csv_bytes, shown
 from wsi_ats.statistics.evaluation import alternatives
 from wsi_ats.statistics.interval import LEVEL, Interval
 from wsi_ats.tasks.answer import number_cell
@@ -51,6 +51,7 @@ def evaluation_values(evaluation: Evaluation) -> Values:
         "answers": _answers(joined.answers),
         "seeds": list(evaluation.seeds),
         "flow": joined.flow.to_values(),
+        "warnings": [shown(words) for words in evaluation.warnings],
         "tasks": [_task(task, evaluation) for task in evaluation.tasks],
     }
     return dict(_plain(values))
@@ -154,9 +155,11 @@ def _confusion(task: TaskEvaluation) -> list[list[int]] | None:
 def _slides(task: TaskEvaluation, evaluation: Evaluation) -> list[Values]:
     answered, joined = task.answered, evaluation.joined
     decided = answered.kind in ("classes", "ordinal")
+    ids = joined.answers.table.column(joined.answers.slide)
     return [
         {
             "slide": cell(joined.rows[place].slide),
+            "in_answers": ids[joined.places[place]],
             "patient": cell(joined.rows[place].patient),
             "site": cell(joined.sites[place]),
             "fold": cell(joined.folds[place]),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from wsi_ats.shown import cell
 from wsi_ats.statistics.evaluation import Answered
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Task
-from wsi_ats.train.targets import targets_of
+from wsi_ats.tasks.texts import natural_order
+from wsi_ats.train.targets import classes_of, targets_of
 
 NAMED = 3
 """Number of slides that a message names."""
@@ -75,6 +76,8 @@ class Flow:
     """Patients of the slides that are evaluated."""
     by: str = "slide"
     """What is counted: `slide` or `patient`."""
+    by_class: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Labelled slides of each class or grade of the first task, and those of them that failed; none of other kinds."""
 
     def lines(self) -> list[str]:
         """The flow in words."""
@@ -167,7 +170,10 @@ def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn
         task.settings = task.settings.model_copy(update={"target": LABEL})
     kept = [row for row in rows if chosen.split in (None, row.split)]
     if not kept:
-        raise ConfigError(f"manifest {manifest} has no slide of split {chosen.split!r}")
+        raise ConfigError(
+            f"manifest {manifest} has no slide of split {chosen.split!r}",
+            "name another --split, or leave it out",
+        )
     trained = sum(row.split == "train" for row in kept)
     if trained and chosen.split is None:
         warn(
@@ -216,6 +222,9 @@ def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
         evaluated=len(rows),
         patients=len({row.patient for row in rows}),
         by=answers.by,
+        by_class=_by_class(
+            answers.tasks[0], truth.rows, [p is not None and status[p] == "failed" for p in found]
+        ),
     )
     return Joined(
         answers,
@@ -224,6 +233,18 @@ def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
         tuple(folds[p] for p in kept.values()),
         flow,
     )
+
+
+def _by_class(task: Task, rows: Sequence[Row], failed: Sequence[bool]) -> dict[str, dict[str, int]]:
+    """Labelled and failed slides of each class; nothing where the task has no classes."""
+    if task.spec.kind not in ("classes", "ordinal"):
+        return {}
+    classes = [cell(name) for name in classes_of(task, rows)]
+    labelled = Counter(classes)
+    hit = Counter(name for name, lost in zip(classes, failed, strict=True) if lost)
+    return {
+        name: {"labelled": labelled[name], "failed": hit[name]} for name in natural_order({*labelled} - {""})
+    }
 
 
 def _places(answers: Answers) -> dict[str, int]:

@@ -29,7 +29,9 @@ def of_split(items: Sequence[SlideItem], split: str | None) -> list[SlideItem]:
     `ConfigError` where there are none."""
     chosen = [item for item in items if split is None or _split(item) == split]
     if not chosen:
-        raise ConfigError(f"none of the {len(items)} slides is of split {split!r}")
+        raise ConfigError(
+            f"none of the {len(items)} slides is of split {split!r}", "name another --split, or leave it out"
+        )
     kept = {item.id for item in chosen}
     return [item if item.source in kept else replace(item, twin="") for item in chosen]
 

@@ -11,12 +11,32 @@ from jaxtyping import Float64, Int64
 
 from wsi_ats.arguments import whole_number
 from wsi_ats.errors import ConfigError
-from wsi_ats.evaluate.answers import read_answers
+from wsi_ats.evaluate.answers import Answers, read_answers
 from wsi_ats.evaluate.join import Chosen, Joined, Truth, join, read_truth
 from wsi_ats.manifest.table import Warn
 from wsi_ats.statistics.clusters import ROUNDS, Method, Patients, Sampled, sample_figures, values_of
 from wsi_ats.statistics.evaluation import Answered, figures_of
 from wsi_ats.tasks.task import Task
+
+
+class Told:
+    """A function that gets what the user should know, passes it on, and keeps it.
+
+    >>> told = Told(print)
+    >>> told("s1.svs was trained on")
+    s1.svs was trained on
+    >>> told.words
+    ['s1.svs was trained on']
+    """
+
+    def __init__(self, warn: Warn) -> None:
+        self._warn = warn
+        self.words: list[str] = []
+
+    def __call__(self, words: str) -> None:
+        """Pass a sentence on."""
+        self.words.append(words)
+        self._warn(words)
 
 
 @dataclass(frozen=True)
@@ -118,6 +138,8 @@ class Evaluation:
     tasks: tuple[TaskEvaluation, ...]
     seeds: tuple[int, ...] = ()
     """Seeds of the draws, where there were several."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what the figures do not show."""
 
 
 def evaluate(
@@ -134,20 +156,30 @@ def evaluate(
     were repeated with the `seeds`, which are compared on the slides that all of them have. Raises `ConfigError` where
     answers and truth do not go together.
     """
-    how = how or How()
-    tables = [read_answers(Path(place), warn) for place in places]
+    how, told = how or How(), Told(warn)
+    tables = [read_answers(Path(place), told) for place in places]
+    truth = read_truth(Path(manifest), tables[0].tasks, how.chosen, told)
+    return evaluate_answers(tables, truth, how, seeds=seeds, told=told)
+
+
+def evaluate_answers(
+    tables: Sequence[Answers], truth: Truth, how: How, *, seeds: Sequence[int] = (), told: Told
+) -> Evaluation:
+    """Evaluate answers, one table a seed of the draws, on slides of known truth. Raises `ConfigError` as `evaluate`."""
     every_task = [task for answers in tables for task in answers.tasks]
-    truth = read_truth(Path(manifest), tables[0].tasks, how.chosen, warn)
-    for task, told in zip(every_task, tables[0].tasks * len(tables), strict=True):
-        task.settings = told.settings
-    joined = [join(answers, truth, warn) for answers in tables]
+    for task, first in zip(every_task, tables[0].tasks * len(tables), strict=True):
+        task.settings = first.settings
+    joined = [join(answers, truth, told) for answers in tables]
     if len(joined) > 1:
         common = set.intersection(*({row.slide for row in each.rows} for each in joined))
         joined = [each.among(common) for each in joined]
         if not common:
-            raise ConfigError("no slide has an answer under every seed of the draws")
+            raise ConfigError(
+                "no slide has an answer under every seed of the draws", "see failures.csv of each seed"
+            )
     tasks = tuple(_evaluate(number, joined, how) for number in range(len(tables[0].tasks)))
-    return Evaluation(joined[0], truth, how, tasks, tuple(seeds) if len(tables) > 1 else ())
+    several = tuple(seeds) if len(tables) > 1 else ()
+    return Evaluation(joined[0], truth, how, tasks, several, tuple(dict.fromkeys(told.words)))
 
 
 def _evaluate(number: int, joined: Sequence[Joined], how: How) -> TaskEvaluation:
@@ -155,7 +187,10 @@ def _evaluate(number: int, joined: Sequence[Joined], how: How) -> TaskEvaluation
     task = first.answers.tasks[number]
     answered, rows = first.answered(task)
     if not len(rows):
-        raise ConfigError(f"task {task.spec.name!r}: no slide has an answer and a known truth")
+        raise ConfigError(
+            f"task {task.spec.name!r}: no slide has an answer and a known truth",
+            "label the slides in the column of the target",
+        )
     names = [first.rows[i].patient for i in rows]
     patients = patients_of(task, answered, names)
     parts = [Part("all", "", len(answered), len(patients), _sampled(answered, patients, how))]

@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
 
 from wsi_ats.shown import shown
-from wsi_ats.tasks.answer import COVERS, UNKNOWN
+from wsi_ats.tasks.answer import COVERS, UNKNOWN, limits
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.panels import Panel
@@ -57,6 +57,9 @@ _TICK_PX = 17
 """Least distance in px of two ticks."""
 _LINES = (0, 27, 48, 66, 84)
 """Distance in px of the title's lines, and of what follows them, from its top."""
+_LESS = 1e-7
+"""Px that the place of a slide is less than whole: by the last digit of a float more, matplotlib before 3.11 stretches
+an image over a px more, and its right or lower half is shown a px aside."""
 _WIDE = 2.0
 """Width over height from which on the panels stand below each other."""
 
@@ -111,7 +114,7 @@ class Layout:
             top = above + _HEADING + (0 if beside else i * (row + _BETWEEN))
             places.append(
                 Place(
-                    (left / width, (height - top - h) / height, w / width, h / height),
+                    (left / width, (height - top - h) / height, (w - _LESS) / width, (h - _LESS) / height),
                     (
                         (left + w + _BAR_GAP) / width,
                         (height - top - bar) / height,
@@ -192,18 +195,16 @@ def heading(ax: Axes, text: str, ink: str, px: float) -> None:
 def headline(answer: TaskResult, px: float) -> str:
     """The answer with its standard error: a class or grade and its probability, the labels given, or a number; in bold
     at most `px` px long."""
-    spec, errors = answer.spec, map(float, answer.stderr)
+    spec = answer.spec
     if spec.entry.says == "all that are likely":
         found = set(answer.text.split(";"))
-        shares = zip(spec.names, map(float, answer.values), errors, strict=True)
-        given = [f"{name} {probability(p, error)}" for name, p, error in shares if name in found]
+        given = [f"{name} {probability(answer, i)}" for i, name in enumerate(spec.names) if name in found]
         return _bold(", ".join(map(shown, given)) or shown(f"none of {', '.join(spec.names)}"), "", px)
     if spec.names:
-        index = spec.names.index(answer.text)
-        sure = probability(float(answer.values[index]), float(answer.stderr[index]))
+        sure = probability(answer, spec.names.index(answer.text))
         return _bold(shown(answer.text), f": probability {sure}", px)
     value, error = float(answer.values[0]), float(answer.stderr[0])
-    number = f"{value:.4g}" + (f" ± {error:.2g}" if error > 0 else "")
+    number = f"{value:.4g}" + (f" ± {error:.2g}" if error > 0 else "") + limits(answer.interval(0), ".4g")
     return _bold(shown(spec.name), f": {spec.entry.unit + ' ' * bool(spec.entry.unit)}{number}", px)
 
 
@@ -211,12 +212,14 @@ def _bold(name: str, rest: str, px: float) -> str:
     return fitted(name, px - text_width(rest, 14, "bold"), 14, "bold") + rest
 
 
-def probability(sure: float, error: float) -> str:
-    """A probability with its standard error, to as many digits as that one deserves."""
+def probability(answer: TaskResult, index: int) -> str:
+    """A probability with its standard error and its interval, to as many digits as the error deserves."""
+    sure, error = float(answer.values[index]), float(answer.stderr[index])
     if not error > 0:  # unknown, or every tile was read
         return f"{sure:.2f}"
     digits = 2 if error >= 0.005 else 3
-    return f"{sure:.{digits}f} ± {error:.{digits}f}" if error >= 0.0005 else f"{sure:.3f} ± <0.001"
+    shown_error = f"{error:.{digits}f}" if error >= 0.0005 else "<0.001"
+    return f"{sure:.{digits}f} ± {shown_error}{limits(answer.interval(index), f'.{digits}f')}"
 
 
 def colour_bar(bar: Colorbar, panel: Panel, ink: str, px: int, *, flat: bool = False) -> None:

@@ -25,12 +25,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from wsi_ats.arguments import in_short, of_kind, some_path
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Grid, Size
 from wsi_ats.heatmap import frame
 from wsi_ats.heatmap.panels import Panel, attention_panel, contributions_panel
 from wsi_ats.heatmap.style import HeatmapStyle
 from wsi_ats.lowres.view import read_view
+from wsi_ats.output import write_file
 from wsi_ats.shown import printable
 from wsi_ats.slides.base import Slide
 
@@ -104,7 +106,9 @@ class Heatmap:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw one panel into `ax`, or into a new pyplot figure, and return the axes: the attention, unless the style
         asks for the contributions. Its data coordinates are level-0 px."""
-        if ax is None:
+        if ax is not None:
+            of_kind("ax", ax, Axes, "axes of matplotlib", "leave it away for new ones")
+        else:
             # Here, so that only a caller who wants an interactive figure gets pyplot's state.
             import matplotlib.pyplot as plt
 
@@ -159,12 +163,19 @@ class Heatmap:
         return figure
 
     def save(self, path: Path | str) -> None:
-        """Write the picture; the suffix (.png, .pdf, .svg) names the format."""
-        Path(path).write_bytes(self.encode(Path(path).suffix.lstrip(".") or "png"))
+        """Write the picture; the suffix (.png, .pdf, .svg) names the format. Raises `ConfigError` for one that is not
+        known, and where it cannot be written."""
+        place = Path(some_path("path", path, "give the file to write, heatmap.png for example"))
+        write_file(place, self.encode(place.suffix.lstrip(".") or "png"))
 
     def encode(self, kind: str = "png") -> bytes:
         """The picture as a file's bytes; equal predictions give equal bytes (PNG)."""
         buffer, figure = io.BytesIO(), self.figure()
+        kinds = figure.canvas.get_supported_filetypes()  # more than are named, as matplotlib is installed
+        if not (isinstance(kind, str) and kind in kinds):
+            raise ConfigError(
+                f"kind of picture is {in_short(kind)}; it must be one of {', '.join(kinds)}", "take png"
+            )
         with frame.any_script():
             if kind == "png":
                 # Not by `savefig`, which writes opacity, too, and its version; and lightly compressed: a third of the

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from matplotlib import colormaps
 
+from wsi_ats.arguments import in_short
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Pair
 
@@ -46,25 +48,39 @@ class HeatmapStyle:
     """Whether the words are light on dark."""
 
     def __post_init__(self) -> None:
-        low, high = self.limits or (1.0, 2.0)
         least = self.scale == "log"
-        full = self.contribution_limit
-        rules = (
-            ("size", self.size, 64 <= self.size <= 20_000, "from 64 to 20000"),
-            ("panels", self.panels, self.panels in get_args(Panels), f"one of {', '.join(get_args(Panels))}"),
-            ("scale", self.scale, self.scale in get_args(Scale), f"one of {', '.join(get_args(Scale))}"),
-            ("limits", self.limits, 0 <= low < high < 1e9, "two numbers from 0, the lower first"),
-            ("limits", self.limits, low > 0 or not least, "above 0 on a log scale"),
-            ("contribution_limit", full, full is None or 0 < full < 1e9, "above 0"),
-            ("alpha", self.alpha, 0 <= self.alpha <= 1, "from 0 to 1"),
-            ("blur", self.blur, 0 <= self.blur < 1e6, "0 or more"),
+        rules: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+            ("size", lambda px: 64 <= px <= 20_000, "from 64 to 20000"),
+            ("panels", lambda name: name in get_args(Panels), f"one of {', '.join(get_args(Panels))}"),
+            ("scale", lambda name: name in get_args(Scale), f"one of {', '.join(get_args(Scale))}"),
+            ("limits", lambda pair: pair is None or _ascending(*pair), "two numbers from 0, the lower first"),
+            ("limits", lambda pair: pair is None or pair[0] > 0 or not least, "above 0 on a log scale"),
+            ("contribution_limit", lambda full: full is None or 0 < full < 1e9, "above 0"),
+            ("alpha", lambda share: 0 <= share <= 1, "from 0 to 1"),
+            ("blur", lambda cells: 0 <= cells < 1e6, "0 or more"),
             (
                 "cmap",
-                self.cmap,
-                self.cmap == TISSUE_MAP or self.cmap in colormaps,
+                lambda name: name == TISSUE_MAP or name in colormaps,
                 f"{TISSUE_MAP} or a colour map of matplotlib",
             ),
         )
-        for name, value, holds, rule in rules:
-            if not holds:
-                raise ConfigError(f"heatmap setting {name} is {value!r}; it must be {rule}")
+        for name, holds, rule in rules:
+            value = getattr(self, name)
+            if not _holds(holds, value):
+                usual = type(self).__dataclass_fields__[name].default
+                raise ConfigError(
+                    f"heatmap setting {name} is {in_short(value)}; it must be {rule}",
+                    f"leave it away for the usual, {usual}",
+                )
+
+
+def _ascending(low: float, high: float) -> bool:
+    return 0 <= low < high < 1e9
+
+
+def _holds(rule: Callable[[Any], bool], value: object) -> bool:
+    """Whether a rule holds; not of what it cannot be asked about, such as a text of a rule for numbers."""
+    try:
+        return rule(value)
+    except TypeError:
+        return False

@@ -6,7 +6,7 @@ by colour. Divided by the colour of the glass they are gone, and the rule of wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -41,6 +41,41 @@ FAINTEST, STRONGEST_TINT, PINKEST = 125, 0.18, 0.08
 """Bounds of what is taken for glass: least luma, largest saturation, and largest saturation where green is darkest, as
 it is in tissue that eosin or haematoxylin has stained. Tissue that is flat and pale is never taken for glass."""
 
+STRONGEST_CAST, PINKEST_CAST = 0.35, 0.27
+"""Largest saturations, the second where green is darkest, of glass that a slide has where none is found within the
+bounds above: such glass is told from pale tissue by what is as even and as bright as nothing else on the slide."""
+
+LEAST_CAST_SHARE = 0.2
+"""Least share of the patches that such glass makes up: it is all of the glass of the slide."""
+
+FLAT_FOR_ROUGH = 2
+"""How many flat patches of the colour of such glass there must be for one that is rough: tissue has texture."""
+
+LEAST_ROUGH = 0.02
+"""Least share of rough patches beside such glass; without, there is nothing on the slide that it could be told from."""
+
+MOST_ABOVE, ABOVE = 0.01, 16
+"""Largest share of patches that may be brighter than such glass in any colour, by so many grey levels."""
+
+LEAST_EVEN = 0.05
+"""Share of even patches of one colour from which a note asks whether they are glass, where none is seen."""
+
+FAINT_NOTED = 0.3
+"""Share of what is textured and too pale for tissue from which a note says so; of H&E it is at most an eighth."""
+
+SHADE = 0.85
+"""Share of the light of the brightest glass below which glass lies in the shade."""
+
+LEAST_SHADED = 0.02
+"""Share of the glass that must lie in the shade for a slide's light to be uneven."""
+
+INK_LIKE = 0.5
+"""Share of the light below which what is even and of the hue of glass may be grey ink, not glass in the shade: it is
+ink where few parts are in between, as light falls off by and by."""
+
+GREY_STEP = 12
+"""Largest difference, in grey levels of the brightest glass, of a colour that is glass in the shade from grey."""
+
 LEAST_SHARE = 0.02
 """Least share of glass in the patches of a slide, those that are black or blank aside; below, none is known."""
 
@@ -60,6 +95,20 @@ class Light:
     """Colour of the glass; None where none is seen, as on a slide that is all tissue: it is then taken as white."""
     brightest: float | int = field(default=255, compare=False)
     """Luma that the brightest even parts of the view reach."""
+    doubtful: Rgb | None = field(default=None, compare=False)
+    """Colour of large even parts that count as tissue, where no glass is seen: they may be glass."""
+    dimmest: float = field(default=1.0, compare=False)
+    """Share of the light that the dimmest glass has of that of the brightest; 1 where the light is even."""
+    shaded: float = field(default=0.0, compare=False)
+    """Share of the glass that has less than SHADE of it."""
+
+    faint: float = field(default=0.0, compare=False)
+    """Share of the view that is textured as tissue is, and too pale to count as such."""
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the light differs much over the view."""
+        return self.shaded > 0
 
     @property
     def luma(self) -> float:
@@ -104,9 +153,24 @@ class Light:
             )
         if self.luma < DIM:
             notes.append(f"dim lamp: glass at {self.luma / 255:.0%} of full light")
+        if self.is_uneven:
+            notes.append(
+                f"uneven light: glass falls to {self.dimmest:.0%} of its brightest, and {self.shaded:.0%} of it is "
+                f"below {SHADE:.0%}; colours in the shade are darker than they are"
+            )
         if self.glass is None and self.brightest < FAINTEST:
             notes.append(
                 f"no glass is seen, and nothing is brighter than {self.brightest / 255:.0%} of full light"
+            )
+        if self.doubtful is not None:
+            notes.append(
+                "nothing on the view is taken for glass: its large even parts (RGB {}, {}, {}) may be tinted glass, "
+                "and count as tissue".format(*self.doubtful)
+            )
+        if self.faint >= FAINT_NOTED:
+            notes.append(
+                f"{self.faint:.0%} of the view is textured as tissue is, but too pale to count as tissue: "
+                "nothing is read there"
             )
         return tuple(notes)
 
@@ -127,9 +191,11 @@ def find_lamp(patches: PatchColours) -> Light:
     upto = np.cumsum(flat[order])
     if not upto[-1]:
         return WHITE_LIGHT
-    brightest = round(float(lumas[order[np.searchsorted(upto, LEAST_SHARE * upto[-1])]]))
-    grey = (brightest, brightest, brightest) if LIT <= brightest < DIM else None
-    return Light(grey, brightest)
+    colour = order[np.searchsorted(upto, LEAST_SHARE * upto[-1])]
+    brightest = round(float(lumas[colour]))
+    # Of a tint its brightest colour, so that none is brought beyond 255.
+    level = round(float(palette()[colour].max()))
+    return Light((level, level, level) if LIT <= brightest < DIM else None, brightest)
 
 
 def find_light(patches: PatchColours) -> Light:
@@ -156,8 +222,65 @@ def find_light(patches: PatchColours) -> Light:
     peak = int(np.flatnonzero(near)[np.argmax(flat[near])])
     if seen[lumas > lumas[peak] + 24].sum() > MOST_BRIGHTER * seen.sum():
         return Light()
-    red, green, blue = (round(float(c)) for c in patches.mean(beside(peak)))
-    return Light((red, green, blue))
+    return Light(_mean(patches, beside(peak)))
+
+
+def find_even(patches: PatchColours) -> Rgb | None:
+    """The colour that most even patches have, black and blank aside; None where they are too few for glass."""
+    lit = luma(palette()) >= DARK
+    around = _with_neighbours(np.where(lit, patches.flat, 0))
+    peak = int(np.argmax(around))
+    if around[peak] < max(LEAST_EVEN * (patches.flat + patches.rough)[lit].sum(), 1):
+        return None
+    near = np.abs(palette() - palette()[peak]).max(axis=1) <= 8.5
+    return _mean(patches, np.asarray(near & (patches.flat > 0), bool))
+
+
+def find_cast(patches: PatchColours) -> Light:
+    """The light of a view whose glass has a stronger tint than `find_light` takes any glass to have.
+
+    Tissue may be as pale and as pink as such glass. So it must be by far the most even colour, with nothing on the
+    slide brighter than it in red, green or blue; where any of that is not so, the light is not known.
+    """
+    colours = palette()
+    lit = luma(colours) >= DARK
+    inside = np.where(lit, patches.inside, 0)
+    flat, rough = (np.where(lit, counts, 0) for counts in (patches.flat, patches.rough))
+    around = _with_neighbours(np.where(_may_be_glass(colours, PINKEST_CAST, STRONGEST_CAST), flat, 0))
+    peak = int(np.argmax(around))
+    near = np.asarray(np.abs(colours - colours[peak]).max(axis=1) <= 8.5, bool)
+    enough = around[peak] >= max(LEAST_CAST_SHARE * inside.sum(), LEAST_OF_BLANK * patches.blank, 1)
+    is_even = flat[near].sum() >= FLAT_FOR_ROUGH * rough[near].sum()
+    beside_tissue = rough[~near].sum() >= LEAST_ROUGH * inside.sum()
+    above = inside[(colours > colours[peak] + ABOVE).any(axis=1)].sum()
+    if not (enough and is_even and beside_tissue and above <= MOST_ABOVE * inside.sum()):
+        return Light()
+    return Light(_mean(patches, near & (flat > 0)))
+
+
+def with_shade(light: Light, patches: PatchColours) -> Light:
+    """The light, and how uneven it is: what its glass looks like in the shade, in the patches that it was found in.
+
+    Glass in the shade is as even and of the same hue. Under even light hardly any patch is so, but for grey ink.
+    """
+    if light.glass is None:
+        return light
+    shares = palette() / np.asarray(light.glass, np.float64)
+    share = shares.mean(axis=1)
+    is_grey = np.ptp(shares, axis=1) * light.luma <= GREY_STEP
+    counts = np.where(is_grey & (luma(palette()) >= DARK), patches.flat, 0)
+    least = LEAST_SHADED * counts.sum()
+    tenths = np.bincount(np.minimum(10 * share, 10).astype(np.int64), weights=counts, minlength=11)
+    bottom = round(10 * INK_LIKE)
+    while bottom > 0 and tenths[bottom - 1 : bottom + 1].min() >= least / 2:
+        bottom -= 1
+    counts[share < bottom / 10] = 0
+    in_shade = counts[share < SHADE].sum()
+    if in_shade < max(least, 1):
+        return light
+    order = np.argsort(share)
+    dimmest = share[order[np.searchsorted(np.cumsum(counts[order]), least / 4)]]
+    return replace(light, dimmest=float(dimmest), shaded=float(in_shade / counts.sum()))
 
 
 def is_lit(patches: PatchColours) -> bool:
@@ -171,11 +294,18 @@ def is_lit(patches: PatchColours) -> bool:
     return bool(seen.any() and 10 * seen[colours.min(axis=1) >= LIT].sum() >= seen.sum())
 
 
-def _may_be_glass(colours: Float64[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+def _mean(patches: PatchColours, colours: Bool[np.ndarray, " n"]) -> Rgb:
+    red, green, blue = (round(float(c)) for c in patches.mean(colours))
+    return red, green, blue
+
+
+def _may_be_glass(
+    colours: Float64[np.ndarray, "n 3"], pinkest: float = PINKEST, strongest: float = STRONGEST_TINT
+) -> Bool[np.ndarray, " n"]:
     red, green, blue = colours.T
     saturation = (colours.max(axis=1) - colours.min(axis=1)) / colours.max(axis=1)
     pink = green < np.minimum(red, blue)
-    limit = np.where(pink, PINKEST, STRONGEST_TINT)
+    limit = np.where(pink, pinkest, strongest)
     return np.asarray((saturation <= limit) & (luma(colours) >= FAINTEST), bool)
 
 

@@ -52,6 +52,9 @@ PURPLE = 0.28
 SURE = 1.75
 """How many flat patches for one rough there must be of a grey or purple pen; of others one is enough."""
 
+SURE_IN_SHADE = 4
+"""The same where light is uneven; grey and purple pens are not looked for there."""
+
 PIXEL_BITS = 6
 """Bits of each of three colours by which pixels are judged."""
 
@@ -106,6 +109,8 @@ def find_pen(patches: PatchColours, light: Light) -> PenRule:
     doubtful = [4, 5, HUES]  # purple, of 60 to 90 degrees, and grey
     sure[doubtful] = SURE
     least[HUES] = max(LEAST_PATCHES, LEAST_GREY * (patches.flat.sum() + patches.rough.sum()))
+    if light.is_uneven:  # in the shade all is more even and more grey than it is, glass and tissue too
+        sure[:], least[doubtful] = SURE_IN_SHADE, np.inf
     found = (flat >= least) & (flat >= sure * rough)
     if not found.any():
         return NO_PEN
@@ -118,7 +123,8 @@ def find_pen(patches: PatchColours, light: Light) -> PenRule:
     pixel_hue = _hue_of_ink(colours, light)
     of_pen = np.append(found | beside, False)[pixel_hue]
     grey = pixel_hue == HUES
-    return PenRule(of_pen & ~grey, of_pen & grey, _density(colours, light).mean(axis=1) >= OVER_TISSUE)
+    dense = (_density(colours, light).mean(axis=1) >= OVER_TISSUE) & (not light.is_uneven)
+    return PenRule(of_pen & ~grey, of_pen & grey, dense)
 
 
 def _count(hue: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " hues"]:

@@ -18,7 +18,7 @@ from wsi_ats.cache import Key
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, NoTissueError, SlideError
 from wsi_ats.lowres.regions import RegionGrid, coarse_frame, find_regions
-from wsi_ats.lowres.same_picture import check_levels
+from wsi_ats.lowres.same_picture import blank_places, check_levels
 from wsi_ats.lowres.stain_normalisation import StainTable, make_stain_table
 from wsi_ats.lowres.tissue import Tissue, count_colours, find_tissue
 from wsi_ats.lowres.tones import NAMES, tones_of
@@ -57,7 +57,8 @@ class PreparedSlide:
     """Digest of what is in the slide (`slides/content.py`), wherever it lies: for what is kept of it on disk. Empty
     where nothing is to be kept."""
     notes: tuple[str, ...] = ()
-    """Clauses on what the user should know of how the slide was understood: the slide's own, and the tissue's."""
+    """Clauses on what the user should know of how the slide was understood: the slide's own, its
+    levels', and the tissue's."""
     view_shares: Mapping[str, float] = field(default_factory=dict)
     """Shares of tissue, glass, pen, black and blank in the view; they sum to 1."""
     tones: Float64[np.ndarray, " T"] = field(default_factory=lambda: np.zeros(len(NAMES)))
@@ -147,8 +148,8 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
 
     Raises `ConfigError` where the slide was opened for other colours than the settings have, `MissingMppError` where
     a setting is in mpp and the slide has none, `NoTissueError` on an empty mask and `SlideError` where pixels cannot
-    be read, or where a level that is read shows another picture than level 0. With `keep_open` tiles are read from
-    this very handle.
+    be read, or where a level that is read shows another picture than level 0 or none, be it in a part. With `keep_open`
+    tiles are read from this very handle.
 
     >>> from wsi_ats import open_slide
     >>> from wsi_ats.config import load_config
@@ -172,7 +173,9 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
         check_levels(slide, scales, np.empty((0, 2)))
         raise
     order = view.grid.hilbert_order(tissue.cells)
-    check_levels(slide, scales | {view.downsample}, view.grid.centres(tissue.cells[order]))
+    levels = check_levels(
+        slide, scales | {view.downsample}, view.grid.centres(tissue.cells[order]), blank_places(view)
+    )
     return PreparedSlide(
         address=slide.address,
         name=slide.name,
@@ -185,7 +188,7 @@ def prepare(slide: Slide, config: Config, *, keep_open: bool = False) -> Prepare
         stain_table=make_stain_table(tissue.colours) if config.view.normalise else None,
         slide=slide if keep_open else None,
         regions=regions,
-        notes=(*slide.notes, *tissue.notes),
+        notes=(*slide.notes, *levels, *tissue.notes),
         view_shares=tissue.shares.as_dict(),
         tones=tones_of(tissue),
         bad_tiles=set(slide.bad_tiles),

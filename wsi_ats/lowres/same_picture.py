@@ -1,133 +1,257 @@
 """Whether the levels of a slide show the same picture: a file may hold another one, or none, where a level should be.
 
-Where two levels both have texture they must agree in it, patch by patch; one that is even where the other is not agrees
-in nothing. Compared are a few small patches, and many more only where those leave a doubt: what is refused has failed
-at all of them. Smoothing and a shift of a level px let pass what writers of levels differ in: sharpening, compression,
-pixels picked instead of averaged, grids that begin half a pixel beside each other.
+Where two levels both have texture they must agree in it, place by place; one that is even where the other is not agrees
+in nothing. Compared are a few small patches, and more and larger ones only where those leave a doubt: what is refused
+has failed at a fifth of the places.
+
+Places where tissue is seen are found on the coarse level, so that there are none where it is blank by mistake. Cells of
+the view that are all of one colour, as glass hardly is, are therefore looked at on the finer level, too.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from itertools import pairwise, product
+from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float64, Int64, Num
-from numpy.lib.stride_tricks import sliding_window_view
+from jaxtyping import Float64, Int64, Num, UInt8
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Level
-from wsi_ats.lowres.light import luma
+from wsi_ats.lowres.agreement import Agreement, Pairs, agreement_of, is_hidden
+from wsi_ats.lowres.view import LazyView, View
 from wsi_ats.slides.base import Slide
 
-FEW, MANY = 4, 28
+FEW, MANY = 5, 28
 """Patches that are compared at first, and where they leave a doubt."""
+BLANKS, MORE_BLANKS = 12, 28
+"""Blank places that are looked at on the finer level, and so many more where one of them is not blank there."""
+LEAST_BLANK = 1 / 100
+"""Share of a view's cells that have, with those around them, one and the same colour, from which some are looked at.
+Measured on real glass at 4 um/px and coarser: none."""
 SIDE, MOST_PX = 16, 512
-"""Most px of a patch's side: in the level, and in the finer one that it is compared with."""
+"""Most px of a patch's side: in the level, and in the finer one that it is compared with; there twice it in doubt."""
 LEAST_SIDE = 6
 """Least side of a patch in px of the level; what has no room for it is not compared."""
-SMOOTH = 3
-"""Side in level px of the squares that patches are smoothed over."""
-TEXTURE = 5.0
-"""Standard deviation of luma from which a smoothed patch has texture."""
 LEAST_TEXTURED = 3
 """Number of textured patches below which nothing is concluded."""
 DOUBTFUL, CONTRADICTED = 0.6, 0.4
-"""Correlation below which more patches are compared, and below which levels show different pictures. Measured: above
-.95 for levels as scanners and vips make them, above .7 for pixels picked from 16 x 16, below .2 for slides that are
-mirrored or turned."""
+"""Correlation below which more patches are compared, of all or of one, and below which levels show different pictures.
+Measured: above .95 for levels as scanners and vips make them, above .7 for pixels picked from 16 x 16, below .2 for
+slides that are mirrored or turned."""
+MOST_TOLD, MOST_APART = 1 / 8, 1 / 5
+"""Shares of the places that show something else, from which it is told and from which the slide is refused. Measured in
+levels of one picture: none as scanners and vips make them, up to .07 for pixels picked and compressed at quality 30."""
+MOST_HIDDEN = 1 / 10
+"""Share of the tissue that is hidden where a level is blank from which the slide is refused."""
+
+REMEDY = (
+    "look at the levels in a viewer; make them anew from the right one, for example with `vips tiffsave "
+    "IN[level=0] OUT.tif --tile --pyramid`, or copy the file again from its source"
+)
 
 Whole = Int64[np.ndarray, " 2"]
-Patch = Float64[np.ndarray, "h w"]
+Places = Float64[np.ndarray, "_ 2"]
+Patch = UInt8[np.ndarray, "h w 3"]
+NOWHERE = np.empty((0, 2))
 
 
 def check_levels(
-    slide: Slide, downsamples: Iterable[tuple[float | int, float | int]], places: Float64[np.ndarray, "N 2"]
-) -> None:
-    """Raises SlideError where the levels that are read at `downsamples` do not show the same picture as level 0.
+    slide: Slide,
+    downsamples: Iterable[tuple[float | int, float | int]],
+    places: Places,
+    blanks: Places = NOWHERE,
+) -> tuple[str, ...]:
+    """Clauses on what levels that are read at `downsamples` have otherwise than level 0: a part, or the colours.
 
-    places: centres (x, y) in level-0 px where there is something to see, tissue; some that are spread over the slide
-    are looked at, too, and they alone where none are given. Each level is compared with the next finer one of them, and
-    the finest with level 0. Patches that cannot be read are passed over.
+    places: centres (x, y) in level-0 px of the cells where there is something to see, tissue; some that are spread over
+    the slide are looked at, too, and they alone where none are given. blanks: those of cells where nothing is, not even
+    glass (`blank_places`). Each level is compared with the next finer one of them, and the finest with level 0. Patches
+    that cannot be read are passed over. Raises SlideError where levels show another picture than level 0, or none, in a
+    fifth of the places or where a tenth of the tissue is, or their colours in another order.
     """
     indices = {slide.pyramid.nearest_finer(downsample).index for downsample in downsamples}
-    for finer, coarser in pairwise(sorted(indices | {0})):
-        _check(slide, slide.levels[finer], slide.levels[coarser], places)
+    notes: list[str] = []
+    for finer, level in pairwise(slide.levels[index] for index in sorted(indices | {0})):
+        notes += _compared(slide, finer, level, places)
+        notes += _blanks_compared(slide, finer, level, blanks, len(places))
+    return tuple(notes)
 
 
-def _check(slide: Slide, finer: Level, level: Level, places: Float64[np.ndarray, "N 2"]) -> None:
-    found: list[tuple[Patch, Patch]] = []
-    for patches in (FEW, MANY) if len(places) else (MANY,):
-        found += _pairs(slide, finer, level, _chosen(slide, places, patches))
-        agreement, textured = agreement_of(found)
-        if textured and agreement >= DOUBTFUL:
-            return
-    if textured >= LEAST_TEXTURED and agreement < CONTRADICTED:
-        width, height = level.size.width, level.size.height
+def blank_places(view: View | LazyView) -> Places:
+    """Centres (x, y) in level-0 px of the view's cells that have one and the same colour, as have those around them,
+    where they are many.
+
+    None of a view that is not in memory.
+    """
+    if isinstance(view, LazyView):
+        return NOWHERE
+    rows, cols, stride = view.grid.rows, view.grid.cols, view.stride
+    step = max(1, stride // 4)
+    cells = view.pixels.reshape(rows, stride, cols, stride, 3)[:, step // 2 :: step, :, step // 2 :: step]
+    first = cells[:, :1, :, :1]
+    even = (cells == first).all((1, 3, 4))
+    colours = first.reshape(rows, cols, 3).astype(np.int64) @ [1 << 16, 1 << 8, 1]
+    found, counts = np.unique(colours[even], return_counts=True)
+    if not len(found):
+        return NOWHERE
+    commonest = even & (colours == found[counts.argmax()])
+    inside = np.flatnonzero(binary_erosion(commonest, np.ones((3, 3)), border_value=1))
+    return view.grid.centres(inside) if len(inside) >= LEAST_BLANK * len(view.grid) else NOWHERE
+
+
+def _compared(slide: Slide, finer: Level, level: Level, places: Places) -> list[str]:
+    if len(places):
+        found = _places_in(slide, finer, level, _chosen(slide, places, FEW))[1]
+        if not _is_doubtful(agreement_of(found)):
+            return []
+    corners, found = _places_in(slide, finer, level, _chosen(slide, places, MANY), in_doubt=True)
+    agreement = agreement_of(found)
+    if len(agreement) < LEAST_TEXTURED:
+        return []
+    return _judged(agreement, f"slide {slide.name!r}: ", level, finer, corners[agreement.which])
+
+
+def _judged(
+    agreement: Agreement, whose: str, level: Level, finer: Level, corners: Int64[np.ndarray, "n 2"]
+) -> list[str]:
+    """Notes on a level by its agreement at places with texture; raises SlideError where it is an error of the file."""
+    what = f"level {level.index} ({level.size.width} x {level.size.height} px)"
+    other, of = f"level {finer.index}", f"of {len(agreement)} places with texture"
+    if agreement.mean < CONTRADICTED:
         raise SlideError(
-            f"slide {slide.name!r}: level {level.index} ({width} x {height} px) shows another picture than level "
-            f"{finer.index}: at {textured} places with texture their correlation is {agreement:.2f}, and levels of one "
-            f"picture have over {DOUBTFUL:g}",
-            "look at the levels in a viewer; make them anew from the right one, for example with `vips tiffsave "
-            "IN[level=0] OUT.tif --tile --pyramid`, or copy the file again from its source",
+            f"{whose}{what} shows another picture than {other}: at {len(agreement)} places with texture their "
+            f"correlation is {agreement.mean:.2f}, and levels of one picture have over {DOUBTFUL:g}",
+            REMEDY,
         )
+    if agreement.order != "RGB":
+        raise SlideError(
+            f"{whose}{what} has its colours in another order than {other}: {agreement.order} for RGB, at "
+            f"{len(agreement)} places with texture",
+            REMEDY,
+        )
+    apart, recoloured = agreement.apart, agreement.recoloured
+    notes = []
+    if apart.sum() >= max(LEAST_TEXTURED, MOST_TOLD * len(apart)):
+        x, y = corners[apart][0]
+        clause = f"in a part another picture than {other}, or none: at {apart.sum()} {of}, as at ({x}, {y})"
+        if apart.sum() >= MOST_APART * len(apart):
+            raise SlideError(f"{whose}{what} shows {clause}", REMEDY)
+        notes.append(f"{what} shows {clause}")
+    if recoloured.sum() >= max(LEAST_TEXTURED, MOST_APART * len(apart)):
+        own, its = (_rgb(colour) for colour in agreement.colours[recoloured].mean(axis=0))
+        notes.append(
+            f"{what} has other colours than {other} at {recoloured.sum()} {of}: RGB {own}, and {its} there; what "
+            "is drawn from it may be wrong"
+        )
+    return notes
 
 
-def agreement_of(pairs: Iterable[tuple[Patch, Patch]]) -> tuple[float, int]:
-    """How well pairs of patches agree in their texture, as their mean correlation at the best common shift, and how
-    many have texture."""
-    found = []
-    for pair in pairs:
-        one, other = (sliding_window_view(patch, (SMOOTH, SMOOTH)).mean((2, 3)) for patch in pair)
-        if max(one.std(), other.std()) >= TEXTURE:
-            height, width = (side - 2 for side in one.shape)
-            moved = (other[y : y + height, x : x + width] for y, x in product(range(3), range(3)))
-            found.append([_correlation(one[1:-1, 1:-1], part) for part in moved])
-    return (float(np.mean(found, axis=0).max()) if found else 0.0), len(found)
+def _blanks_compared(slide: Slide, finer: Level, level: Level, blanks: Places, tissue: int) -> list[str]:
+    """Notes on a level that is blank where a finer one is not, `tissue` being the number of cells with tissue; raises
+    SlideError where much is hidden by it."""
+    if not len(blanks):
+        return []
+    order = (
+        np.arange(1, BLANKS + MORE_BLANKS + 1) * 0.6180339887498949 % 1
+    )  # the golden ratio: evenly, in any number
+    chosen = blanks[(order * len(blanks)).astype(int)]
+    corners, found = _places_in(slide, finer, level, chosen[:BLANKS])
+    if not is_hidden(found).any():
+        return []
+    corners, found = _places_in(slide, finer, level, chosen)
+    hidden = is_hidden(found)
+    share = hidden.mean() * len(blanks)
+    share /= share + tissue
+    x, y = corners[hidden][0]
+    clause = (
+        f"level {level.index} ({level.size.width} x {level.size.height} px) is blank where level {finer.index} is "
+        f"not: at {hidden.sum()} of {len(hidden)} blank places, as at ({x}, {y}), so that about {share:.0%} of the "
+        "tissue is not seen"
+    )
+    if hidden.sum() >= LEAST_TEXTURED and share >= MOST_HIDDEN:
+        raise SlideError(f"slide {slide.name!r}: {clause}", REMEDY)
+    return [clause] if hidden.sum() > 1 else []
 
 
-def _correlation(one: Patch, other: Patch) -> float:
-    """Pearson's; 0 where either is even."""
-    both = np.cov(one.ravel(), other.ravel())
-    return float(both[0, 1] / math.sqrt(max(both[0, 0] * both[1, 1], 1e-6)))
+def _rgb(colour: Float64[np.ndarray, " 3"]) -> str:
+    return "({}, {}, {})".format(*np.rint(colour).astype(int))
 
 
-def _chosen(slide: Slide, places: Float64[np.ndarray, "N 2"], patches: int) -> Float64[np.ndarray, "n 2"]:
+def _is_doubtful(agreement: Agreement) -> bool:
+    return (
+        not len(agreement)
+        or agreement.mean < DOUBTFUL
+        or float(agreement.correlations.min()) < CONTRADICTED
+        or bool(agreement.recoloured.any())
+        or agreement.order != "RGB"
+    )
+
+
+def _chosen(slide: Slide, places: Places, patches: int) -> Float64[np.ndarray, "n 2"]:
     """Three quarters of so many centres from `places`, evenly in their order, the others spread over the slide."""
-    own = min(3 * patches // 4, len(places))
+    own = min(patches - patches // 4, len(places))
     taken = places[((np.arange(own) + 0.5) * len(places) / max(own, 1)).astype(int)]
     # Multiples of the plastic number's powers, modulo 1: no two near each other, however many (M. Roberts, 2018).
     steps = np.arange(1, patches - own + 1)[:, None] * np.asarray([0.7548776662466927, 0.5698402909980532])
     return np.concatenate([taken.reshape(-1, 2), (0.5 + steps) % 1 * np.asarray(slide.size)])
 
 
-def _pairs(
-    slide: Slide, finer: Level, level: Level, centres: Float64[np.ndarray, "n 2"]
-) -> Iterator[tuple[Patch, Patch]]:
-    """Luma of a level, and of a finer one at its scale, around each centre."""
+def _places_in(
+    slide: Slide, finer: Level, level: Level, centres: Places, *, in_doubt: bool = False
+) -> tuple[Int64[np.ndarray, "n 2"], Pairs]:
+    """Corners in level-0 px, and the pixels of a level and of a finer one at its scale there, around the centres.
+
+    In doubt patches are as large as they may be, else they are inside one tile of the finer level.
+    """
     zoom = np.asarray(level.downsample) / finer.downsample
-    size, tile = (
-        np.asarray((level.size.width, level.size.height)),
-        np.asarray(slide.tile_size(finer.index)) / zoom,
-    )
-    sides = np.minimum(np.minimum(SIDE, MOST_PX // zoom), size)
+    size = np.asarray((level.size.width, level.size.height))
+    tile = np.asarray(slide.tile_size(finer.index)) / zoom
+    most = 2 * MOST_PX if in_doubt else MOST_PX
+    sides = np.minimum(np.minimum(SIDE, most // zoom), size)
     # A px less, where patches are then inside one tile of the finer level, the dearest of what is read here.
-    sides = np.where((sides > tile - 1) & (tile >= SIDE / 2), tile - 1, sides).astype(np.int64)
+    trimmed = (sides > tile - 1) & (tile >= SIDE / 2) & (not in_doubt)
+    sides = np.where(trimmed, tile - 1, sides).astype(np.int64)
     if sides.min() < LEAST_SIDE:
-        return
+        return np.empty((0, 2), np.int64), np.empty((0, 2, SIDE, SIDE, 3), np.uint8)
     centres = centres / np.asarray(level.downsample)
-    first = np.floor(centres / tile) * tile
-    corners = np.clip(centres - sides / 2, first, np.maximum(first, first + tile - sides - 1))
+    corners = centres - sides / 2
+    if not in_doubt:
+        first = np.floor(centres / tile) * tile
+        corners = np.clip(corners, first, np.maximum(first, first + tile - sides - 1))
     corners = np.clip(np.ceil(corners).astype(np.int64), 0, size - sides)
-    for corner in level.location_of(np.unique(corners, axis=0)):
+    corners = level.location_of(np.unique(corners, axis=0))
+    found = {}
+    for at, patch in _patches(slide, level, corners, sides):
+        corner = corners[at]
         try:
-            pair = _patch(slide, level, corner, sides), _shrunk(slide, finer, corner, sides, zoom)
+            pair = patch, _shrunk(slide, finer, corner, sides, zoom)
         except SlideError:
-            continue  # where the model needs it, reading will say so
+            continue
         if not (_is_damaged(slide, level, corner, sides) or _is_damaged(slide, finer, corner, sides * zoom)):
-            yield pair
+            found[at] = np.stack(pair)
+    pairs = np.empty((len(found), 2, sides[1], sides[0], 3), np.uint8)
+    for target, patches in zip(pairs, found.values(), strict=True):
+        target[:] = patches
+    return corners[list(found)], pairs
+
+
+def _patches(
+    slide: Slide, level: Level, corners: Int64[np.ndarray, "n 2"], size: Whole
+) -> Iterator[tuple[int, Patch]]:
+    """The patches of a level that can be read, with their numbers: where the model needs others, reading says so."""
+    try:
+        # At once: they often share tiles of a coarse level.
+        yield from enumerate(slide.read_many(corners, (size[0], size[1]), level.index))
+        return
+    except SlideError:
+        pass
+    for at, corner in enumerate(corners):
+        with suppress(SlideError):
+            yield at, slide.read((corner[0], corner[1]), (size[0], size[1]), level.index)
 
 
 def _is_damaged(slide: Slide, level: Level, corner: Whole, size: Num[np.ndarray, " 2"]) -> bool:
@@ -137,11 +261,8 @@ def _is_damaged(slide: Slide, level: Level, corner: Whole, size: Num[np.ndarray,
     return bool(((bad * tile < first + size) & ((bad + 1) * tile > first)).all(axis=1).any())
 
 
-def _patch(slide: Slide, level: Level, corner: Whole, size: Whole) -> Patch:
-    return luma(slide.read((corner[0], corner[1]), (size[0], size[1]), level.index).astype(np.float64))
-
-
 def _shrunk(slide: Slide, level: Level, corner: Whole, size: Whole, zoom: Float64[np.ndarray, " 2"]) -> Patch:
     """A patch of `size` (width, height) px whose px are `zoom` px of the level wide and high."""
-    patch = _patch(slide, level, corner, np.rint(size * zoom).astype(np.int64))
-    return np.asarray(Image.fromarray(patch).resize((size[0], size[1]), Image.Resampling.BOX), np.float64)
+    width, height = np.rint(size * zoom).astype(np.int64)
+    patch = slide.read((corner[0], corner[1]), (width, height), level.index)
+    return np.asarray(Image.fromarray(patch).resize((size[0], size[1]), Image.Resampling.BOX))

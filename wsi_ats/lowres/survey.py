@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Int64
+
 from wsi_ats.config import TissueSettings, ViewSettings
+from wsi_ats.errors import SlideError
 from wsi_ats.lowres.light import Light
 from wsi_ats.lowres.regions import TissueRule
+from wsi_ats.lowres.same_picture import blank_places, check_levels
 from wsi_ats.lowres.shares import ViewShares
 from wsi_ats.lowres.tissue import stain_rule
-from wsi_ats.lowres.view import LazyView, frame_view
+from wsi_ats.lowres.view import LazyView, View, frame_view
 from wsi_ats.slides.base import Slide
 
 MOST_PX = 1000
 """Most pixels a side of what a survey looks at."""
+
+MOST_PLACES = 1000
+"""Number of px of tissue up to which all are places that levels are compared at, as far as it takes."""
 
 MOST_READ = 4096
 """Most pixels a side of the level that they are made of: it is read whole, in a second or two."""
@@ -26,11 +34,13 @@ class Survey:
 
     shares: ViewShares
     light: Light
+    levels: tuple[str, ...] = ()
+    """Clauses on levels that show something else than level 0."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Clauses on what may shift an answer: pen, black, the light."""
-        return (*self.shares.notes, *self.light.notes)
+        """Clauses on what may shift an answer: other levels, pen, black, the light."""
+        return (*self.levels, *self.shares.notes, *self.light.notes)
 
 
 def survey(slide: Slide) -> Survey | None:
@@ -44,10 +54,21 @@ def survey(slide: Slide) -> Survey | None:
     if max(level.size.width, level.size.height) > MOST_READ:
         return None
     settings = TissueSettings()
-    pixels = frame.load(slide).pixels
-    rule = stain_rule([pixels], settings.method, background=slide.background, pen=settings.pen)
+    view = frame.load(slide)
+    rule = stain_rule([view.pixels], settings.method, background=slide.background, pen=settings.pen)
     tissue = TissueRule(rule, settings.min_object, settings.min_hole, settings.min_fraction)
-    return Survey(tissue.survey(pixels, _zoom(slide, frame))[1], rule.light)
+    mask, shares = tissue.survey(view.pixels, _zoom(slide, frame))
+    return Survey(shares, rule.light, _levels(slide, view, np.flatnonzero(mask)))
+
+
+def _levels(slide: Slide, view: View, tissue: Int64[np.ndarray, " K"]) -> tuple[str, ...]:
+    """Clauses on levels that show something else than level 0; also on one for which a model would refuse the slide."""
+    some = tissue[:: max(1, len(tissue) // MOST_PLACES)]
+    try:
+        every = [level.downsample for level in slide.levels]
+        return check_levels(slide, every, view.grid.centres(some), blank_places(view))
+    except SlideError as error:
+        return (f"no model reads this slide: {error.message}",)
 
 
 def survey_frame(slide: Slide) -> LazyView:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -29,12 +29,15 @@ from wsi_ats.lowres.light import (
     WHITE_LUMA,
     Light,
     Rgb,
+    find_cast,
+    find_even,
     find_lamp,
     find_light,
     is_lit,
+    with_shade,
 )
 from wsi_ats.lowres.mask import Bits, Masks, masks_of
-from wsi_ats.lowres.patches import PatchColours, Patches
+from wsi_ats.lowres.patches import SIDE, PatchColours, Patches, spread
 from wsi_ats.lowres.pen import LEAST_PX, MARGIN, NO_PEN, PenRule, find_pen
 from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue, refuse_pen_everywhere
 from wsi_ats.lowres.view import LazyView, Read, View, boxes
@@ -54,6 +57,15 @@ WHITE: Rgb = (255, 255, 255)
 
 DENSITY_STEPS = 30_000
 """Steps per unit of optical density, mean of RGB, in which it is counted."""
+
+PALE_DENSITY = 0.04
+"""Optical density, of the middle of the lightest and the darkest colour, from which a pixel counts as a pale stain."""
+
+PALE_TINT = 0.02
+"""Saturation beyond that of the glass from which a pixel is stained on a slide with a pale stain."""
+
+LEAST_PALE = 0.06
+"""Least share of the view that is textured and that dense, and has too little saturation, for a pale stain."""
 
 BLOCK = 512
 """Side in view px of the blocks in which the mask is made."""
@@ -214,7 +226,25 @@ def stain_rule(
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
     stained = stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high)
-    return StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
+    shown = with_shade(shown, patches)
+    light = replace(light, dimmest=shown.dimmest, shaded=shown.shaded)
+    if method == "saturation":
+        stained |= _pale(counts, stained, shown)
+    light = replace(light, faint=float(counts.textured[~stained].sum() / counts.codes.sum()))
+    rule = StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
+    return (
+        rule
+        if light.glass is not None
+        else replace(rule, light=replace(light, doubtful=_doubtful(rule, patches)))
+    )
+
+
+def _doubtful(rule: StainRule, patches: PatchColours) -> Rgb | None:
+    """The colour of the even parts of a view that the rule takes for tissue, if they are as large as glass is."""
+    even = find_even(patches)
+    if even is None or not rule.mask(np.full((SIDE, SIDE, 3), even, np.uint8)).any():
+        return None
+    return even
 
 
 def _light_of(
@@ -222,11 +252,13 @@ def _light_of(
 ) -> Light:
     """The light of a view from its patches; where it is dim, from those that it would have in better light."""
     lamp = find_lamp(patches)
-    if not lamp.is_ordinary:
-        seen = find_light(_count(blocks, method, lamp, background)[0])
-        if seen.glass is not None:
-            return Light(lamp.undone(seen.glass), lamp.brightest)
-    return Light(find_light(patches).glass, lamp.brightest)
+    lit = patches if lamp.is_ordinary else _count(blocks, method, lamp, background)[0]
+    for find in (find_light, find_cast):
+        for seen, undone in ((lit, lamp.undone), (patches, WHITE_LIGHT.undone)):
+            glass = find(seen).glass
+            if glass is not None:
+                return Light(undone(glass), lamp.brightest)
+    return Light(None, lamp.brightest)
 
 
 def _count(
@@ -237,8 +269,9 @@ def _count(
     patches, counts = PatchColours((int(blank[0]), int(blank[1]), int(blank[2]))), _Counts(method)
     for pixels in blocks:
         even = light.even(pixels)
-        patches.add(Patches.of(even))
-        counts.add(even)
+        squares = Patches.of(even)
+        patches.add(squares)
+        counts.add(even, ~spread(squares.flat, even.shape[:2]))
     return patches, counts
 
 
@@ -251,17 +284,22 @@ class _Counts:
     """Pixels that are neither white nor dark, by tenths of luma."""
     codes: Int64[np.ndarray, " codes"] = field(init=False)
     """Pixels that are not dark, by the code of their colour."""
+    textured: Int64[np.ndarray, " codes"] = field(init=False)
+    """Those of them in patches that are not flat."""
 
     def __post_init__(self) -> None:
         self.codes = np.zeros(1 << 16 if self.method == "saturation" else 3 * int(_DENSITY[0]) + 1, np.int64)
+        self.textured = np.zeros_like(self.codes)
 
-    def add(self, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Count the pixels of one block."""
+    def add(self, pixels: UInt8[np.ndarray, "h w 3"], rough: Bool[np.ndarray, "h w"]) -> None:
+        """Count the pixels of one block; rough: those in patches that are not flat."""
         luma = _luma(pixels)
         light = luma >= 1000 * DARK
         inside = light & (luma < 1000 * WHITE_LUMA)
         self.luma += np.bincount(luma[inside] // 100, minlength=len(self.luma))
-        self.codes += np.bincount(_codes(pixels, self.method)[light], minlength=len(self.codes))
+        codes = _codes(pixels, self.method)
+        self.codes += np.bincount(codes[light], minlength=len(self.codes))
+        self.textured += np.bincount(codes[light & rough], minlength=len(self.codes))
 
 
 # Density of one of three colours in steps, against light of 255.
@@ -288,6 +326,27 @@ def _stain_of_codes(method: Method, counts: _Counts, light: Light) -> Float32[np
     known = light.glass is not None
     glass = min(max(brightest, light.luma), light.luma + 5) if known else max(220.0, brightest)
     return np.asarray(codes / DENSITY_STEPS + np.log10(glass / 255), np.float32)
+
+
+def _pale(counts: _Counts, stained: Bool[np.ndarray, " codes"], light: Light) -> Bool[np.ndarray, " codes"]:
+    """Codes of a pale stain, which absorbs light and has little saturation: none where the view has little of it.
+
+    As on immunohistochemistry with a light counterstain. Dust and the edges of a coverslip are less than that; what is
+    even is glass or ink, and light that is uneven looks so, too.
+    """
+    if light.glass is None or light.is_uneven:
+        return np.zeros_like(stained)
+    codes = np.arange(len(counts.codes))
+    middle = np.maximum((codes >> 8) + (codes & 255), 1) / 2
+    dense = ~stained & (np.log10(light.luma / middle) > PALE_DENSITY)
+    saturation = _stain_of_codes("saturation", counts, light)
+    # A pixel of a coarse view that is half glass and half black has the saturation of the glass.
+    coloured = saturation > light.saturation + PALE_TINT / 4
+    if counts.textured[dense & coloured].sum() < LEAST_PALE * counts.codes.sum():
+        return np.zeros_like(stained)
+    return np.asarray(
+        dense | (saturation > max(THRESHOLD_RANGE[counts.method][0], light.saturation + PALE_TINT)), bool
+    )
 
 
 def _percentile(counts: Int64[np.ndarray, " n"], percent: float | int) -> float:

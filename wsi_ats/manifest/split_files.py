@@ -163,7 +163,8 @@ def _of_patho_bench(table: Table, fold: int | None) -> list[tuple[str, Split]]:
     number = next(iter(folds)) if fold is None else fold
     if number not in folds:
         raise ConfigError(
-            f"--fold is {fold}; {table.path} has the folds {', '.join(map(str, sorted(folds)))}"
+            f"--fold is {fold}; {table.path} has the folds {', '.join(map(str, sorted(folds)))}",
+            "name one of them",
         )
     column = folds[number]
     table.refuse(

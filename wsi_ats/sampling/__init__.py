@@ -14,7 +14,9 @@ attention `a` it is used with: the weights belong to the distribution that made 
     systematic.py   the default
     nested.py       regions first, then cells inside them
     mass.py         sums of probabilities in log space
-    jackknife.py    the rounds pooled, and the standard error of the answer
+    growing.py      draws of more and more cells, each within the next
+    jackknife.py    a draw dealt out to rounds, and the standard error of the answer
+    unseen.py       what cells could change that a draw missed
     seeds.py        generators that depend on a seed and on names alone
 
 All arithmetic is in float64 and in log space: attention collapses within a few epochs, and then probabilities

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 
 from wsi_ats import catalogue
+from wsi_ats.arguments import of_kind, whole_number
 from wsi_ats.catalogue import code_of
 from wsi_ats.errors import ConfigError
-from wsi_ats.sampling.draws import Draws
+from wsi_ats.sampling.draws import Draws, check_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Sampler:
     has no cell, with more than n cells of mass each, and answers `Draws` (B, n). It takes all its randomness from
     u (B, M), uniform on [0, 1): one number a slide, one a draw or one a cell, as `randomness` says.
     `unbiased`: E[w_i 1{i in S}] = 1. `sums_to_one`: sum_S w a = 1 in every draw, not on average only.
+    `chances`: weights are inverse chances of being drawn.
     `trainable`: fit for training too, not for evaluation alone. `summary` is one line for people.
     """
 
@@ -32,6 +34,7 @@ class Sampler:
     sums_to_one: bool
     trainable: bool
     summary: str
+    chances: bool = True
 
     def numbers(self, k: int, n: int) -> int:
         """Number of uniform numbers that a draw of `n` of `k` cells takes."""
@@ -89,8 +92,11 @@ def draw_many(
     True
     """
     chosen = find_sampler(sampler)
-    if n < 1:
-        raise ConfigError(f"cannot draw n = {n} cells: n must be at least 1", "ask for 1 tile or more")
+    n = whole_number("n", n, 1, "ask for 1 tile or more")
+    for generator in generators:
+        of_kind(
+            "generator", generator, torch.Generator, "a generator of torch", "take generator_for(seed, name)"
+        )
     if len(generators) != len(log_ps) or (orders is not None and len(orders) != len(log_ps)):
         raise ConfigError(
             f"{len(log_ps)} slides with {len(generators)} generators and {len(orders or log_ps)} orders",
@@ -127,6 +133,7 @@ SAMPLERS: dict[str, Sampler] = {
         entry.sums_to_one,
         entry.trainable,
         entry.summary,
+        entry.chances,
     )
     for name, entry in catalogue.SAMPLERS.items()
 }
@@ -143,6 +150,8 @@ def _uniforms(counts: Sequence[int], generators: Sequence[torch.Generator]) -> t
 
 def _checked(log_ps: Sequence[torch.Tensor]) -> torch.Tensor:
     """(B, K) float64 log-probabilities that sum to 1, padded with -inf."""
+    for log_p in log_ps:
+        check_tensor("log_p", log_p)
     device = torch.device("cpu") if log_ps[0].device.type == "mps" else log_ps[0].device
     rows = [p.detach().to(device, torch.float64) for p in log_ps]
     log_p = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-math.inf)

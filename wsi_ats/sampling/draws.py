@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 
+from wsi_ats.arguments import in_short, of_kind, whole_number
 from wsi_ats.errors import ConfigError
 
 
@@ -51,17 +52,29 @@ class Draws:
         ]
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise `ConfigError` for what is no tensor."""
+    of_kind(name, value, torch.Tensor, "a tensor of torch", "torch.as_tensor(...) makes one of an array")
+
+
+def check_draws(value: object) -> None:
+    """Raise `ConfigError` for what are no `Draws`."""
+    of_kind("draws", value, Draws, "the Draws of a sampler", "sampling.draw(...) makes them")
+
+
 def normalised(log_p: Float64[torch.Tensor, "*b K"], draws: Draws) -> Draws:
     """Draws with weights divided by sum_S w_j a_j: less noise, for a bias of O(1/N)."""
+    check_tensor("log_p", log_p)
+    check_draws(draws)
     total = (draws.log_weights + log_p.gather(-1, draws.cells)).logsumexp(-1, keepdim=True)
     return Draws(draws.cells, draws.log_weights - total)
 
 
 def pool(draws: Sequence[Draws]) -> Draws:
-    """Draws that pool R exchangeable ones: the union of their cells, weights summed and divided by R.
+    """Draws that pool R independent ones: the union of their cells, the mean of their weights.
 
-    The plain estimate from the pooled draws is the mean of the R estimates; each tile is read once. Cells
-    ascend. Raises `ConfigError` where there are no draws.
+    The plain estimate from the pooled draws is the mean of the R estimates, in which a draw counts for as much as it
+    has cells; each tile is read once. Cells ascend. Raises `ConfigError` where there are no draws.
 
     >>> weights = torch.tensor([3.0, 3.0], dtype=torch.float64).log()
     >>> both = pool([Draws(torch.tensor([0, 2]), weights), Draws(torch.tensor([2, 5]), weights)])
@@ -70,36 +83,26 @@ def pool(draws: Sequence[Draws]) -> Draws:
     """
     if not draws:
         raise ConfigError("cannot pool 0 draws", "draw at least once")
+    of_kind("draws", draws, (list, tuple), "a sequence of Draws", "give them as a list")
+    for one in draws:
+        check_draws(one)
     cells = torch.cat([d.cells for d in draws])
-    log_w = torch.cat([d.log_weights for d in draws])
+    log_w = torch.cat([d.log_weights + math.log(len(d)) for d in draws])
     largest = log_w.new_full((int(cells.max()) + 1,), -math.inf).scatter_reduce(0, cells, log_w, "amax")
     total = torch.zeros_like(largest).index_add(0, cells, (log_w - largest[cells]).exp())
     union = total.nonzero().squeeze(1)
-    return Draws(union, largest[union] + total[union].log() - math.log(len(draws)))
-
-
-def same_draw(one: Draws, other: Draws) -> bool:
-    """Whether two draws (N,), (M,) hold the same cells with the same weights, but for rounding, in whatever order.
-
-    >>> weights = torch.tensor([1.0, 3.0]).log()
-    >>> one, other = Draws(torch.tensor([0, 2]), weights), Draws(torch.tensor([2, 0]), weights)
-    >>> same_draw(one, Draws(other.cells, weights.flip(0))), same_draw(one, other)
-    (True, False)
-    """
-    if len(one) != len(other):
-        return False
-    (cells, mine), (others, theirs) = (d.cells.sort() for d in (one, other))
-    weights = one.log_weights[mine], other.log_weights[theirs]
-    return torch.equal(cells, others) and torch.allclose(*weights, rtol=0, atol=1e-6)
+    return Draws(union, largest[union] + total[union].log() - math.log(len(cells)))
 
 
 def every_cell(log_p: Float[torch.Tensor, " K"]) -> Draws:
     """Draws of all K cells, each with weight 1: what the sampler `all` answers."""
+    check_tensor("log_p", log_p)
     return Draws(torch.arange(len(log_p), device=log_p.device), torch.zeros_like(log_p, dtype=torch.float64))
 
 
 def uniform_attention(k: int) -> Float[torch.Tensor, " K"]:
     """Log-attention (K,), float32, that prefers none of `k` cells."""
+    k = whole_number("k", k, 1, "give the number of cells")
     return torch.full((k,), -float(np.log(k)))
 
 
@@ -112,8 +115,11 @@ def smooth(log_p: Float[torch.Tensor, "*b K"], strength: float) -> Float[torch.T
     >>> [round(a, 4) for a in smooth(torch.tensor([1.0, 0.0]).log(), 0.02).exp().tolist()]
     [0.99, 0.01]
     """
-    if not 0.0 <= strength < 1.0:
-        raise ConfigError(f"smoothing strength {strength} is outside [0, 1)", "1e-4 is a good start")
+    check_tensor("log_p", log_p)
+    if not (isinstance(strength, float | int) and 0.0 <= strength < 1.0):
+        raise ConfigError(
+            f"smoothing strength {in_short(strength)} is outside [0, 1)", "1e-4 is a good start"
+        )
     if strength == 0.0:
         return log_p
     uniform = log_p.new_tensor(math.log(strength / log_p.shape[-1]))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from wsi_ats.arguments import positive_number, whole_number
+from wsi_ats.arguments import in_short, positive_number, some_path, whole_number
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Pair
 from wsi_ats.slides.base import OpenOptions, Slide, SlideAddress
 from wsi_ats.slides.memory import MemoryAddress
 from wsi_ats.slides.opening import open_path
+
+SOURCES = "give the path or the URL of a slide, or arrays (h, w, 3) of uint8"
 
 __all__ = ["Slide", "SlideAddress", "open_slide"]
 
@@ -50,11 +53,24 @@ def open_slide(
     tolerated = whole_number("tolerate_bad_tiles", tolerate_bad_tiles, 0)
     options = OpenOptions(_pair("mpp", mpp), _pair("default_mpp", default_mpp), bool(srgb), tolerated)
     if isinstance(source, str | Path):
-        return open_path(str(source), name, options, backend)
+        return open_path(str(some_path("source", source, SOURCES)), name, options, backend)
     if backend not in (None, "memory"):
         raise ConfigError(f"backend={backend!r} cannot read arrays", "leave backend away")
-    levels = [source] if isinstance(source, np.ndarray) else list(source)
+    levels = [source] if isinstance(source, np.ndarray) else _arrays(source)
     return MemoryAddress(tuple(levels), name or "array", options.mpp or options.default_mpp).open()
+
+
+def _arrays(source: object) -> list[np.ndarray]:
+    """The levels of a pyramid: arrays, or what has a shape and a type as they have."""
+    try:
+        levels: list[Any] = list(source)  # type: ignore[call-overload]
+    except TypeError:
+        levels = [None]
+    if not all(hasattr(level, "ndim") and hasattr(level, "dtype") for level in levels):
+        raise ConfigError(
+            f"source is {in_short(source)}; it must be a path, a URL, or one or more arrays", SOURCES
+        )
+    return levels
 
 
 def _pair(name: str, mpp: float | int | Pair | None) -> tuple[float, float] | None:
@@ -62,6 +78,9 @@ def _pair(name: str, mpp: float | int | Pair | None) -> tuple[float, float] | No
         return None
     values = tuple(mpp) if isinstance(mpp, tuple | list) else (mpp, mpp)
     if len(values) != 2:
-        raise ConfigError(f"{name} is {mpp!r}; it must be one number, or two: (x, y)")
+        raise ConfigError(
+            f"{name} is {in_short(mpp)}; it must be one number, or two: (x, y)",
+            "give micrometres per pixel, 0.5 for example",
+        )
     x, y = (positive_number(name, value, " of micrometres per pixel") for value in values)
     return x, y

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType, TracebackType
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from wsi_ats.arguments import positive_number, whole_number
+from wsi_ats.arguments import in_short, of_kind, positive_number, whole_number
 from wsi_ats.errors import ConfigError, MissingMppError
 from wsi_ats.geometry import MATCH, Box, Level, Pyramid, Region, Size
 from wsi_ats.slides import resample
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Whole = int | np.integer
 Rgb = tuple[int, int, int]
 WHITE: Rgb = (255, 255, 255)
+TWO = "give two whole numbers, (x, y); round(...) makes one of another number"
 TILE = (256, 256)
 """Width and height in px of tiles where a backend does not say."""
 
@@ -193,7 +195,8 @@ class Slide(ABC):
         """
         x, y = _two("location", location)
         region = Region(x, y, _size(size), self._level(level).index)
-        out = np.empty((region.size.height, region.size.width, 3), np.uint8)
+        with _room(1, region.size):
+            out = np.empty((region.size.height, region.size.width, 3), np.uint8)
         self._read_into([region], out[None])
         return out
 
@@ -215,11 +218,18 @@ class Slide(ABC):
         ((2, 2, 3, 3), [[0, 1, 2], [5, 6, 7]])
         """
         index, shape = self._level(level).index, _size(size)
-        expected = (len(xy), shape.height, shape.width, 3)
-        out = np.empty(expected, np.uint8) if out is None else out
+        places = _places(xy)
+        expected = (len(places), shape.height, shape.width, 3)
+        if out is None:
+            with _room(len(places), shape):
+                out = np.empty(expected, np.uint8)
+        of_kind("out", out, np.ndarray, "an array (N, h, w, 3) of uint8", "leave it away for a new one")
         if out.shape != expected:
-            raise ConfigError(f"read_many: out has shape {out.shape}, the regions need {expected}")
-        self._read_into([Region(int(x), int(y), shape, index) for x, y in xy], out)
+            raise ConfigError(
+                f"read_many: out has shape {out.shape}, the regions need {expected}",
+                "give one of that shape, or leave it away for a new one",
+            )
+        self._read_into([Region(x, y, shape, index) for x, y in places], out)
         return out
 
     def read_at_mpp(
@@ -239,7 +249,9 @@ class Slide(ABC):
             raise MissingMppError(
                 f"slide {self.name!r} has no mpp{self.mpp_doubts}", "open it with open_slide(..., mpp=...)"
             )
-        mpp = positive_number("mpp", mpp, " of micrometres per pixel")
+        mpp = positive_number(
+            "mpp", mpp, " of micrometres per pixel", "give the one to read at, 0.5 for example"
+        )
         downsample = (mpp / self.mpp_xy[0], mpp / self.mpp_xy[1])
         if not min(downsample) >= 1 - MATCH:
             raise ConfigError(
@@ -248,7 +260,8 @@ class Slide(ABC):
             )
         shape = _size(size)
         corner = np.asarray([_two("location", location)], np.float64)
-        boxes = resample.read_boxes(self, corner, (shape.width, shape.height), downsample)
+        with _room(1, shape):
+            boxes = resample.read_boxes(self, corner, (shape.width, shape.height), downsample)
         return np.asarray(boxes[0])
 
     def dask(self, level: Whole = 0, chunk: int | None = None) -> Array:
@@ -303,7 +316,10 @@ class Slide(ABC):
     def _level(self, index: Whole) -> Level:
         number = whole_number("level", index)
         if not 0 <= number < len(self.levels):
-            raise ConfigError(f"level={index}: slide {self.name!r} has levels 0 to {len(self.levels) - 1}")
+            raise ConfigError(
+                f"level={index}: slide {self.name!r} has levels 0 to {len(self.levels) - 1}",
+                "give one of these; read_at_mpp takes micrometres per pixel instead",
+            )
         return self.levels[number]
 
     def _read_into(self, regions: Sequence[Region], out: UInt8[np.ndarray, "N h w 3"]) -> None:
@@ -360,5 +376,31 @@ def _two(name: str, pair: tuple[Whole, Whole]) -> tuple[int, int]:
     try:
         x, y = pair
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name} is {pair!r}; it must be two whole numbers, of x and of y") from error
-    return whole_number(name, x), whole_number(name, y)
+        raise ConfigError(
+            f"{name} is {in_short(pair)}; it must be two whole numbers, of x and of y", TWO
+        ) from error
+    return whole_number(name, x, remedy=TWO), whole_number(name, y, remedy=TWO)
+
+
+def _places(xy: Int[np.ndarray, "N 2"]) -> list[tuple[int, int]]:
+    """Corners (x, y) of regions."""
+    try:
+        return [_two("xy", tuple(pair)) for pair in np.asarray(xy).tolist()]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"xy is {in_short(xy)}; it must be an array (N, 2) of whole numbers", TWO
+        ) from error
+
+
+@contextmanager
+def _room(regions: int, size: Size) -> Iterator[None]:
+    """A block in which pixels of so many regions get their place. Raises `ConfigError` where there is no memory."""
+    try:
+        yield
+    except (MemoryError, ValueError, OverflowError) as error:
+        gigabytes = 3 * regions * size.width * size.height / 1e9
+        raise ConfigError(
+            f"size is ({size.width}, {size.height}): {regions} region(s) of it are {gigabytes:,.1f} GB of pixels, for "
+            "which memory has no room",
+            "read smaller regions or a coarser level; slide.dask(level) reads a level part by part",
+        ) from error

@@ -77,7 +77,9 @@ def lazy_level(slide: Readable, level: int = 0, chunk: int | None = None) -> da.
     """
     levels = slide.levels
     if not 0 <= level < len(levels):
-        raise ConfigError(f"level={level}: slide {slide.name!r} has levels 0 to {len(levels) - 1}")
+        raise ConfigError(
+            f"level={level}: slide {slide.name!r} has levels 0 to {len(levels) - 1}", "give one of these"
+        )
     chunk = None if chunk is None else whole_number("chunk", chunk, 1)
     size = levels[level].size
     side_x, side_y = _sides(slide.tile_size(level), chunk)

@@ -157,14 +157,15 @@ def _values(
     figures: Sequence[Figure], index: Int64[np.ndarray, " n"], weights: Float64[np.ndarray, "R G"]
 ) -> Float64[np.ndarray, "F R"]:
     found = np.empty((len(figures), len(weights)))
-    for part in _parts(len(weights), len(index)):
+    for part in parts_of(len(weights), len(index)):
         of_slides = weights[part][:, index]
         for row, figure in enumerate(figures):
             found[row, part] = figure.at(of_slides)
     return found
 
 
-def _parts(rounds: int, slides: int) -> Iterator[slice]:
+def parts_of(rounds: int, slides: int) -> Iterator[slice]:
+    """Parts of so many resamples of so many slides whose weights can be held at once."""
     step = max(1, AT_ONCE // max(1, slides))
     return (slice(start, start + step) for start in range(0, rounds, step))
 

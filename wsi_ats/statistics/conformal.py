@@ -78,7 +78,10 @@ def fit_conformal(
     [[True, False], [False, True]]
     """
     if not 0 < error <= 0.5:
-        raise ConfigError(f"the error rate of prediction sets is {error}; it must be above 0 and at most 0.5")
+        raise ConfigError(
+            f"the error rate of prediction sets is {error}; it must be above 0 and at most 0.5",
+            remedy="0.1 is usual",
+        )
     counts = np.bincount(labels, minlength=len(names))
     need = least_slides(error)
     few = [

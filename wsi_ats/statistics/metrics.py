@@ -55,7 +55,8 @@ def auc_interval(probabilities: Float[np.ndarray, "N C"], labels: Int64[np.ndarr
     each = areas(probabilities, labels)
     if np.isnan(each).any():
         raise ConfigError(
-            f"an AUC needs slides of every class; the labels present are {np.unique(labels).tolist()}"
+            f"an AUC needs slides of every class; the labels present are {np.unique(labels).tolist()}",
+            remedy="add slides of the classes that are missing",
         )
     counts = np.bincount(labels, minlength=len(each))
     return mean_interval(

@@ -116,10 +116,13 @@ def _check(positive: Bool[np.ndarray, " n"], name: str, rule: Rule, wished: floa
             remedy="add such slides",
         )
     if rule in ("sensitivity", "specificity") and not (wished is not None and 0 < wished <= 1):
-        raise ConfigError(f"a {rule} of {wished} is wished for; it must be above 0 and at most 1")
+        raise ConfigError(
+            f"a {rule} of {wished} is wished for; it must be above 0 and at most 1", remedy="0.95 is usual"
+        )
     if rule == "cost" and not (wished is not None and 0 < wished < math.inf):
         raise ConfigError(
-            f"a missed {name!r} is to cost {wished} times a false alarm; it must be a number above 0"
+            f"a missed {name!r} is to cost {wished} times a false alarm; it must be a number above 0",
+            remedy="give how many false alarms one missed slide is worth, 10 for example",
         )
 
 

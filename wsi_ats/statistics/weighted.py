@@ -75,7 +75,7 @@ def roc_area(score: Float64[np.ndarray, " n"], positive: Bool[np.ndarray, " n"])
     >>> roc_area(np.array([0.1, 0.6, 0.4, 0.9]), np.array([False, False, True, True]))(np.ones((1, 4))).tolist()
     [0.75]
     """
-    sums = _by_level(score, positive)
+    sums = by_level(score, positive)
 
     def at(weights: Weights) -> Float64[np.ndarray, " R"]:
         above, below = sums(weights)
@@ -93,7 +93,7 @@ def average_precision(score: Float64[np.ndarray, " n"], positive: Bool[np.ndarra
     >>> round(float(p[0]), 4)
     0.8333
     """
-    sums = _by_level(score, positive)
+    sums = by_level(score, positive)
 
     def at(weights: Weights) -> Float64[np.ndarray, " R"]:
         right, wrong = (np.flip(part, 1) for part in sums(weights))
@@ -207,10 +207,10 @@ def concordance(
     return at
 
 
-def _by_level(
+def by_level(
     score: Float64[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]
 ) -> Callable[[Weights], tuple[Float64[np.ndarray, "R L"], Float64[np.ndarray, "R L"]]]:
-    """Weights of the positive and of the negative slides at each of the L different scores, lowest first."""
+    """Weights (R, L) of the positive and of the negative slides at each of the L different scores, lowest first."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)
     sign = positive[order].astype(np.float64)

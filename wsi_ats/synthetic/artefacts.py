@@ -64,6 +64,15 @@ def in_light(
     return np.stack([levels[pixels[..., channel], channel] for channel in range(3)], axis=-1)
 
 
+def in_falling_light(
+    pixels: UInt8[np.ndarray, "h w 3"], lowest: float | int, *, radial: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels in light that falls to `lowest` of full light, from left to right or from middle to corners."""
+    y, x = (np.linspace(0, 1, side) for side in pixels.shape[:2])
+    fallen = np.minimum(2 * ((x[None] - 0.5) ** 2 + (y[:, None] - 0.5) ** 2), 1) if radial else x[None]
+    return np.asarray(np.rint(pixels * (1 - (1 - lowest) * fallen)[..., None]), np.uint8)
+
+
 def with_black(pixels: UInt8[np.ndarray, "h w 3"], share: float | int) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels with black to their right and below, `share` of the whole."""
     zoom = (1 / (1 - share)) ** 0.5

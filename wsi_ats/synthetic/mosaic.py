@@ -75,15 +75,22 @@ def load_tiles(folder: Path | str) -> TileSet:
         rows = list(csv.DictReader(file))
     if not rows or not set(COLUMNS) <= set(rows[0]):
         found = ", ".join(rows[0]) if rows else "no rows"
-        raise ConfigError(f"{table.name}: found {found}; it needs the columns {', '.join(COLUMNS)}")
+        raise ConfigError(
+            f"{table.name}: found {found}; it needs the columns {', '.join(COLUMNS)}",
+            remedy="rename the columns, or add those that are missing",
+        )
     unknown = sorted({row["label"] for row in rows} - set(LABELS))
     if unknown:
-        raise ConfigError(f"{table.name}: labels {unknown}; only {list(LABELS)} are known")
+        raise ConfigError(
+            f"{table.name}: labels {unknown}; only {list(LABELS)} are known",
+            remedy="correct the labels in the table",
+        )
     pixels = [_decode(table.parent / row["file"]) for row in rows]
     for row, tile in zip(rows, pixels, strict=True):
         if tile.shape != (len(pixels[0]), len(pixels[0]), 3):
             raise ConfigError(
-                f"{row['file']}: {tile.shape[1]} x {tile.shape[0]} px; all tiles must be squares of one size"
+                f"{row['file']}: {tile.shape[1]} x {tile.shape[0]} px; all tiles must be squares of one size",
+                remedy="cut the tiles to squares of one size",
             )
     labels, groups, splits = (tuple(row[key] for row in rows) for key in ("label", "group", "split"))
     return TileSet(np.stack(pixels), labels, groups, splits)
@@ -94,7 +101,10 @@ def _decode(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise ConfigError(f"tile {path.name} cannot be read: {error}") from error
+        raise ConfigError(
+            f"tile {path.name} cannot be read: {error}",
+            remedy="copy the tile again, or take it out of the table",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +140,13 @@ def write_mosaic(path: Path | str, tiles: TileSet, settings: Mosaic) -> SlideTru
     width, height = settings.shape
     if width % tiles.side or height % tiles.side or min(width, height) < 8 * tiles.side:
         raise ConfigError(
-            f"mosaic of {width} x {height} px; it must be 8 or more whole tiles of {tiles.side} px a side"
+            f"mosaic of {width} x {height} px; it must be 8 or more whole tiles of {tiles.side} px a side",
+            remedy="take a multiple of the side of a tile",
         )
     if not 0 < settings.fraction <= 0.2 or settings.patches < 1:
         raise ConfigError(
-            f"fraction = {settings.fraction} must be in (0, 0.2] and patches = {settings.patches} at least 1"
+            f"fraction = {settings.fraction} must be in (0, 0.2] and patches = {settings.patches} at least 1",
+            remedy="leave both away for the usual",
         )
     rng = np.random.default_rng((settings.seed, 3))
     plan = _plan(tiles, settings, rng)

@@ -52,15 +52,24 @@ class Phantom:
     def __post_init__(self) -> None:
         width, height = self.shape
         if min(width, height) < 512:
-            raise ConfigError(f"phantom size = {width} x {height} px; it must be at least 512 px a side")
+            raise ConfigError(
+                f"phantom size = {width} x {height} px; it must be at least 512 px a side",
+                remedy="give a larger size",
+            )
         if not 0.1 <= self.mpp <= 2.0:
-            raise ConfigError(f"phantom mpp = {self.mpp} um/px; nuclei are drawn for 0.1 to 2 um/px")
+            raise ConfigError(
+                f"phantom mpp = {self.mpp} um/px; nuclei are drawn for 0.1 to 2 um/px", remedy="0.5 is usual"
+            )
         if not 0 < self.lesion_fraction <= 0.2:
-            raise ConfigError(f"lesion_fraction = {self.lesion_fraction}; it must be above 0 and at most 0.2")
+            raise ConfigError(
+                f"lesion_fraction = {self.lesion_fraction}; it must be above 0 and at most 0.2",
+                remedy="leave it away for the usual",
+            )
         if self.regions < 1 or self.decoys < 0 or self.seed < 0 or self.jitter < 0:
             raise ConfigError(
                 f"regions = {self.regions} (at least 1), decoys = {self.decoys}, seed = {self.seed}, "
-                f"jitter = {self.jitter} (none negative)"
+                f"jitter = {self.jitter} (none negative)",
+                remedy="leave those out of range away for the usual",
             )
 
     @property

@@ -54,7 +54,10 @@ def write_pyramid(
     ratios = _ratios(downsamples, tile)
     mpp_xy = (float(mpp), float(mpp)) if isinstance(mpp, (int, float)) else mpp
     if min(size) < 1 or min(mpp_xy) <= 0:
-        raise ConfigError(f"{path.name}: size {size} px and mpp {mpp_xy} must be positive")
+        raise ConfigError(
+            f"{path.name}: size {size} px and mpp {mpp_xy} must be positive",
+            remedy="give a size and an mpp above 0",
+        )
     width, height = size
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     levels: list[_Level] = []
@@ -82,15 +85,21 @@ def write_pyramid(
 def _ratios(downsamples: tuple[int, ...], tile: int) -> tuple[int, ...]:
     """Ratios between neighbouring levels; whole and dividing the tile, so that bands reduce exactly."""
     if tile < 16 or tile % 16:
-        raise ConfigError(f"tile = {tile} px: the TIFF standard asks for a multiple of 16")
+        raise ConfigError(
+            f"tile = {tile} px: the TIFF standard asks for a multiple of 16", remedy="256 is usual"
+        )
     if not downsamples or downsamples[0] != 1:
-        raise ConfigError(f"downsamples = {downsamples}: the first must be 1")
+        raise ConfigError(
+            f"downsamples = {downsamples}: the first must be 1",
+            remedy="begin with 1, for the slide as it is: 1, 4, 16",
+        )
     pairs = list(pairwise(downsamples))
     for finer, coarser in pairs:
         if coarser <= finer or coarser % finer or tile % (coarser // finer):
             raise ConfigError(
                 f"downsamples = {downsamples}: {coarser} must be a multiple of {finer} "
-                f"by a factor that divides the tile of {tile} px"
+                f"by a factor that divides the tile of {tile} px",
+                remedy="powers of 2 fit: 1, 4, 16",
             )
     return tuple(coarser // finer for finer, coarser in pairs)
 
@@ -193,15 +202,20 @@ def _feed(
     for band in bands:
         if band.ndim != 3 or band.shape[1:] != (width, 3) or band.dtype != np.uint8:
             raise ConfigError(
-                f"{name}: a band is {band.dtype} of shape {band.shape}; it must be uint8 (rows, {width}, 3)"
+                f"{name}: a band is {band.dtype} of shape {band.shape}; it must be uint8 (rows, {width}, 3)",
+                remedy="give bands of that type and shape",
             )
         if level.rows_seen + len(band) > height:
             raise ConfigError(
-                f"{name}: the bands have more rows ({level.rows_seen + len(band)}) than the slide ({height})"
+                f"{name}: the bands have more rows ({level.rows_seen + len(band)}) than the slide ({height})",
+                remedy="give bands that make up the slide's height",
             )
         yield from level.push(band)
     if level.rows_seen != height:
-        raise ConfigError(f"{name}: the bands have {level.rows_seen} rows, the slide {height}")
+        raise ConfigError(
+            f"{name}: the bands have {level.rows_seen} rows, the slide {height}",
+            remedy="give bands that make up the slide's height",
+        )
     yield from level.finish()
 
 

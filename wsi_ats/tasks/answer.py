@@ -16,9 +16,10 @@ from wsi_ats.shown import cell
 from wsi_ats.statistics.conformal import ConformalSets
 from wsi_ats.statistics.operating_point import OperatingPoint
 
-COVERS = "±: from the drawing of tiles alone"
-"""What a standard error covers, which is said beside it: not how sure the model is, nor whether it is right."""
-UNKNOWN = "± unknown: tiles drawn once, or the same each time"
+COVERS = "± and 95 % interval: from the drawing of tiles alone"
+"""What a standard error and an interval cover, which is said beside them: not how sure the model is, nor whether it is
+right."""
+UNKNOWN = "± unknown: too few tiles or rounds drawn by chance"
 """What is said where there is no standard error although not every tile was read."""
 
 
@@ -28,7 +29,8 @@ class TaskSpec:
 
     >>> spec = TaskSpec("label", "classes", ("normal", "tumour"))
     >>> spec.columns()
-    ['prediction', 'prob_normal', 'prob_tumour', 'stderr_normal', 'stderr_tumour']
+    ['prediction', 'prob_normal', 'prob_tumour', 'stderr_normal', 'stderr_tumour', 'low_normal', 'low_tumour', \
+'high_normal', 'high_tumour']
     >>> spec.text(np.array([0.2, 0.8])), TaskSpec("age", "regression").text(np.array([61.25]))
     ('tumour', '61.25')
     """
@@ -62,13 +64,27 @@ class TaskSpec:
     @property
     def errors(self) -> tuple[str, ...]:
         """Names of the standard errors of the V values, as the columns of predictions.csv are called."""
-        return tuple(f"stderr_{name}" for name in (*self.names, *self.entry.numbers))
+        return self._named("stderr")
+
+    @property
+    def lows(self) -> tuple[str, ...]:
+        """Names of the lower ends of the intervals of the V values, as the columns of predictions.csv are called."""
+        return self._named("low")
+
+    @property
+    def highs(self) -> tuple[str, ...]:
+        """Names of the upper ends, likewise."""
+        return self._named("high")
+
+    def _named(self, part: str) -> tuple[str, ...]:
+        return tuple(f"{part}_{name}" for name in (*self.names, *self.entry.numbers))
 
     def columns(self, prefix: str = "") -> list[str]:
         """Columns of predictions.csv: the answer in a word, the set of classes where there are sets, its values, their
-        standard errors."""
+        standard errors, the lower and the upper ends of their intervals."""
         of_sets = ("prediction_set", "refer") if self.sets else ()
-        return [prefix + name for name in ("prediction", *of_sets, *self.values, *self.errors)]
+        numbers = (*self.values, *self.errors, *self.lows, *self.highs)
+        return [prefix + name for name in ("prediction", *of_sets, *numbers)]
 
     def text(self, values: Float64[np.ndarray, " V"]) -> str:
         """The answer in a word: the most probable class or, with an operating point, what that says; all labels of at
@@ -131,16 +147,23 @@ def columns_of(specs: Sequence[TaskSpec]) -> list[str]:
     return [*specs[0].columns(), *others]
 
 
-def cells_of(spec: TaskSpec, text: str, values: Sequence[float], stderr: Sequence[float | None]) -> list[str]:
-    """Cells of an answer in predictions.csv, under `spec.columns()`; `text` is the answer in a word.
+def cells_of(
+    spec: TaskSpec,
+    text: str,
+    values: Sequence[float],
+    *spread: Sequence[float | None] | None,
+) -> list[str]:
+    """Cells of an answer in predictions.csv, under `spec.columns()`; `text` is the answer in a word, `spread` the
+    standard errors, the lower and the upper ends of the values, None where they were not kept.
 
     >>> spec = TaskSpec("label", "classes", ("normal", "tumour"))
-    >>> cells_of(spec, "tumour", [0.25, 0.75], [0.1234567, None])
-    ['tumour', '0.25', '0.75', '0.123457', '']
+    >>> cells_of(spec, "tumour", [0.25, 0.75], [0.1234567, None], [0.1, None], None)
+    ['tumour', '0.25', '0.75', '0.123457', '', '0.1', '', '', '']
     """
+    numbers = (values, *((None,) * len(values) if part is None else part for part in spread))
     inside = spec.set_of(np.asarray(values, np.float64))
     of_sets = (cell(";".join(inside)), "no" if len(inside) == 1 else "yes") if spec.sets else ()
-    return [cell(text), *of_sets, *map(number_cell, values), *map(number_cell, stderr)]
+    return [cell(text), *of_sets, *(number_cell(number) for part in numbers for number in part)]
 
 
 def number_cell(value: float | None) -> str:
@@ -165,11 +188,14 @@ class TaskResult:
     """A task result: what one head says of a slide.
 
     >>> spec = TaskSpec("label", "classes", ("normal", "tumour"))
-    >>> result = TaskResult(spec, np.array([0.07, 0.93]), np.array([0.01, 0.01]), np.zeros((26, 2), np.float32))
+    >>> parts = np.array([0.07, 0.93]), np.array([0.01, 0.01]), np.zeros((26, 2), np.float32)
+    >>> ends = {"low": np.array([0.051, 0.904]), "high": np.array([0.096, 0.949])}
+    >>> result = TaskResult(spec, *parts, **ends)
     >>> result.text, result.probabilities.tolist()
     ('tumour', [0.07, 0.93])
     >>> result.describe()
-    'normal 0.070 ± 0.010, tumour 0.930 ± 0.010 (±: from the drawing of tiles alone)'
+    'normal 0.070 ± 0.010 [0.051, 0.096], tumour 0.930 ± 0.010 [0.904, 0.949] (± and 95 % interval: from the \
+drawing of tiles alone)'
     """
 
     spec: TaskSpec
@@ -183,6 +209,11 @@ class TaskResult:
     value in its own unit."""
     outputs: Float64[np.ndarray, " O"] | None = None
     """Outputs of the head before any calibration, which a new one starts from; None where they were not kept."""
+    low: Float64[np.ndarray, " V"] | None = None
+    """Lower end of the 95 % interval of each value, for the answer of all tiles: the value where every tile was read,
+    nan where unknown; None where intervals were not kept."""
+    high: Float64[np.ndarray, " V"] | None = None
+    """Upper end, likewise."""
 
     @property
     def text(self) -> str:
@@ -216,8 +247,22 @@ class TaskResult:
         equals; else 0."""
         return int(np.argmax(self.values[: len(self.spec.outputs)]))
 
+    def interval(self, index: int) -> tuple[float, float] | None:
+        """Ends of the interval of a value, of those that `spec.values` names; None where there is none: it is not
+        known, or the value is exact."""
+        if self.low is None or self.high is None or not self.stderr[index] > 0:
+            return None
+        return float(self.low[index]), float(self.high[index])
+
+    def cells(self) -> list[str]:
+        """Cells of the answer in predictions.csv, under `spec.columns()`."""
+        parts = (self.values, self.stderr, self.low, self.high)
+        values, *spread = (None if part is None else part.tolist() for part in parts)
+        return cells_of(self.spec, self.text, values or (), *spread)
+
     def describe(self) -> str:
-        """Every value in words, with its standard error and what that covers, or that it is not known."""
+        """Every value in words, with its standard error, its interval and what these cover, or that they are not
+        known."""
         return describe([self])
 
 
@@ -246,4 +291,16 @@ def _in_words(result: TaskResult) -> str:
     spec = result.spec
     style, digits = (".3f", 3) if spec.names else (".4g", None)
     numbers = zip(spec.names or (spec.name,), result.values, result.stderr, strict=False)
-    return ", ".join(f"{name} {value:{style}}" + plus_minus(error, digits) for name, value, error in numbers)
+    return ", ".join(
+        f"{name} {value:{style}}{plus_minus(error, digits)}{limits(result.interval(index), style)}"
+        for index, (name, value, error) in enumerate(numbers)
+    )
+
+
+def limits(interval: tuple[float, float] | None, style: str = ".3f") -> str:
+    """The ends of an interval in words; empty where there is none.
+
+    >>> limits((0.9041, 0.9487)), limits(None)
+    (' [0.904, 0.949]', '')
+    """
+    return "" if interval is None else f" [{interval[0]:{style}}, {interval[1]:{style}}]"

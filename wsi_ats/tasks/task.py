@@ -13,14 +13,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from wsi_ats.errors import ConfigError
-from wsi_ats.sampling.jackknife import jackknife
 from wsi_ats.statistics.interval import Interval, bootstrap
 from wsi_ats.tasks.answer import TaskResult, TaskSpec
 from wsi_ats.tasks.calibration import SLIDES_FOR_SLOPE, Calibration, fit_affine
 from wsi_ats.tasks.settings import TaskSettings
-
-LEAST_ERROR = float(np.finfo(np.float64).eps)
-"""Least standard error of a value that was estimated: the rounding of a float64 next to 1."""
+from wsi_ats.tasks.spread import Spread
 
 
 class Task(nn.Module, ABC):
@@ -164,29 +161,34 @@ class Task(nn.Module, ABC):
         """
         return []
 
-    def stderr(self, without: Float[Tensor, "R O"]) -> Float[Tensor, " V"]:
-        """Standard error (V,) of each value, from the outputs without each of R rounds; nan where there are not two.
-
-        It is never 0, which is said of exact answers alone: where the values agree to the last digit, as those of a
-        probability next to 1 do, it is `LEAST_ERROR`.
-        """
-        if len(without) < 2:
-            return torch.full((len(self.spec.values),), float("nan"), dtype=torch.float64)
-        return jackknife(self.values(without.double())).clamp_min(LEAST_ERROR)
-
-    def result(
+    def spread(
         self,
         outputs: Float[Tensor, " O"],
-        stderr: Float[Tensor, " V"],
-        contributions: Float[Tensor, "N O"],
+        without: Float[Tensor, "R O"],
+        unseen: Float[Tensor, "M O"] | None = None,
+    ) -> Spread:
+        """Spread of each value, from the outputs, those without each of R rounds, and those with more tiles like each
+        of M that may have been missed; not known where R is below 2."""
+        more = None if unseen is None else self.values(unseen.double())
+        parts = self.values(outputs.double()), self.values(without.double()), more
+        return Spread.of(*parts, probabilities=len(self.spec.names))
+
+    def exact(self, outputs: Float[Tensor, " O"]) -> Spread:
+        """Spread of the values of all tiles: none."""
+        return Spread.exact(self.values(outputs.double()))
+
+    def result(
+        self, outputs: Float[Tensor, " O"], spread: Spread, contributions: Float[Tensor, "N O"]
     ) -> TaskResult:
-        """Result of a slide in plain numpy, from outputs, standard errors and contributions of the N drawn tiles."""
+        """Result of a slide in plain numpy, from outputs, their spread and contributions of the N drawn tiles."""
         return TaskResult(
             self.spec,
             self.values(outputs.double()).cpu().numpy(),
-            stderr.double().cpu().numpy(),
+            spread.stderr.cpu().numpy(),
             (self.unit * contributions).float().cpu().numpy(),
             outputs.double().cpu().numpy(),
+            spread.low.cpu().numpy(),
+            spread.high.cpu().numpy(),
         )
 
 
@@ -223,20 +225,31 @@ class Tasks(nn.ModuleList):
         """Outputs of each task by itself."""
         return torch.split(outputs, [task.outputs for task in self], -1)
 
-    def stderr(self, without: Float[Tensor, "R O"]) -> tuple[Float[Tensor, " _"], ...]:
-        """Standard errors of each task's values, from its part of the outputs."""
-        return tuple(task.stderr(mine) for task, mine in zip(self, self.split(without), strict=True))
+    def spread(
+        self, outputs: Float[Tensor, " O"], without: Float[Tensor, "R O"], unseen: Float[Tensor, "M O"]
+    ) -> tuple[Spread, ...]:
+        """Spread of each task's values, from its part of the outputs (`Task.spread`)."""
+        parts = zip(self, self.split(outputs), self.split(without), self.split(unseen), strict=True)
+        return tuple(task.spread(mine, others, more) for task, mine, others, more in parts)
 
-    def largest(self, stderr: Sequence[Float[Tensor, " _"]]) -> float:
-        """Standard error that a tolerance is for: the largest of the main task's probabilities, or its number's."""
-        return float(stderr[0][: len(self.specs[0].names) or None].max())
+    def reach(self, outputs: Float[Tensor, " O"], spreads: Sequence[Spread]) -> float:
+        """How far the interval of a value reaches from it: the farthest of the main task's probabilities, or that of
+        its number; nan where it is not known. This is what a tolerance is for."""
+        (main, *_), (mine, *_) = self, self.split(outputs)
+        values, spread = main.values(mine.double()), spreads[0]
+        farthest = torch.maximum(spread.high - values, values - spread.low)
+        return float(farthest[: len(main.spec.names) or None].max())
+
+    def exact(self, outputs: Float[Tensor, " O"]) -> tuple[Spread, ...]:
+        """Spread of each task's values where they are those of all tiles: none."""
+        return tuple(task.exact(mine) for task, mine in zip(self, self.split(outputs), strict=True))
 
     def results(
         self,
         outputs: Float[Tensor, " O"],
-        stderr: Sequence[Float[Tensor, " _"]],
+        spreads: Sequence[Spread],
         contributions: Float[Tensor, "N O"],
     ) -> tuple[TaskResult, ...]:
         """Results of all tasks, each from its part of what `Task.result` takes."""
-        parts = zip(self, self.split(outputs), stderr, self.split(contributions), strict=True)
-        return tuple(task.result(o, e, c) for task, o, e, c in parts)
+        parts = zip(self, self.split(outputs), spreads, self.split(contributions), strict=True)
+        return tuple(task.result(o, s, c) for task, o, s, c in parts)

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from wsi_ats.errors import ConfigError, Failure
+from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.manifest import Row
 from wsi_ats.manifest.patients import rows_by
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import CARD, save_model
 from wsi_ats.output import writing
 from wsi_ats.predict import predict_prepared_patient
-from wsi_ats.prediction import OfResults
+from wsi_ats.prediction import OfResults, PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.tasks.task import Task, Tasks
 from wsi_ats.train.card import with_decisions
@@ -80,9 +80,8 @@ def calibrate_model(
     examples = Examples(rows, list(model.tasks), model.config, 1 << 30)
     failures = examples.inspect(lambda: None)
     say(f"{len(examples)} of {len(rows)} {by}s can be read")
-    predictions = [
-        predict_prepared_patient(model, examples[i].prepared, reading) for i in range(len(examples))
-    ]
+    predictions, unread = _predictions(model, examples, reading)
+    failures += unread
     known = [int((~np.isnan(targets).all(1)).sum()) for targets in examples.targets]
     if not predictions or max(known) < LEAST:
         raise ConfigError(
@@ -95,6 +94,21 @@ def calibrate_model(
     with writing(out):
         save_model(model, out, with_decisions(text, model.tasks))
     return calibrated, failures
+
+
+def _predictions(
+    model: AttentionSampler, examples: Examples, reading: Reading
+) -> tuple[list[PatientPrediction], list[Failure]]:
+    """Predictions of slides or patients, and why some have none: these, whose tiles cannot be read, are dropped."""
+    predictions, failures, kept = [], [], []
+    for number, row in enumerate(examples.rows):
+        try:
+            predictions.append(predict_prepared_patient(model, examples[number].prepared, reading))
+            kept.append(row)
+        except SlideError as error:
+            failures.append(examples.failure(row, error))
+    examples.rows = kept
+    return predictions, failures
 
 
 def outputs_of_tasks(predictions: Sequence[OfResults]) -> list[Float64[np.ndarray, "n _"]]:

@@ -124,6 +124,12 @@ class Examples(Dataset[Example]):
         self.rows = [row for row, failure in zip(self.rows, outcomes, strict=True) if failure is None]
         return [failure for failure in outcomes if failure is not None]
 
+    def failure(self, row: Row, error: SlideError) -> Failure:
+        """The failure of a row that was prepared and then could not be read; of a patient it names the slide."""
+        pairs = ((slide, self._addresses.get(slide.slide)) for slide in row.of_slides)
+        mine = next((slide for slide, address in pairs if address and address == error.address), None)
+        return failure_of(row, error) if mine is None else _as_of(row, failure_of(mine, error))
+
     def set_aside(self, error: SlideError) -> Failure | None:
         """Drop the slide whose pixels `error` is about and return why; None where it is none of these."""
         for row in self.rows if error.address is not None else ():

@@ -25,7 +25,7 @@ from wsi_ats.manifest import Row
 from wsi_ats.manifest.patients import unit_of
 from wsi_ats.output import check_within, make_folder, remedy_for, writing
 from wsi_ats.shown import csv_bytes
-from wsi_ats.tasks.answer import values_named
+from wsi_ats.tasks.answer import outputs_of, values_named
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.card import Trained
@@ -42,9 +42,12 @@ OWN = (
     "validation.csv",
     "model",
     "run.json",
+    "examples",
+    "report.html",
 )
-"""Names of what a run writes, in that order. `run.json` comes last: it says that the run is finished."""
-FOLDERS = ("checkpoints", "model")
+"""Names of what a run writes, in that order. With `run.json` it is finished; the report and the slides that it shows
+come after that."""
+FOLDERS = ("checkpoints", "model", "examples")
 """Those that are folders."""
 COLUMNS = [field.name for field in fields(Failure)]
 """Columns of failures.csv."""
@@ -200,16 +203,22 @@ def read_failures(out: Path) -> list[Failure]:
 
 
 def write_validation(
-    out: Path, tasks: Tasks, rows: Sequence[Row], values: Sequence[Float64[np.ndarray, "n _"]]
+    out: Path,
+    tasks: Tasks,
+    rows: Sequence[Row],
+    values: Sequence[Float64[np.ndarray, "n _"]],
+    outputs: Sequence[Float64[np.ndarray, "n _"]],
 ) -> None:
-    """Write validation.csv: slide or patient, the texts of its targets, and every value of the answers."""
+    """Write validation.csv: slide or patient, the texts of its targets, every value of the answers, and the outputs of
+    the heads that these were made of: what a calibration changes."""
     columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
-    every = np.concatenate(list(values), axis=1)
+    every = np.concatenate([*values, *outputs], axis=1)
+    raw = [f"output_{name}" for name in outputs_of(tasks.specs)]
     lines = (
         [row.slide, *map(row.cell, columns), *(f"{value:.6g}" for value in mine)]
         for row, mine in zip(rows, every, strict=True)
     )
-    table = csv_bytes([unit_of(rows), *columns, *values_named(tasks.specs)], lines)
+    table = csv_bytes([unit_of(rows), *columns, *values_named(tasks.specs), *raw], lines)
     with writing(out):
         write_atomic(out / "validation.csv", table)
 

@@ -24,7 +24,7 @@ from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.shown import cell, csv_bytes
-from wsi_ats.tasks.answer import cells_of, columns_of
+from wsi_ats.tasks.answer import columns_of
 from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
@@ -195,11 +195,7 @@ def _of_row(row: Row, targets: Sequence[str]) -> dict[str, str]:
 def _of_prediction(prediction: PatientPrediction) -> dict[str, str]:
     """Cells of a prediction, under the names that predictions.csv of a batch has for them."""
     columns = columns_of([result.spec for result in prediction.results])
-    cells = [
-        text
-        for result in prediction.results
-        for text in cells_of(result.spec, result.text, result.values.tolist(), result.stderr.tolist())
-    ]
+    cells = [text for result in prediction.results for text in result.cells()]
     return {
         **dict(zip(columns, cells, strict=True)),
         "tiles_read": str(prediction.tiles_read),

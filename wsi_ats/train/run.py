@@ -309,8 +309,7 @@ def _validate(module: TrainingModule, sets: Sets, config: Config, out: Path, say
         for words in (*calibrated.done, *calibrated.missing):
             say(words)
     module.model.reference = reference_of(module, sets["train"], predictions, config.train.seed, say)
-    values = [
-        values_of_outputs(task, mine) for task, mine in zip(tasks, outputs_of_tasks(predictions), strict=True)
-    ]
-    write_validation(out, tasks, val_set.rows, values)
+    outputs = outputs_of_tasks(predictions)
+    values = [values_of_outputs(task, mine) for task, mine in zip(tasks, outputs, strict=True)]
+    write_validation(out, tasks, val_set.rows, values, outputs)
     return final_figures(tasks, values, val_set.targets, np.random.default_rng(config.train.seed))
