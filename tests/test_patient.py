@@ -64,7 +64,8 @@ def logits_of(model: AttentionSampler, slide: PreparedSlide) -> torch.Tensor:
 
 def same(one: PatientPrediction, other: PatientPrediction) -> None:
     np.testing.assert_array_equal(one.values, other.values)
-    np.testing.assert_array_equal(one.stderr, other.stderr)
+    for name in ("stderr", "low", "high"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     by_name = ({part.slide: part for part in prediction.slides} for prediction in (one, other))
     for (name, a), (other_name, b) in zip(*(sorted(parts.items()) for parts in by_name), strict=True):
         assert name == other_name
@@ -120,9 +121,10 @@ def test_with_two_levels_a_slide_has_the_share_that_its_regions_have_of_all(path
 def test_one_slide_a_patient_is_that_slide(paths: list[Path], levels: int, reading: dict[str, float]) -> None:
     model = model_with(f"attention.levels={levels}")
     slide, patient = model.predict(paths[2], **reading), model.predict([paths[2]], **reading)
-    for name in ("cells", "weights", "attention", "values", "stderr", "contributions"):
+    for name in ("cells", "weights", "attention", "values", "stderr", "low", "high", "contributions"):
         np.testing.assert_array_equal(getattr(patient.slides[0], name), getattr(slide, name))
-    np.testing.assert_array_equal(patient.values, slide.values)
+    for name in ("values", "stderr", "low", "high"):
+        np.testing.assert_array_equal(getattr(patient, name), getattr(slide, name))
     assert (patient.tiles_read, patient.bytes_read) == (slide.tiles_read, slide.bytes_read)
 
 
@@ -135,7 +137,32 @@ def test_the_order_of_the_slides_does_not_matter(paths: list[Path], levels: int)
     for i, part in zip((2, 0, 1), other.slides, strict=True):  # they come back as they were given
         assert (part.slide, part.digest) == (paths[i].name, first.slides[i].digest)
     assert first.bytes_read == other.bytes_read == sum(part.bytes_read for part in other.slides)
-    assert first.tiles_read <= 16
+    assert first.tiles_read == 16 if levels == 1 else first.tiles_read <= 16
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_patient_has_an_interval_and_a_budget_as_a_slide_has(paths: list[Path], levels: int) -> None:
+    model = model_with(f"attention.levels={levels}", "regions.side=2", "regions.shrink=2")
+    exact = model.predict(paths, sampler="all")
+    assert reach(exact) == 0
+    drawn = model.predict(paths, tiles=24)
+    assert drawn.low is not None
+    assert drawn.high is not None
+    assert ((drawn.low < drawn.values) & (drawn.values < drawn.high)).all()
+    assert ((drawn.low <= exact.values) & (exact.values <= drawn.high)).all()
+    assert drawn.tiles_read == 24
+    assert 1 < drawn.rounds <= 16
+    shortest = model.predict(paths, tiles=96, tolerance=1e9)
+    stopped = model.predict(paths, tiles=96, tolerance=reach(shortest) * 0.8)
+    assert shortest.tiles_read == 48  # half the budget at first, and more where it must be surer
+    assert 48 < stopped.tiles_read <= 96
+
+
+def reach(prediction: PatientPrediction) -> float:
+    """How far the interval reaches from the answer."""
+    assert prediction.low is not None
+    assert prediction.high is not None
+    return float(np.maximum(prediction.high - prediction.values, prediction.values - prediction.low).max())
 
 
 @pytest.mark.parametrize("sampler", ["systematic", "gumbel"])

@@ -1,5 +1,5 @@
-"""Prediction: tiles of a slide, or of all slides of a patient, are drawn, of a reading with a tolerance more and more of
-them until that is enough.
+"""Prediction: tiles of a slide, or of all slides of a patient, are drawn, of a reading with a tolerance more and more
+of them until that is enough.
 
 The drawn tiles are dealt out to rounds. What the answer would be without each of these gives its standard error and its
 interval, from the drawing of tiles alone (`sampling/jackknife.py`, `tasks/spread.py`); how many tiles are drawn,

@@ -196,9 +196,20 @@ def test_the_commands_answer_by_patient_as_the_model_was_trained(
     for row in found.to_dict("records"):
         prediction = model.predict([Path(slide) for slide in row["slides"].split(";")], tiles=12)
         np.testing.assert_allclose(row["prob_tumour"], prediction.probabilities[1], atol=1e-6)
+        assert prediction.low is not None
+        assert prediction.high is not None
+        ends = prediction.low[1], prediction.high[1]
+        np.testing.assert_allclose((row["low_tumour"], row["high_tumour"]), ends, atol=1e-6)
     told = command("evaluate", out, "m.csv").output
     assert "3 of 3 labelled patients have an answer" in told
     assert "3 patients (normal 1, tumour 2)" in told
+    page = (out / "report.html").read_text()
+    assert "Figures of 3 patients; intervals by bootstrap over patients" in page
+    assert "A patient, mean over 3 patients" in page
+    assert "slides: 00.tif, 01.tif" in page
+    assert page.count('class="heatmap"') == 6
+    assert page.count("Tile of P0") == 6
+    assert "could not be read again" not in page
     by_slide = command("predict", "model", "m.csv", *common, "--by", "slide").output
     assert "6 of 6 slides done" in by_slide
     told = command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from wsi_ats.manifest import read_manifest
 from wsi_ats.manifest.folds import folds_of
 from wsi_ats.manifest.patients import patients_of
 from wsi_ats.reading import Reading
+from wsi_ats.report.found import find
+from wsi_ats.report.page import make_report
+from wsi_ats.report.predicted import predict_examples
 from wsi_ats.synthetic.phantom import Phantom, write_phantom
 from wsi_ats.train.calibrate import calibrate_model
 from wsi_ats.train.folds import cross_validate
@@ -100,6 +104,13 @@ def test_a_run_by_patient_counts_patients_and_its_model_says_so(slides: Path, tm
     )
     assert not failures
     assert "calibrated on 8 patients of ours" in calibrated.done[0]
+    rows = [replace(row, split="val") for row in read_manifest(pairs(slides)) if row.patient in ("P6", "P7")]
+    predict_examples(tmp_path / "run", rows)
+    page = make_report(tmp_path / "run").read_text()
+    assert "judged by its own validation patients" in page
+    assert "slides: 6_0.tif, 6_1.tif" in page
+    assert page.count('class="heatmap"') == 4
+    assert find(tmp_path / "run").by == "patient"
 
 
 def test_a_patient_with_a_slide_that_cannot_be_used_is_left_out(slides: Path, tmp_path: Path) -> None:
@@ -164,3 +175,11 @@ def test_a_cross_validation_by_patient_is_evaluated_by_patient(slides: Path, tmp
     assert (evaluation.joined.flow.evaluated, evaluation.joined.answers.by) == (8, "patient")
     again = cross_validate(made, quick, tmp_path / "run", say=silent)  # from what it kept
     assert again == result
+    page = make_report(tmp_path / "run").read_text()
+    assert "Figures of 8 patients" in page
+    assert "3 models, each asked about the patients that it has not seen" in page
+    assert "are of the split train" not in page
+    values = {
+        f["name"]: f["value"] for f in find(tmp_path / "run").evaluation["tasks"][0]["parts"][0]["figures"]
+    }
+    assert values["auroc"] == evaluation.tasks[0].parts[0].figures[0].interval.value

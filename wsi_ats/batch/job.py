@@ -249,7 +249,7 @@ def provenance(job: Job, found: Mapping[str, Any] | None) -> Record:
     """Provenance of a result or failure: its slide, configuration and software; `found`: more about the slide."""
     return {
         "slide": job.item.id,
-        "path": url_id(str(job.item.path)) if is_url(str(job.item.path)) else str(job.item.path),
+        "path": _path_of(job.item),
         **(found or {}),
         "patient": job.item.patient,
         "extra": dict(job.item.extra),
@@ -378,11 +378,16 @@ def _predict_patient(
 
 
 def _places(job: Job, prediction: Prediction | PatientPrediction) -> list[Record]:
-    """Id and folder of each slide of a patient, in the order of the prediction."""
+    """Id, path and folder of each slide of a patient, in the order of the prediction."""
     if not isinstance(prediction, PatientPrediction):
         return []
     slides = [_slide_of(job, prediction, number) for number in range(len(prediction.slides))]
-    return [{"id": slide.id, "folder": folder_name(slide.id)} for slide in slides]
+    return [{"id": slide.id, "path": _path_of(slide), "folder": folder_name(slide.id)} for slide in slides]
+
+
+def _path_of(item: SlideItem) -> str:
+    """The path as records have it: a URL without what is secret."""
+    return url_id(str(item.path)) if is_url(str(item.path)) else str(item.path)
 
 
 def _slide_of(job: Job, prediction: PatientPrediction, number: int) -> SlideItem:

@@ -104,6 +104,7 @@ class Predicted(_OfSlide, _Answered):
 
 class _SlideOfPatient(_OfSlide):
     id: Text
+    path: Text = ""
     folder: Text
     tissue_cells: Count
 

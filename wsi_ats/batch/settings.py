@@ -37,7 +37,10 @@ class PredictSettings(Reading):
         super().__post_init__()
         whole_number("tolerate_bad_tiles", self.tolerate_bad_tiles, 0)
         if self.by not in get_args(By):
-            raise ConfigError(f"by is {self.by!r}; it must be one of {', '.join(get_args(By))}")
+            raise ConfigError(
+                f"by is {self.by!r}; it must be one of {', '.join(get_args(By))}",
+                "leave it out for one answer a slide",
+            )
         for name, mpp in (("mpp", self.mpp), ("override_mpp", self.override_mpp)):
             if mpp is not None:
                 positive_number(name, mpp, " of micrometres per pixel")

@@ -154,7 +154,8 @@ class SlideStore:
         provenance: Mapping[str, Any],
         places: Sequence[Record] = (),
     ) -> None:
-        """Write result.json: from then on the slide is done. places: of a patient, id and folder of each slide."""
+        """Write result.json: from then on the slide is done. places: of a patient, id, path and folder of each
+        slide."""
         content = describe(prediction)
         for slide, place in zip(content.get("slides", ()), places, strict=True):
             slide.update(place)
