@@ -57,8 +57,8 @@ TENSORS = (
 )
 """The arm that computes: never opens a slide."""
 BOTH = (
-    "attention.attend attention.levels embed reference predict model build model_folder train batch evaluate report "
-    "demo cli __main__"
+    "attention.attend attention.inside attention.levels embed reference predict model build model_folder train batch "
+    "evaluate report demo cli __main__"
 )
 """Where they meet."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsi_ats import estimator, sampling
     from wsi_ats.model import AttentionSampler
     from wsi_ats.model_folder import load_model
-    from wsi_ats.prediction import Prediction
+    from wsi_ats.prediction import PatientPrediction, Prediction
 
 __version__ = version("wsi-ats")
 
@@ -26,6 +26,7 @@ __all__ = [
     "MissingMppError",
     "ModelError",
     "NoTissueError",
+    "PatientPrediction",
     "Prediction",
     "SlideError",
     "WsiAtsError",
@@ -38,6 +39,7 @@ __all__ = [
 
 _LAZY = {
     "AttentionSampler": "wsi_ats.model",
+    "PatientPrediction": "wsi_ats.prediction",
     "Prediction": "wsi_ats.prediction",
     "load_model": "wsi_ats.model_folder",
 }

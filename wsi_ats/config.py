@@ -189,6 +189,10 @@ class HeadSettings(Section):
 class TrainSettings(Section):
     """The training loop."""
 
+    by: Literal["slide", "patient"] = "slide"
+    """What one answer is about: each slide, or each patient. By patient, attention is one distribution over the tissue
+    of all slides of a patient, `sampling.tiles` are drawn from it, and labels are of patients; the tumour need not be
+    on each of the slides."""
     epochs: int = Field(default=40, ge=1, le=1_000_000)
     """Passes over the slides, at most; early stopping may end sooner."""
     warm_up: int | None = Field(default=None, ge=0, le=1_000_000)

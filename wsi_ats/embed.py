@@ -41,9 +41,7 @@ def tile_features(
     tiles, (M, 3, h, w) in [0, 1], before a network that learns sees them. moved: where such a network's tiles lie in
     their cells (`read_tiles`); these are not kept. Raises `SlideError` where a slide cannot be read.
     """
-    slides = [d.slide for d in drawn]
-    owners = np.repeat(np.arange(len(drawn)), [len(d.draws) for d in drawn])
-    cells = np.concatenate([d.cells for d in drawn])
+    slides, owners, cells = _located(drawn)
     device = drawn[0].log_p.device
 
     def read(positions: list[int]) -> UInt8[np.ndarray, "M h w 3"]:
@@ -110,6 +108,20 @@ class TileVectors:
         """Vectors (N, D) of drawn tiles that have been read, in the order of the draw."""
         assert self._vectors is not None
         return self._vectors[[self._rows[cell] for cell in drawn.draws.cells.tolist()]]
+
+
+def _located(
+    drawn: Sequence[Drawn],
+) -> tuple[list[PreparedSlide], Int64[np.ndarray, " M"], Int64[np.ndarray, " M"]]:
+    """All slides of what was drawn, the one of each of M tiles by its place among them, and the tile's cell in it."""
+    slides: list[PreparedSlide] = []
+    owners, cells = [], []
+    for d in drawn:
+        owner, cell = d.slide.locate(d.cells)
+        owners.append(owner + len(slides))
+        cells.append(cell)
+        slides += d.slide.slides
+    return slides, np.concatenate(owners), np.concatenate(cells)
 
 
 def _read(

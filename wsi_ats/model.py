@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from wsi_ats.embed import Augment, tile_features
 from wsi_ats.estimator import Summary, plain_summary, refined_summary
 from wsi_ats.features.standardise import Standardise
 from wsi_ats.head import Head
-from wsi_ats.lowres.prepare import PreparedSlide
-from wsi_ats.predict import predict_slide
-from wsi_ats.prediction import Prediction
+from wsi_ats.lowres.patient import Prepared
+from wsi_ats.predict import predict_patient, predict_slide
+from wsi_ats.prediction import PatientPrediction, Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.slides.base import Slide
 from wsi_ats.statistics.novelty import Reference
@@ -84,20 +85,20 @@ class AttentionSampler(nn.Module):
         self.cache = TileCache(0)
         """Keeps pixels that are met again or, of frozen networks, what they make of them; training sets a larger."""
 
-    def forward(
-        self, slides: Sequence[PreparedSlide], generators: Sequence[torch.Generator]
-    ) -> list[Estimate]:
+    def forward(self, slides: Sequence[Prepared], generators: Sequence[torch.Generator]) -> list[Estimate]:
         """Estimates of a batch of slides, with gradients to attention, features, score and head.
 
-        `generators`: one a slide, so that a slide's draw does not depend on its batch.
+        `slides`: each a slide, or all slides of a patient as one. `generators`: one a slide, so that a slide's draw
+        does not depend on its batch.
         """
         n, sampler = self.config.sampling.tiles, self.config.sampling.sampler
         attention = [self.attend(slide) for slide in slides]  # a
         drawn = [a.draw(n, sampler, g) for a, g in zip(attention, generators, strict=True)]  # S, w
         return self.estimates(drawn, self.embed(drawn))  # f, Phi_hat, g(Phi_hat)
 
-    def attend(self, slide: PreparedSlide, *, uniform: bool = False) -> SlideAttention:
-        """The attention over a slide that tiles are drawn from; `uniform`: as if it had no opinion on the tissue."""
+    def attend(self, slide: Prepared, *, uniform: bool = False) -> SlideAttention:
+        """The attention over a slide, or over all slides of a patient, that tiles are drawn from; `uniform`: as if it
+        had no opinion on the tissue."""
         attend = Attend(self.attention, self.region_attention, self.config, self.cache)
         return attend(slide, uniform=uniform or self.config.sampling.uniform)
 
@@ -138,30 +139,64 @@ class AttentionSampler(nn.Module):
         every = zip(drawn, features, summaries, strict=True)
         return [Estimate(d, f, s, self.head(s.phi)) for d, f, s in every]
 
-    def predict(
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts
         self,
         slide: Slide | Path | str,
+        tiles: int | None = ...,
+        sampler: str = ...,
+        seed: int = ...,
+        repeats: int | None = ...,
+        tolerance: float | None = ...,
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self,
+        slide: Sequence[Slide | Path | str],
+        tiles: int | None = ...,
+        sampler: str = ...,
+        seed: int = ...,
+        repeats: int | None = ...,
+        tolerance: float | None = ...,
+    ) -> PatientPrediction: ...
+
+    def predict(
+        self,
+        slide: Slide | Path | str | Sequence[Slide | Path | str],
         tiles: int | None = None,
         sampler: str = "systematic",
         seed: int = 0,
         repeats: int | None = None,
         tolerance: float | None = None,
-    ) -> Prediction:
-        """Classify one slide: an open one, a path or a URL.
+    ) -> Prediction | PatientPrediction:
+        """Classify one slide, an open one, a path or a URL; or one patient by a list of all slides.
 
         `tiles` (64) are drawn and dealt out to `repeats` (16) rounds; what the answer would be without each of these
         gives its standard error and its interval. With a `tolerance` more and more tiles are drawn until no interval
         of the main task reaches farther than that (docs/method.md, section 8): 64 at first, at most `tiles` (512);
         where it takes no more than these, all tissue tiles in the end.
         `sampler="all"` reads every tissue tile: the exact answer. The draws depend on `seed` and on the slide's name
-        alone, never on batch, order or worker. Raises `ConfigError` for a reading that makes no sense, `SlideError`
-        where the slide cannot be read, `NoTissueError` where it shows none.
+        alone, never on batch, order or worker. Of a patient, so many tiles are drawn from all slides together, wherever
+        attention, which is one distribution over all their tissue, is; the order of the slides does not matter. Raises
+        `ConfigError` for a reading that makes no sense, `SlideError` where a slide cannot be read, `NoTissueError`
+        where it shows none.
         """
         return self.read(slide, Reading.of(tiles, sampler, seed, repeats, tolerance))
 
-    def read(self, slide: Slide | Path | str, reading: Reading) -> Prediction:
-        """Classify one slide as `reading` says: `predict` with its arguments in one value."""
-        return predict_slide(self, slide, reading)
+    @overload
+    def read(self, slide: Slide | Path | str, reading: Reading) -> Prediction: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def read(self, slide: Sequence[Slide | Path | str], reading: Reading) -> PatientPrediction: ...
+
+    def read(
+        self, slide: Slide | Path | str | Sequence[Slide | Path | str], reading: Reading
+    ) -> Prediction | PatientPrediction:
+        """Classify one slide or patient as `reading` says: `predict` with its arguments in one value."""
+        if isinstance(slide, Slide | Path | str):
+            return predict_slide(self, slide, reading)
+        return predict_patient(self, slide, reading)
 
     @property
     def specs(self) -> tuple[TaskSpec, ...]:

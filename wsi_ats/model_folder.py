@@ -128,6 +128,12 @@ def read_tasks(folder: Path | str) -> list[Task]:
         raise ModelError(f"{path}: [[model.tasks]] is damaged: {error!r}", COPY) from error
 
 
+def read_by(folder: Path | str) -> str:
+    """What the model of a folder was trained to answer about, `slide` or `patient`. Raises `ModelError`."""
+    training = _settings(Path(folder)).get("train")
+    return str(training.get("by", "slide")) if isinstance(training, dict) else "slide"
+
+
 def model_hash(folder: Path | str) -> str:
     """Digest (16 hex digits) of the settings and the weights of a model folder, and of its reference if it has one."""
     digest = hashlib.sha256()

@@ -1,4 +1,5 @@
-"""Prediction: tiles of a slide are drawn, of a reading with a tolerance more and more of them until that is enough.
+"""Prediction: tiles of a slide, or of all slides of a patient, are drawn, of a reading with a tolerance more and more
+of them until that is enough.
 
 The drawn tiles are dealt out to rounds. What the answer would be without each of these gives its standard error and its
 interval, from the drawing of tiles alone (`sampling/jackknife.py`, `tasks/spread.py`); how many tiles are drawn,
@@ -8,7 +9,7 @@ interval, from the drawing of tiles alone (`sampling/jackknife.py`, `tasks/sprea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -22,10 +23,12 @@ from wsi_ats.attention.levels import Drawn, SlideAttention
 from wsi_ats.catalogue import is_random
 from wsi_ats.config import Config
 from wsi_ats.embed import TileVectors
+from wsi_ats.errors import ConfigError
 from wsi_ats.estimator import Summary
 from wsi_ats.head import Head
+from wsi_ats.lowres.patient import Prepared, prepared_patient
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
-from wsi_ats.prediction import Prediction
+from wsi_ats.prediction import PatientPrediction, Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.reference import describe_slide
 from wsi_ats.sampling import find_sampler, generator_for, pool
@@ -33,8 +36,9 @@ from wsi_ats.sampling.jackknife import loose, loose_pooled, without_each
 from wsi_ats.sampling.unseen import with_unseen
 from wsi_ats.slides import open_slide
 from wsi_ats.slides.base import Slide
-from wsi_ats.statistics.novelty import Reference
+from wsi_ats.statistics.novelty import Description, Reference, Unlike
 from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.tasks.answer import TaskResult
 from wsi_ats.tasks.spread import Spread
 from wsi_ats.tasks.task import Tasks
 
@@ -54,8 +58,8 @@ class Model(Protocol):
     def head(self) -> Head:
         """Head of the model: from a summary to the outputs of all tasks."""
 
-    def attend(self, slide: PreparedSlide) -> SlideAttention:
-        """Attention over the slide's tissue cells, which tiles are drawn from."""
+    def attend(self, slide: Prepared) -> SlideAttention:
+        """Attention over the tissue cells of a slide, or of all slides of a patient, which tiles are drawn from."""
 
     def embed(self, drawn: Sequence[Drawn]) -> list[Float[Tensor, "_ D"]]:
         """Vectors (N, D) of the drawn tiles of each slide."""
@@ -72,31 +76,92 @@ class Model(Protocol):
 
 def predict_slide(model: Model, slide: Slide | Path | str, reading: Reading) -> Prediction:
     """The prediction of a slide, opened where it is not open yet and prepared, with what that cost."""
+    _check_reading(reading)
+    watch = Stopwatch()
+    with watch("total"), ExitStack() as stack:
+        opened = _open(model, slide, stack, watch)
+        prediction = predict_prepared(model, opened.prepared, reading, watch)
+    return replace(prediction.measured(opened.bytes_read, watch.seconds), digest=opened.handle.digest)
+
+
+def predict_patient(
+    model: Model, slides: Sequence[Slide | Path | str], reading: Reading
+) -> PatientPrediction:
+    """The prediction of a patient from all slides, as `predict_slide` makes that of one; `reading` is of all together.
+
+    Of slides that hold the same, one is read, and a note says so. Raises `ConfigError` where there is no slide.
+    """
+    if not slides:
+        raise ConfigError("a patient has no slides", "give at least one")
+    _check_reading(reading)
+    watch = Stopwatch()
+    with watch("total"), ExitStack() as stack:
+        opened = [_open(model, slide, stack, watch) for slide in slides]
+        first: dict[object, _Opened] = {}
+        for one in opened:
+            first.setdefault(one.content, one)
+        patient = prepared_patient([one.prepared for one in first.values()])
+        prediction = predict_prepared_patient(model, patient, reading, watch)
+    part_of = dict(zip(map(id, patient.slides), prediction.slides, strict=True))
+    given = [number for number, one in enumerate(opened) if id(one.prepared) in part_of]
+    copies = [
+        f"{one.handle.name} holds the same as {first[one.content].handle.name}, which is read once"
+        for one in opened
+        if id(one.prepared) not in part_of
+    ]
+    kept = [opened[number] for number in given]
+    return replace(
+        prediction,
+        slides=tuple(
+            replace(part_of[id(one.prepared)], digest=one.handle.digest, bytes_read=one.bytes_read)
+            for one in kept
+        ),
+        bytes_read=sum(one.bytes_read for one in opened),
+        seconds=watch.seconds,
+        notes=(*copies, *prediction.notes),
+        given=tuple(given),
+    )
+
+
+def _check_reading(reading: object) -> None:
+    of_kind("reading", reading, Reading, "a Reading", "make one by wsi_ats.reading.Reading.of(tiles=64)")
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A slide that is open and prepared."""
+
+    handle: Slide
+    prepared: PreparedSlide
+    before: int
+    """Bytes that had been read of it before."""
+
+    @property
+    def content(self) -> object:
+        """What it has in common with its copies."""
+        return self.handle.digest or self.handle.address
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that were read of it since."""
+        return self.handle.bytes_read - self.before
+
+
+def _open(model: Model, slide: Slide | Path | str, stack: ExitStack, watch: Stopwatch) -> _Opened:
+    """The slide prepared; opened where it is not open yet, and then closed with the stack."""
     if not isinstance(slide, Slide):
         some_path(
             "slide", slide, "give an open slide (wsi_ats.open_slide makes one of arrays), a path or a URL"
         )
-    of_kind("reading", reading, Reading, "a Reading", "make one by wsi_ats.reading.Reading.of(tiles=64)")
-    watch = Stopwatch()
-    with watch("total"):
-        with watch("open"):
-            opened: AbstractContextManager[Slide] = (
-                open_slide(slide, srgb=model.config.slide.srgb)
-                if isinstance(slide, str | Path)
-                else nullcontext(slide)
-            )
-        with opened as handle:
-            with watch("open"):
-                digest = handle.digest
-            before = handle.bytes_read
-            with watch("view"):
-                prepared = prepare(handle, model.config, keep_open=True)
-            prediction = predict_prepared(model, prepared, reading, watch)
-            bytes_read = handle.bytes_read - before
-    return replace(prediction.measured(bytes_read, watch.seconds), digest=digest)
+    with watch("open"):
+        if isinstance(slide, str | Path):
+            slide = stack.enter_context(open_slide(slide, srgb=model.config.slide.srgb))
+        _ = slide.digest  # remembered; it takes a while
+    before = slide.bytes_read
+    with watch("view"):
+        return _Opened(slide, prepare(slide, model.config, keep_open=True), before)
 
 
-@torch.inference_mode()
 def predict_prepared(
     model: Model, slide: PreparedSlide, reading: Reading, watch: Stopwatch | None = None
 ) -> Prediction:
@@ -104,12 +169,88 @@ def predict_prepared(
 
     The model is in evaluation mode meanwhile, and as it was again after it, also after an error.
     """
-    watch = watch or Stopwatch()
+    read = _read(model, slide, reading, watch or Stopwatch())
+    notes = read.unlike.notes if read.unlike else ()
+    (prediction,) = read.by_slide()
+    return replace(prediction, notes=(*slide.notes, *notes), description=read.description, unlike=read.unlike)
+
+
+def predict_prepared_patient(
+    model: Model, patient: Prepared, reading: Reading, watch: Stopwatch | None = None
+) -> PatientPrediction:
+    """The prediction of a patient whose slides are prepared already, likewise."""
+    read = _read(model, patient, reading, watch or Stopwatch())
+    parts = read.by_slide()
+    several = len(parts) > 1
+    notes = [f"{part.slide}: {note}" if several else note for part in parts for note in part.notes]
+    return PatientPrediction(
+        slides=tuple(parts),
+        rounds=read.rounds,
+        bytes_read=0,
+        seconds={},
+        notes=(*notes, *(read.unlike.notes if read.unlike else ())),
+        description=read.description,
+        unlike=read.unlike,
+        given=tuple(range(len(parts))),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What the tiles that were read come to."""
+
+    attention: SlideAttention
+    every: Drawn
+    """What was drawn as one draw, or the draw of every cell."""
+    results: tuple[TaskResult, ...]
+    rounds: int
+    description: Description
+    unlike: Unlike | None
+    tile_px: int
+
+    def by_slide(self) -> list[Prediction]:
+        """The prediction as it concerns each slide, without what was found out about all together."""
+        drawn = self.every.slide
+        tissue, by_cell = self.attention.by_cell()
+        owners, cells = drawn.locate(tissue)
+        tiles, places = drawn.locate(self.every.cells)
+        weights = self.every.draws.log_weights.double().exp().cpu().numpy()
+        predictions = []
+        for number, slide in enumerate(drawn.slides):
+            mine, read = owners == number, tiles == number
+            predictions.append(
+                Prediction(
+                    slide=slide.name,
+                    results=tuple(replace(r, contributions=r.contributions[read]) for r in self.results),
+                    grid=slide.view.grid,
+                    slide_size=slide.slide_size,
+                    mpp=slide.mpp,
+                    tissue=cells[mine],
+                    attention=by_cell[mine],
+                    cells=places[read],
+                    weights=weights[read],
+                    tile_px=self.tile_px,
+                    tile_downsample=slide.tile_downsample,
+                    tiles_read=int(read.sum()),
+                    rounds=self.rounds,
+                    bytes_read=0,
+                    seconds={},
+                    notes=slide.notes,
+                    view_shares=slide.view_shares,
+                    patient_cells=len(tissue) if len(drawn.slides) > 1 else 0,
+                )
+            )
+        return predictions
+
+
+@torch.inference_mode()
+def _read(model: Model, slide: Prepared, reading: Reading, watch: Stopwatch) -> _Read:
+    """Read tiles of a slide, or of all slides of a patient, until that is enough."""
     with _evaluating(model):
         with watch("attention"):
             attention = model.attend(slide)
         vectors = TileVectors(model.embed)
-        look = _looked(model, attention, slide.name, reading, vectors, watch)
+        look = _looked(model, attention, slide.names, reading, vectors, watch)
         # A reading that falls short is carried to its end where the budget is enough for that.
         exact = not attention.exceeds(reading.tiles if look.short else len(vectors))
         every = attention.all() if exact else look.drawn
@@ -125,29 +266,11 @@ def predict_prepared(
                 model.head.contributions(features, summary.shares),
             )
             description = describe_slide(every, features)
-            unlike = model.reference.judge(description) if model.reference else None
-    tissue, by_cell = attention.by_cell()
-    return Prediction(
-        slide=slide.name,
-        results=results,
-        grid=every.slide.view.grid,
-        slide_size=slide.slide_size,
-        mpp=slide.mpp,
-        tissue=tissue,
-        attention=by_cell,
-        cells=every.cells,
-        weights=every.draws.log_weights.double().exp().cpu().numpy(),
-        tile_px=model.config.tile.px,
-        tile_downsample=slide.tile_downsample,
-        tiles_read=len(every.cells),
-        rounds=look.rounds,
-        bytes_read=0,
-        seconds={},
-        notes=(*slide.notes, *(unlike.notes if unlike else ())),
-        view_shares=slide.view_shares,
-        description=description,
-        unlike=unlike,
-    )
+            # The limits of a reference are those of what the model was trained on: slides, or patients.
+            judged = len(slide.slides) == 1 or model.config.train.by == "patient"
+            unlike = model.reference.judge(description) if model.reference and judged else None
+    px = model.config.tile.px
+    return _Read(attention, every, results, look.rounds, description, unlike, px)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,13 +287,13 @@ class _Look:
 def _looked(
     model: Model,
     attention: SlideAttention,
-    name: str,
+    names: Sequence[str],
     reading: Reading,
     vectors: TileVectors,
     watch: Stopwatch,
 ) -> _Look:
     """The last look of a reading: at its only draw or, with a tolerance, at the first one that is enough."""
-    draws = attention.draw_each(reading.sizes, reading.sampler, generator_for(reading.seed, name, 0))
+    draws = attention.draw_each(reading.sizes, reading.sampler, generator_for(reading.seed, *names, 0))
     look = None
     for n in reading.sizes:
         with watch("attention"):
@@ -181,7 +304,7 @@ def _looked(
         with watch("tiles"):
             vectors.read(drawn)
         with watch("head"):
-            look = _look(model, drawn, vectors, reading, generator_for(reading.seed, name, n, "rounds"))
+            look = _look(model, drawn, vectors, reading, generator_for(reading.seed, *names, n, "rounds"))
         if not look.short:
             break
     assert look is not None

@@ -259,11 +259,12 @@ def test_every_setting_counts_in_the_hash() -> None:
         "heatmap": False,
         "mpp": 0.5,
         "override_mpp": 0.5,
+        "by": "patient",
     }
     changes |= {"tolerate_bad_tiles": 1, "tolerance": 0.1}
     assert set(changes) == set(PredictSettings.__dataclass_fields__)
     hashes = {replace(PredictSettings(), **{name: value}).hash("m") for name, value in changes.items()}
-    assert len(hashes | {PredictSettings().hash("m"), PredictSettings().hash("n")}) == 11
+    assert len(hashes | {PredictSettings().hash("m"), PredictSettings().hash("n")}) == 12
 
 
 # In several processes

@@ -171,6 +171,7 @@ def test_what_became_of_the_slides_is_told(place: Path) -> None:
     assert told(place)["flow"] == {
         "labelled": 80,
         "predicted": 79,
+        "by": "slide",
         "failed": 1,
         "pending": 1,
         "without_answer": ["s2.svs", "s3.svs"],

@@ -11,7 +11,7 @@ from tests.support.training import silent
 from wsi_ats import load_model
 from wsi_ats.errors import SlideError
 from wsi_ats.manifest import Row, read_manifest
-from wsi_ats.prediction import Prediction
+from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reference import REFERENCE
 from wsi_ats.statistics.novelty import LEAST
 from wsi_ats.train.data import Example
@@ -49,8 +49,8 @@ def test_a_training_slide_that_no_longer_can_be_read_is_left_out(
     first = next(row.slide for row in many if row.split == "train")
     answer = TrainingModule.answer
 
-    def broken(module: TrainingModule, example: Example) -> Prediction:
-        if example.slide == first:
+    def broken(module: TrainingModule, example: Example) -> PatientPrediction:
+        if example.slides == (first,):
             raise SlideError("a tile cannot be read")
         return answer(module, example)
 

@@ -287,7 +287,7 @@ def test_a_step_without_its_own_knobs_is_forward(rows: list[Row], trained: Path)
     module = TrainingModule(model)
     module.log = lambda *_, **__: None  # there is no trainer
     loss = module.training_step(batch, 0)
-    generators = [generator_for(0, 0, example.slide) for example in batch]
+    generators = [generator_for(0, 0, *example.slides) for example in batch]
     estimates = model([example.prepared for example in batch], generators)
     assert torch.equal(module._loss(estimates, batch), loss)
 

@@ -16,6 +16,7 @@ from wsi_ats.attention.networks import ConvAttention, PretrainedAttention
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
 from wsi_ats.features.fingerprint import fingerprint
+from wsi_ats.lowres.patient import Prepared
 from wsi_ats.lowres.prepare import PreparedSlide
 from wsi_ats.sampling import smooth, uniform_attention
 
@@ -32,9 +33,10 @@ class Attend:
     cache: TileCache
     """The cache of the pixels of regions, and of what fixed layers make of a view."""
 
-    def __call__(self, slide: PreparedSlide, *, uniform: bool = False) -> SlideAttention:
-        """Attention over the slide's tissue cells; `uniform`: as if the networks had no opinion."""
-        if slide.regions is None:
+    def __call__(self, slide: Prepared, *, uniform: bool = False) -> SlideAttention:
+        """Attention over the tissue cells of a slide, or of all slides of a patient; `uniform`: as if the networks had
+        no opinion."""
+        if slide.slides[0].regions is None:
             return SlideAttention(slide, self._uniform(slide) if uniform else self._of_cells(slide))
         return TwoLevelAttention(
             slide,
@@ -62,30 +64,34 @@ class Attend:
             device
         )
 
-    def _of_cells(self, slide: PreparedSlide) -> Float[Tensor, " K"]:
-        """Log-attention over the tissue cells."""
-        if isinstance(self.network, PretrainedAttention):
-            logits = self.network.logits_from_channels(self.channels(slide))
-        else:
-            logits = self._logits(self.network, slide)
+    def _of_cells(self, slide: Prepared) -> Float[Tensor, " K"]:
+        """Log-attention over the tissue cells: of a patient, one distribution over those of all slides."""
+        logits = torch.cat([self._cell_logits(one) for one in slide.slides])
         return smooth(torch.log_softmax(logits, 0), self.config.attention.smoothing)
 
-    def _of_regions(self, slide: PreparedSlide, *, uniform: bool) -> Float[Tensor, " R"]:
+    def _cell_logits(self, slide: PreparedSlide) -> Float[Tensor, " K"]:
+        if isinstance(self.network, PretrainedAttention):
+            return self.network.logits_from_channels(self.channels(slide))
+        return self._logits(self.network, slide)
+
+    def _of_regions(self, slide: Prepared, *, uniform: bool) -> Float[Tensor, " R"]:
         """Log-attention over the regions, in proportion to their tissue where the network is indifferent."""
+        logits = torch.cat([self._region_logits(one, uniform=uniform) for one in slide.slides])
+        log_p = torch.log_softmax(logits, 0)
+        return log_p if uniform else smooth(log_p, self.config.attention.smoothing)
+
+    def _region_logits(self, slide: PreparedSlide, *, uniform: bool) -> Float[Tensor, " R"]:
         assert slide.regions is not None
         assert self.region_network is not None
         area = torch.from_numpy(slide.regions.area).log().to(next(self.region_network.parameters()))
-        if uniform:
-            return torch.log_softmax(area, 0)
-        logits = self._logits(self.region_network.at(slide.view.stride), slide)
-        return smooth(torch.log_softmax(logits + area, 0), self.config.attention.smoothing)
+        return area if uniform else area + self._logits(self.region_network.at(slide.view.stride), slide)
 
     def _logits(self, net: ConvAttention, slide: PreparedSlide) -> Float[Tensor, " K"]:
         """Logits of the tissue cells of the slide's view."""
         block = self.config.view.block
         return cell_logits(net, slide.view_reader, slide.view.grid, slide.tissue, block, slide.stain_table)
 
-    def _uniform(self, slide: PreparedSlide) -> Float[Tensor, " K"]:
+    def _uniform(self, slide: Prepared) -> Float[Tensor, " K"]:
         return uniform_attention(len(slide.tissue)).to(next(self.network.parameters()).device)
 
 

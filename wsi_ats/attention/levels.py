@@ -10,27 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from wsi_ats.attention.blockwise import Read, cell_logits, surroundings
+from wsi_ats.attention.inside import Inside
 from wsi_ats.attention.networks import ConvAttention
-from wsi_ats.cache import Key, TileCache
-from wsi_ats.geometry import Box
-from wsi_ats.lowres.prepare import PreparedSlide
-from wsi_ats.lowres.regions import RegionGrid
-from wsi_ats.lowres.view import View
-from wsi_ats.prefetch import prefetch
+from wsi_ats.cache import TileCache
+from wsi_ats.lowres.patient import Prepared
 from wsi_ats.sampling import Draws, draw, every_cell, smooth
 from wsi_ats.sampling.growing import draw_growing
 from wsi_ats.sampling.nested import opened, through, within_regions
-from wsi_ats.slides.base import Slide
 
 REGION_BYTES = 64 << 20
 """Memory for the pixels of regions between finding their tissue, their logits and the gradient."""
@@ -43,8 +36,8 @@ MOST_DRAWS = 64
 class Drawn:
     """The tiles drawn from a slide's attention. Later draws from the same attention leave it as it is."""
 
-    slide: PreparedSlide
-    """The prepared slide, whose `tissue` are the cells that `log_p` is about and that `draws` index into."""
+    slide: Prepared
+    """The prepared slide or patient, whose `tissue` are the cells that `log_p` is about and that `draws` index into."""
     log_p: Float[Tensor, " K"]
     """Log-attention of the K tissue cells, with its graph; with two levels, of the cells that are known."""
     draws: Draws
@@ -60,18 +53,18 @@ class Drawn:
 
     @property
     def cells(self) -> Int64[np.ndarray, " N"]:
-        """Flat indices of the drawn cells in the slide's grid."""
+        """Flat indices of the drawn cells in the slide's grid, or in those of a patient's slides (`slide.locate`)."""
         cells: np.ndarray = self.slide.tissue[self.draws.cells.cpu().numpy()]
         return cells
 
 
 class SlideAttention:
-    """Attention over the tissue cells of a slide, with its graph.
+    """Attention over the tissue cells of a slide, or of all slides of a patient, with its graph.
 
-    slide: the prepared slide, whose `tissue` are the K cells. log_p (K,): their log-probabilities.
+    slide: the prepared slide or patient, whose `tissue` are the K cells. log_p (K,): their log-probabilities.
     """
 
-    def __init__(self, slide: PreparedSlide, log_p: Float[Tensor, " K"]) -> None:
+    def __init__(self, slide: Prepared, log_p: Float[Tensor, " K"]) -> None:
         self.slide = slide
         self.log_p = log_p
 
@@ -107,15 +100,15 @@ class SlideAttention:
 class TwoLevelAttention(SlideAttention):
     """Attention over regions and, as far as they were opened, over the cells inside them.
 
-    coarse: the slide, whose cells are regions. log_a (R,): log-attention of its tissue regions. net: gives the logits
-    of cells; None: uniform inside a region. tiles_per_region: cells drawn a region that is opened. cache: keeps the
-    regions' pixels, for the gradient too. `slide` and `log_p` are of the cells that are known, those of opened
-    regions: cells are added at their end, so that what was drawn before stays right.
+    coarse: the slide or patient, whose cells are regions. log_a (R,): log-attention of its tissue regions. net: gives
+    the logits of cells; None: uniform inside a region. tiles_per_region: cells drawn a region that is opened. cache:
+    keeps the regions' pixels, for the gradient too. `slide` and `log_p` are of the cells that are known, those of
+    opened regions: cells are added at their end, so that what was drawn before stays right.
     """
 
     def __init__(
         self,
-        coarse: PreparedSlide,
+        coarse: Prepared,
         log_a: Float[Tensor, " R"],
         net: ConvAttention | None,
         *,
@@ -123,17 +116,14 @@ class TwoLevelAttention(SlideAttention):
         tiles_per_region: float = 1.0,
         cache: TileCache | None = None,
     ) -> None:
-        assert coarse.regions is not None
-        self._coarse, self._log_a, self._regions = coarse, log_a, coarse.regions
+        self._coarse, self._log_a = coarse, log_a
+        self._owner, self._region = coarse.locate(coarse.tissue)
         self._net, self._smoothing, self._tiles_per_region = net, smoothing, tiles_per_region
         cache = TileCache(REGION_BYTES) if cache is None else cache
-        self._source = partial(_reading, coarse, coarse.regions, cache)
+        self._inside = [Inside(slide, net, cache) for slide in coarse.slides]
         self._known: set[int] = set()
         self._owners = torch.empty(0, dtype=torch.int64, device=log_a.device)
-        none = np.empty(0, np.int64)
-        super().__init__(
-            replace(coarse, view=coarse.regions.frame, tissue=none, order=none, regions=None), log_a[:0]
-        )
+        super().__init__(coarse.fine, log_a[:0])
 
     def draw(self, n: int, sampler: str, generator: torch.Generator) -> Drawn:
         """Draw regions, open those that are not open yet, draw n cells in them."""
@@ -187,8 +177,10 @@ class TwoLevelAttention(SlideAttention):
         return cells[order], values[order]
 
     def _shown(self, position: int) -> Int64[np.ndarray, " n"]:
-        assert isinstance(self._coarse.view, View)
-        return self._regions.tissue_from_coarse(self._coarse.view, int(self._coarse.tissue[position]))
+        """Cells of a region that was not opened, as far as the coarse view shows them."""
+        number = int(self._owner[position])
+        shown = self._inside[number].shown(int(self._region[position]))
+        return np.asarray(self.slide.first_cells[number] + shown, np.int64)
 
     def _regions_for(self, n: int) -> int:
         return math.ceil(n / self._tiles_per_region)
@@ -198,7 +190,7 @@ class TwoLevelAttention(SlideAttention):
         new = [i for i in positions if i not in self._known]
         if not new:
             return
-        found = self._cells_of(new)
+        found = self._cells_of(np.array(new, np.int64))
         counts = torch.tensor([len(cells) for cells in found])
         logits = torch.tensor_split(self._logits(np.concatenate(found)), counts.cumsum(0)[:-1])
         inside = torch.cat([smooth(torch.log_softmax(part, 0), self._smoothing) for part in logits])
@@ -207,46 +199,22 @@ class TwoLevelAttention(SlideAttention):
         self._owners = torch.cat([self._owners, owners])
         self.log_p = torch.cat([self.log_p, self._log_a[owners] + inside])
         cells = np.concatenate([self.slide.tissue, *found])
-        self.slide = replace(self.slide, tissue=cells, order=self._regions.frame.grid.hilbert_order(cells))
+        self.slide = self.slide.with_cells(cells)
 
-    def _cells_of(self, positions: list[int]) -> list[Int64[np.ndarray, " n"]]:
-        regions = [int(self._coarse.tissue[i]) for i in positions]
-        with self._source() as read:
-            return [
-                self._regions.tissue_of(region, pixels)
-                for region, pixels in prefetch(lambda region: self._pixels(read, region), regions)
-            ]
-
-    def _pixels(self, read: Read, region: int) -> np.ndarray:
-        """Pixels of the region itself, cut from what the network sees of it: it is read once."""
-        cells, stride = self._regions.cells(region), self._regions.frame.stride
-        own = Box(*(stride * n for n in cells))
-        box = own if self._net is None else surroundings(self._net, self._regions.frame.grid, cells)[0]
-        left, top = own.x - box.x, own.y - box.y
-        return read(box)[top : top + own.height, left : left + own.width]
+    def _cells_of(self, positions: Int64[np.ndarray, " r"]) -> list[Int64[np.ndarray, " n"]]:
+        """Cells of the regions at these positions, each as the patient's fine grids count them."""
+        found: dict[int, Int64[np.ndarray, " n"]] = {}
+        for number, inside in enumerate(self._inside):
+            mine = positions[self._owner[positions] == number]
+            cells = inside.cells_of(self._region[mine].tolist()) if len(mine) else []
+            first = self.slide.first_cells[number]
+            found |= {i: first + some for i, some in zip(mine.tolist(), cells, strict=True)}
+        return [found[i] for i in positions.tolist()]
 
     def _logits(self, cells: Int64[np.ndarray, " K"]) -> Float[Tensor, " K"]:
-        frame = self._regions.frame
-        if self._net is None:
-            return self._log_a.new_zeros(len(cells))
-        block = self._regions.side * frame.stride
-        return cell_logits(self._net, self._source, frame.grid, cells, block, self.slide.stain_table)
-
-
-@contextmanager
-def _reading(slide: PreparedSlide, regions: RegionGrid, cache: TileCache) -> Iterator[Read]:
-    """Gives the pixels of boxes of the fine view, from the cache where it has them: the slide is opened when needed."""
-    made_by = ("view", slide.address, regions.frame)
-    with ExitStack() as stack:
-        slides: list[Slide] = []
-
-        def read(box: Box) -> np.ndarray:
-            def make(_: list[int]) -> np.ndarray:
-                if not slides:
-                    slides.append(stack.enter_context(slide.open()))
-                return regions.frame.read(slides[0], box)[None]
-
-            pixels: np.ndarray = cache.get_or_make([Key(made_by, box)], make)[0]
-            return pixels
-
-        yield read
+        owners, local = self.slide.locate(cells)
+        parts = [np.flatnonzero(owners == number) for number in range(len(self._inside))]
+        pairs = zip(self._inside, parts, strict=True)
+        logits = torch.cat([inside.logits(local[mine], self._log_a) for inside, mine in pairs if len(mine)])
+        back = torch.from_numpy(np.argsort(np.concatenate(parts))).to(logits.device)
+        return logits[back]

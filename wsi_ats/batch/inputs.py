@@ -32,7 +32,7 @@ MANIFESTS = frozenset({".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls",
 
 @dataclass(frozen=True)
 class SlideItem:
-    """A slide of a batch, as the user named it."""
+    """A slide of a batch, as the user named it, or a patient."""
 
     id: str
     """The path as the user gave it, with forward slashes: the slide's name in every table. For a slide found
@@ -52,6 +52,13 @@ class SlideItem:
     """Why it cannot be opened, where that is known already."""
     hint: str = field(default="", compare=False)
     """What to do where its file is missing."""
+    slides: tuple[SlideItem, ...] = ()
+    """Slides of a patient, whose id is then `id` (`batch/patients.py`); none where this is one slide."""
+
+    @property
+    def of_slides(self) -> tuple[SlideItem, ...]:
+        """Its slides: itself where it is one."""
+        return self.slides or (self,)
 
     @property
     def source(self) -> str:
@@ -84,7 +91,7 @@ def find_slides(
     are done. slides_dir, patient, warn: as `read_manifest` takes them.
     """
     named = [str(argument) for argument in arguments]
-    if slides_dir is not None and not any(map(_is_manifest, named)):
+    if slides_dir is not None and not any(map(is_manifest, named)):
         raise ConfigError(
             f"--slides-dir is {slides_dir} and no manifest is given",
             "it is for the paths in a manifest; give one",
@@ -108,7 +115,7 @@ def one_slide(argument: str) -> str:
         what = "a folder of"
     elif not os.path.lexists(path) and glob.has_magic(argument):
         what = "a pattern that matches"
-    elif _is_manifest(argument) and path.is_file():
+    elif is_manifest(argument) and path.is_file():
         what = "a table of"
     else:
         return argument
@@ -153,7 +160,8 @@ def _refuse(one: _Named, other: _Named) -> None:
     )
 
 
-def _is_manifest(argument: str) -> bool:
+def is_manifest(argument: str) -> bool:
+    """Whether an argument is a table of slides, by its name."""
     return not is_url(argument) and Path(argument).suffix.lower() in MANIFESTS and not Path(argument).is_dir()
 
 
@@ -174,7 +182,7 @@ def _named(argument: str, slides_dir: Path | str | None, patient: str | None, wa
         return iter([_in_trouble(path, error.strerror or str(error))])
     if stat.S_ISDIR(facts.st_mode) and not is_store(path):
         return _in_folder(path, warn)
-    if _is_manifest(argument):
+    if is_manifest(argument):
         return _rows(path, slides_dir, patient, warn)
     return iter([_one(path)])
 

@@ -10,12 +10,13 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 from PIL import Image
 
@@ -24,11 +25,11 @@ from wsi_ats.batch.deadline import Deadline, TimedOut
 from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.batch.records import Record, answers
 from wsi_ats.batch.settings import PredictSettings
-from wsi_ats.batch.store import SlideStore, unlike_of
+from wsi_ats.batch.store import SlideStore, folder_name, unlike_of
 from wsi_ats.errors import Failure, ModelError, NoTissueError, SlideError, WsiAtsError
 from wsi_ats.lowres.view import read_view
 from wsi_ats.output import OutputError, writing
-from wsi_ats.prediction import Prediction
+from wsi_ats.prediction import PatientPrediction, Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.shown import printable, public_url, shown, url_id
 from wsi_ats.slides import open_slide
@@ -45,6 +46,8 @@ MODELS_KEPT = 2
 """Number of models that a process keeps loaded."""
 SLOW = "look at where the slide is stored, or give it more time: --timeout SECONDS, 0 for any number"
 """Remedy where a slide took too long."""
+WITHOUT = "or leave its row out, and the patient is answered from the other slides"
+"""Remedy where one slide of a patient cannot be read: the patient fails, since the tumour may be on that slide."""
 PICTURE_PX = 1024
 """Longest side in px of the picture of a slide without tissue."""
 DEATHS = 2
@@ -66,8 +69,14 @@ class Predictor(Protocol):
     def srgb(self) -> bool:
         """Whether the model is for slides whose colours were turned to sRGB."""
 
-    def read(self, slide: Slide, reading: Reading) -> Prediction:
-        """The prediction of an open slide, read as `reading` says."""
+    @overload
+    def read(self, slide: Slide, reading: Reading) -> Prediction: ...
+
+    @overload
+    def read(self, slide: Sequence[Slide], reading: Reading) -> PatientPrediction: ...
+
+    def read(self, slide: Slide | Sequence[Slide], reading: Reading) -> Prediction | PatientPrediction:
+        """The prediction of an open slide, or of the open slides of a patient, read as `reading` says."""
 
 
 Load = Callable[[Path, str], Predictor]
@@ -85,7 +94,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """A job: all that a worker needs to predict one slide."""
+    """A job: all that a worker needs to predict one slide, or one patient."""
 
     item: SlideItem
     out: Path
@@ -104,12 +113,16 @@ class Job:
     @property
     def mpp(self) -> float | None:
         """Micrometres per level-0 px that win over what the job's slide says; None: as the slide says."""
-        return self.item.mpp if self.item.mpp is not None else self.settings.override_mpp
+        return self.mpp_of(self.item)
+
+    def mpp_of(self, slide: SlideItem) -> float | None:
+        """Likewise of one of its slides."""
+        return slide.mpp if slide.mpp is not None else self.settings.override_mpp
 
     @property
     def store(self) -> SlideStore:
         """Store of the slide's folder."""
-        return SlideStore(self.out, self.item.id)
+        return SlideStore(self.out, self.item.id, self.settings.by)
 
 
 @dataclass(frozen=True)
@@ -236,7 +249,7 @@ def provenance(job: Job, found: Mapping[str, Any] | None) -> Record:
     """Provenance of a result or failure: its slide, configuration and software; `found`: more about the slide."""
     return {
         "slide": job.item.id,
-        "path": url_id(str(job.item.path)) if is_url(str(job.item.path)) else str(job.item.path),
+        "path": _path_of(job.item),
         **(found or {}),
         "patient": job.item.patient,
         "extra": dict(job.item.extra),
@@ -311,7 +324,7 @@ def _attempt(job: Job, model: Predictor, claim: Claim) -> Outcome:
                 prediction, found = _predict(job, model, watch)
             prediction = prediction.measured(prediction.bytes_read, {**prediction.seconds, **watch.seconds})
             with watch("write"):
-                job.store.write_result(prediction, provenance(job, found))
+                job.store.write_result(prediction, provenance(job, found), _places(job, prediction))
     except TimedOut:
         stage = _named(deadline.stage)
         return settled(job) or fail(job, stage, WsiAtsError(f"{late} in stage {stage}", remedy=SLOW))
@@ -324,47 +337,119 @@ def _attempt(job: Job, model: Predictor, claim: Claim) -> Outcome:
     return Outcome(job.item.id, "done", *measured, bad, prediction.notes, prediction.unlike)
 
 
-def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction, Record]:
-    """Predict and write all but result.json; also returns the file's fingerprint and its damaged tiles for it."""
-    settings = job.settings
-    with watch("open"):
-        stamp = _stamp(job)
-        slide = open_slide(
-            job.item.path,
-            mpp=job.mpp,
-            default_mpp=settings.mpp,
-            srgb=model.srgb,
-            tolerate_bad_tiles=settings.tolerate_bad_tiles,
-        )
-    with slide:
+def _predict(job: Job, model: Predictor, watch: Stopwatch) -> tuple[Prediction | PatientPrediction, Record]:
+    """Predict and write all but result.json; also returns for it the fingerprint of the file, or files, and the
+    damaged tiles."""
+    with ExitStack() as stack:
+        with watch("open"):
+            stamp = _stamp(job)
+            slides = [stack.enter_context(_open(job, slide, model)) for slide in job.item.of_slides]
+        if job.item.slides:
+            prediction, bad = _predict_patient(job, model, slides, watch)
+            return prediction, {**stamp, "bad_tiles": bad}
+        (slide,) = slides
         try:
-            prediction = model.read(slide, settings)
+            of_slide = model.read(slide, job.settings)
         except NoTissueError:
             job.store.write_picture("no-tissue.png", _thumbnail(slide))
             raise
         with watch("write"):
-            job.store.write_attention(prediction)
-            if settings.heatmap:
-                named = replace(
-                    prediction, slide=printable(prediction.slide)
-                )  # fonts have no letters for bytes
-                job.store.write_picture("heatmap.png", named.heatmap(slide).encode())
-    return prediction, {**stamp, "bad_tiles": [list(tile) for tile in slide.bad_tiles]}
+            job.store.write_attention(of_slide)
+            if job.settings.heatmap:
+                job.store.write_picture("heatmap.png", _printable(of_slide).heatmap(slide).encode())
+        return of_slide, {**stamp, "bad_tiles": [list(tile) for tile in slide.bad_tiles]}
 
 
-def _stamp(job: Job) -> dict[str, int]:
-    """Size and time of change of the slide's file: a slide that changed is predicted again."""
-    if job.item.trouble:
-        raise SlideError(job.item.trouble, remedy=job.item.hint)
+def _predict_patient(
+    job: Job, model: Predictor, slides: Sequence[Slide], watch: Stopwatch
+) -> tuple[PatientPrediction, list[list[int]]]:
+    """Predict a patient and write what is known of each slide into a folder of its own; also returns the damaged tiles,
+    each behind the number of its slide."""
+    prediction = model.read(slides, job.settings)
+    with watch("write"):
+        shown_as = replace(prediction, slides=tuple(map(_printable, prediction.slides)))
+        pictures = shown_as.heatmaps([slides[i] for i in prediction.given]) if job.settings.heatmap else ()
+        for number, part in enumerate(prediction.slides):
+            folder = folder_name(_slide_of(job, prediction, number).id)
+            job.store.write_attention(part, folder)
+            if pictures:
+                job.store.write_picture("heatmap.png", pictures[number].encode(), folder)
+    return prediction, [[i, *tile] for i, slide in enumerate(slides) for tile in slide.bad_tiles]
+
+
+def _places(job: Job, prediction: Prediction | PatientPrediction) -> list[Record]:
+    """Id, path and folder of each slide of a patient, in the order of the prediction."""
+    if not isinstance(prediction, PatientPrediction):
+        return []
+    slides = [_slide_of(job, prediction, number) for number in range(len(prediction.slides))]
+    return [{"id": slide.id, "path": _path_of(slide), "folder": folder_name(slide.id)} for slide in slides]
+
+
+def _path_of(item: SlideItem) -> str:
+    """The path as records have it: a URL without what is secret."""
+    return url_id(str(item.path)) if is_url(str(item.path)) else str(item.path)
+
+
+def _slide_of(job: Job, prediction: PatientPrediction, number: int) -> SlideItem:
+    """The slide of a patient that a part of the prediction is about."""
+    return job.item.slides[prediction.given[number]]
+
+
+def _printable(prediction: Prediction) -> Prediction:
+    """The prediction under a name that fonts have letters for."""
+    return replace(prediction, slide=printable(prediction.slide))
+
+
+def _open(job: Job, slide: SlideItem, model: Predictor) -> Slide:
+    settings = job.settings
+    with _named_slide(job, slide):
+        return open_slide(
+            slide.path,
+            mpp=job.mpp_of(slide),
+            default_mpp=settings.mpp,
+            srgb=model.srgb,
+            tolerate_bad_tiles=settings.tolerate_bad_tiles,
+        )
+
+
+@contextmanager
+def _named_slide(job: Job, slide: SlideItem) -> Iterator[None]:
+    """A block whose error names the slide, where it is one of a patient's, and says how to do without it."""
     try:
-        size, changed = fingerprint_of(job.item.path)
+        yield
+    except WsiAtsError as error:
+        if job.item.slides:
+            error.message = f"slide {slide.id} of patient {job.item.id}: {error.message}"
+            error.remedy = f"{error.remedy}; {WITHOUT}" if error.remedy else WITHOUT
+        raise
+
+
+def _stamp(job: Job) -> dict[str, Any]:
+    """Size and time of change of the slide's file: a slide that changed is predicted again. Of a patient, of all."""
+    found = []
+    for slide in job.item.of_slides:
+        with _named_slide(job, slide):
+            found.append((slide, *_stamp_of(slide)))
+    stamp: dict[str, Any] = {
+        "size_bytes": sum(size for _, size, _ in found),
+        "mtime_ns": max(changed for *_, changed in found),
+    }
+    if job.item.slides:
+        stamp["files"] = [[slide.id, size, changed, job.mpp_of(slide)] for slide, size, changed in found]
+    return stamp
+
+
+def _stamp_of(slide: SlideItem) -> tuple[int, int]:
+    if slide.trouble:
+        raise SlideError(slide.trouble, remedy=slide.hint)
+    try:
+        return fingerprint_of(slide.path)
     except (OSError, ValueError) as error:  # ValueError: no name of a file
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise SlideError(
-            f"slide {public_url(str(job.item.path))} cannot be found on {socket.gethostname()}: {why}",
-            remedy=job.item.hint or f"check the path; {SHARED}",
+            f"slide {public_url(str(slide.path))} cannot be found on {socket.gethostname()}: {why}",
+            remedy=slide.hint or f"check the path; {SHARED}",
         ) from error
-    return {"size_bytes": size, "mtime_ns": changed}
 
 
 def _is_of(job: Job, result: Record) -> bool:

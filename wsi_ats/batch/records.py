@@ -69,34 +69,70 @@ class _Provenance(_Shape):
     finished: float
 
 
-class Predicted(_Shape):
-    """The part of a result.json that is a prediction."""
+class _Answered(_Shape):
+    """The part of a prediction that is the same of slides and patients."""
 
-    name: Text
     prediction: Text
     answers: Annotated[list[_Answer], Field(min_length=1)]
+    tiles_read: Count
+    rounds: Count
+    bytes_read: Count
+    notes: list[Text]
+    unlike: _Unlike | None = None
+    seconds: dict[Text, float]
+
+
+class _OfSlide(_Shape):
+    """The part of a prediction that is about a slide."""
+
+    name: Text
     slide_size: Annotated[list[Count], Field(min_length=2, max_length=2)]
     mpp: Pair | None
     grid: _Grid
     tile_px: Count
     tile_downsample: Pair
     tiles_read: Count
-    rounds: Count
     bytes_read: Count
     notes: list[Text]
     view_shares: dict[Text, float]
-    unlike: _Unlike | None = None
     digest: Text = ""
-    seconds: dict[Text, float]
 
 
-class Result(_Provenance, Predicted):
-    """The shape of a result.json."""
+class Predicted(_OfSlide, _Answered):
+    """The part of a result.json that is a prediction."""
+
+
+class _SlideOfPatient(_OfSlide):
+    id: Text
+    path: Text = ""
+    folder: Text
+    tissue_cells: Count
+
+
+class PatientPredicted(_Answered):
+    """The part of a patient's result.json that is a prediction."""
+
+    slides: Annotated[list[_SlideOfPatient], Field(min_length=1)]
+
+
+class _Stamped(_Provenance):
+    """Of which files a result is."""
 
     size_bytes: int
     mtime_ns: int
     mpp_given: float | None
     bad_tiles: list[list[int]]
+
+
+class Result(_Stamped, Predicted):
+    """The shape of a result.json."""
+
+
+class PatientResult(_Stamped, PatientPredicted):
+    """The shape of a patient's result.json."""
+
+    files: list[list[Any]]
+    """Id, size, time of change and given mpp of every slide's file."""
 
 
 class Failed(_Provenance):

@@ -99,6 +99,8 @@ class Summary:
     """Mean seconds a slide by stage, over the slides that this run predicted."""
     unlike: tuple[Unlike, ...] = ()
     """How unlike the training slides each slide with a result is, where the model can tell."""
+    by: str = "slide"
+    """What there is one answer about: slide or patient."""
 
     @property
     def ok(self) -> bool:
@@ -124,7 +126,7 @@ def run_batch(
     timeout: float | None = None,
 ) -> Summary:
     """Predict `items` into the folder `out` (see docs/formats.md), a row each, and say how it went. Items that are
-    names of one file are predicted once.
+    names of one file are predicted once. Items are patients (`batch/patients.py`) where `settings.by` says so.
 
     model: the model's folder. load: makes a model of its folder; `wsi_ats.load_model` by default. client: a
     Dask client whose workers do the slides; None does them in this process, one after the other. overwrite:
@@ -133,13 +135,18 @@ def run_batch(
     back from it is ended. Slides that fail are in the summary and in failures.csv; raised is only what concerns them
     all: `ModelError`, `ConfigError`, a lost scheduler, `OutputError` for a full disk, KeyboardInterrupt. The tables
     are written then too, where they can be."""
+    if any(bool(item.slides) != (settings.by == "patient") for item in items):
+        raise ConfigError(
+            f"answers are to be by {settings.by}, and the items are not",
+            "make them with batch.patients.items_by",
+        )
     folder = Path(model).absolute()
     # Loaded here first: a model that cannot be loaded is told before any slide is touched.
     network = (load or _load_model)(folder, device)
     remember_model(network, folder, device)
     run = Run(uuid.uuid4().hex, time.time(), overwrite)
     config = settings.hash(network.hash)
-    place = _make_folder(Path(out))
+    place = _make_folder(Path(out), settings.by)
     items = with_known_twins(items, place, config, settings.override_mpp)
     slides = once_each(items)
     specs = tuple(network.specs)
@@ -178,12 +185,14 @@ def run_batch(
             # Those under way may have ended since: what is on the disk counts.
             for job in begun(jobs) if status != "finished" else ():
                 board.look_again(job)
-            write_tables(place, items, config, specs, board.settled, board.failures, board.wait)
+            write_tables(place, items, config, specs, board.settled, board.failures, board.wait, settings.by)
             log.write(status, board.progress)
     order = {item.id: position for position, item in enumerate(slides)}
     failures = sorted(board.failures.values(), key=lambda failure: order[failure.slide])
     notes = {slide: board.notes[slide] for slide in sorted(board.notes, key=order.__getitem__)}
-    return Summary(place, board.progress, tuple(failures), notes, board.mean_stages(), tuple(board.unlike))
+    return Summary(
+        place, board.progress, tuple(failures), notes, board.mean_stages(), tuple(board.unlike), settings.by
+    )
 
 
 @contextmanager
@@ -333,7 +342,7 @@ def _work(jobs: Sequence[Job], executor: Executor, board: _Board) -> None:
 
 def begun(jobs: Sequence[Job]) -> list[Job]:
     """The jobs whose slide has a folder: of the others nothing can be known."""
-    there = slide_folders(jobs[0].out) if jobs else frozenset[str]()
+    there = slide_folders(jobs[0].out, jobs[0].settings.by) if jobs else frozenset[str]()
     return [job for job in jobs if folder_name(job.item.id) in there] if there else []
 
 
@@ -391,7 +400,9 @@ class _RunLog:
             "config": asdict(self.settings),
             "config_hash": self.config_hash,
             "model": {"folder": str(self.model), "hash": self.model_hash},
-            "slides": {name: getattr(progress, name) for name in ("total", "done", "known", "failed")},
+            f"{self.settings.by}s": {
+                name: getattr(progress, name) for name in ("total", "done", "known", "failed")
+            },
             "versions": versions(),
             "host": socket.gethostname(),
         }
@@ -399,16 +410,16 @@ class _RunLog:
             write_record(self.out / "run.json", record)
 
 
-def _make_folder(out: Path) -> Path:
+def _make_folder(out: Path, by: str) -> Path:
     """Make the output folder ready, and find out whether it can be written to before anything is computed for it."""
     make_folder(out)
-    slides = out / "slides"
+    slides = out / f"{by}s"
     if slides.is_symlink():
         raise ConfigError(
             f"{slides} is a link; results are written into folders alone",
             remedy="give the place that it leads to as output folder",
         )
-    check_within(out, ("run.json", "predictions.csv", "failures.csv", ".tables"), ("slides",))
+    check_within(out, ("run.json", "predictions.csv", "failures.csv", ".tables"), (slides.name,))
     with writing(out):
         slides.mkdir(exist_ok=True)
         remove_temporaries(out)

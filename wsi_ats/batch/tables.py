@@ -60,9 +60,10 @@ def write_tables(
     settled: Collection[str],
     failures: Mapping[str, Failure],
     waiting: Callable[[str], object] = lambda text: None,
+    by: str = "slide",
 ) -> None:
-    """Write both tables; `settled` are the ids of the items that this run found or made done or failed, `failures`
-    those of the failed.
+    """Write both tables, a row a slide or, by patient, a patient; `settled` are the ids of the items that this run
+    found or made done or failed, `failures` those of the failed.
 
     One process at a time: of two that end together the later one must also be the one that has seen more. waiting:
     gets who is waited for. Raises `OutputError` where the tables cannot be written.
@@ -75,10 +76,10 @@ def write_tables(
                 waiting(f"waiting to write the tables after {found.describe()}")
             time.sleep(0.05)
         with claim:
-            own = list(_own_rows(out, items, config_hash, specs, settled, failures))
-            rows = [*own, *_other_rows(out, own, config_hash, specs)]
-            write_atomic(out / "predictions.csv", _predictions(rows, specs))
-            write_atomic(out / "failures.csv", _failures(rows))
+            own = list(_own_rows(out, items, config_hash, specs, settled, failures, by))
+            rows = [*own, *_other_rows(out, own, config_hash, specs, by)]
+            write_atomic(out / "predictions.csv", _predictions(rows, specs, by))
+            write_atomic(out / "failures.csv", _failures(rows, by))
 
 
 def _own_rows(
@@ -88,6 +89,7 @@ def _own_rows(
     specs: Sequence[TaskSpec],
     settled: Collection[str],
     failures: Mapping[str, Failure],
+    by: str,
 ) -> Iterator[Row]:
     for item in items:
         failure = failures.get(item.source)
@@ -95,24 +97,26 @@ def _own_rows(
             # Of what failed it is told also where that could not be written down.
             yield Row(item, "failed", asdict(failure))
         elif item.source in settled:
-            found = _row(item, SlideStore(out, item.source), config_hash, specs)
+            found = _row(item, SlideStore(out, item.source, by), config_hash, specs)
             yield found or Row(item, "pending", {})
         else:
             yield Row(item, "pending", {})
 
 
-def _other_rows(out: Path, own: Sequence[Row], config_hash: str, specs: Sequence[TaskSpec]) -> list[Row]:
+def _other_rows(
+    out: Path, own: Sequence[Row], config_hash: str, specs: Sequence[TaskSpec], by: str
+) -> list[Row]:
     """Slides that other runs left, each file once: under another name it may be one of this run's."""
     folders = {folder_name(row.item.source) for row in own}
     taken = {_file_of(row) for row in own}
-    others = (folder for folder in (out / "slides").glob("*") if folder.name not in folders)
+    others = (folder for folder in (out / f"{by}s").glob("*") if folder.name not in folders)
     rows = (_row(None, SlideStore.at(folder), config_hash, specs) for folder in others)
     return sorted((row for row in rows if row and _file_of(row) not in taken), key=lambda row: row.item.id)
 
 
 def _file_of(row: Row) -> tuple[str, object]:
     """Path of a slide and the mpp that it was read with: of two rows that agree in both, one is too many."""
-    return str(row.item.path), row.record.get("mpp_given")
+    return str(row.item.path) or row.item.id, row.record.get("mpp_given")
 
 
 def _row(
@@ -125,22 +129,22 @@ def _row(
             continue
         if status == "done" and not answers(record, specs):
             continue
-        stored = SlideItem(record["slide"], Path(record["path"]), None, record["patient"], record["extra"])
+        path = Path(record["path"]) if record["path"] else ""
+        stored = SlideItem(record["slide"], path, None, record["patient"], record["extra"])
         return Row(item or stored, status, record)
     return None
 
 
-def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec]) -> bytes:
+def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec], by: str) -> bytes:
     answered = columns_of(specs)
-    own = ["slide", "patient", *answered, *MEASURED]
+    own = [*(("patient", "slides") if by == "patient" else ("slide", "patient")), *answered, *MEASURED]
     # Extra columns in the order they are first met; one that has the name of ours is told apart.
     extra = {key: cell(f"manifest_{key}" if key in own else key) for row in rows for key in row.item.extra}
 
     def cells() -> Iterator[Mapping[str, Any]]:
         for row in rows:
             yield {
-                "slide": cell(row.item.id),
-                "patient": cell(row.item.patient),
+                **_names(row, by),
                 **{extra[key]: cell(value) for key, value in row.item.extra.items()},
                 **(_done(row.record, specs) if row.status == "done" else {}),
                 "status": row.status,
@@ -148,6 +152,15 @@ def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec]) -> bytes:
             }
 
     return _csv(list(dict.fromkeys([*own, *extra.values()])), cells())
+
+
+def _names(row: Row, by: str) -> Record:
+    """What a row is about: a slide and its patient, or a patient and the slides."""
+    if by != "patient":
+        return {"slide": cell(row.item.id), "patient": cell(row.item.patient)}
+    stored = [file[0] for file in row.record.get("files", ())]
+    slides = [slide.id for slide in row.item.slides] or stored
+    return {"patient": cell(row.item.id), "slides": cell(";".join(slides))}
 
 
 def _done(record: Record, specs: Sequence[TaskSpec]) -> Record:
@@ -176,10 +189,11 @@ def _unlike(found: Unlike | None) -> Record:
     return {"unlike": "yes" if found.parts else "no", "unlike_score": number_cell(found.score)}
 
 
-def _failures(rows: Iterable[Row]) -> bytes:
-    columns = list(Failure.__dataclass_fields__)
+def _failures(rows: Iterable[Row], by: str) -> bytes:
+    fields = list(Failure.__dataclass_fields__)
+    columns = [by if field == "slide" else field for field in fields]
     failed = {row.item.id: row.record for row in rows if row.status == "failed"}  # each id once
-    cells = ({**{c: cell(record[c]) for c in columns}, "slide": cell(id)} for id, record in failed.items())
+    cells = ({by: cell(id), **{f: cell(record[f]) for f in fields[1:]}} for id, record in failed.items())
     return _csv(columns, cells)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +13,7 @@ import typer
 from wsi_ats.cli.device import device_named
 from wsi_ats.cli.options import (
     TABLES,
+    By,
     Device,
     Mpp,
     OverrideMpp,
@@ -89,6 +90,7 @@ def evaluate(
     tiles: Tiles = None,
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
+    by: By = None,
     workers: Workers = None,
     device: Device = "auto",
     with_report: WithReport = True,
@@ -108,7 +110,9 @@ def evaluate(
         settings = PredictSettings(
             **asdict(Reading.of(tiles, seed=seed)), heatmap=False, mpp=mpp, override_mpp=override_mpp
         )
-        summaries = _predict(what, manifest, out, how.chosen, settings, seeds, workers, device_named(device))
+        summaries = _predict(
+            what, manifest, out, how.chosen, settings, seeds, by, workers, device_named(device)
+        )
         places, failed = [summary.out for summary in summaries], not all(summary.ok for summary in summaries)
     elif seeds > 1:
         raise ConfigError(
@@ -168,16 +172,18 @@ def _predict(
     chosen: Chosen,
     settings: PredictSettings,
     seeds: int,
+    by: str | None,
     workers: int | None,
     device: str,
 ) -> list[Summary]:
     """Predict the slides of the manifest with each seed; say how it went."""
     from wsi_ats.batch.cluster import client_for
     from wsi_ats.batch.inputs import find_slides
+    from wsi_ats.batch.patients import items_by
     from wsi_ats.batch.progress import ProgressReport
     from wsi_ats.batch.run import run_batch
     from wsi_ats.evaluate.predict import of_split, predict_with_seeds
-    from wsi_ats.model_folder import model_hash
+    from wsi_ats.model_folder import model_hash, read_by
 
     model_hash(model)  # what is no model is told before worker processes are started
     if out is None:
@@ -185,7 +191,8 @@ def _predict(
             f"{model} is a model, whose answers need a place", remedy="name a folder with --out"
         )
     found = find_slides([manifest], slides_dir=chosen.slides_dir, patient=chosen.patient, warn=_warn)
-    items = of_split(found, chosen.split)
+    about, items = items_by(by, read_by(model), of_split(found, chosen.split), _warn)
+    settings = replace(settings, by=about)
 
     with client_for(len(items), workers=workers, scheduler=None, device=device) as client:
 
@@ -206,13 +213,18 @@ def show_evaluation(evaluation: Evaluation) -> None:
     for line in evaluation.joined.flow.lines():
         say(line)
     for task in evaluation.tasks:
-        _show_task(task, len(evaluation.seeds))
+        _show_task(task, len(evaluation.seeds), evaluation.joined.answers.by)
 
 
-def _show_task(task: TaskEvaluation, seeds: int) -> None:
+def _show_task(task: TaskEvaluation, seeds: int, by: str) -> None:
     whole, *others = task.parts
     counts = ", ".join(f"{name} {words}" for name, words in task.task.counts(task.answered.targets).items())
-    say(f"{task.task.spec.name}: {whole.slides} slides of {whole.patients} patients ({counts})")
+    whom = (
+        f"{whole.patients} patients"
+        if by == "patient"
+        else f"{whole.slides} slides of {whole.patients} patients"
+    )
+    say(f"{task.task.spec.name}: {whom} ({counts})")
     if task.rule:
         say(f"decided by: {task.rule}")
     rows = []

@@ -28,6 +28,7 @@ from wsi_ats.cli.evidence import evidence
 from wsi_ats.cli.options import (
     TABLES,
     BadTiles,
+    By,
     ConfigFile,
     Device,
     Group,
@@ -141,6 +142,7 @@ def train(
     patient: Patient = None,
     group: Group = None,
     site: Site = None,
+    by: By = None,
     split_file: Annotated[
         Path | None,
         typer.Option(
@@ -174,6 +176,8 @@ def train(
     from wsi_ats.train.run import train as run
 
     settings = list(settings or ())
+    if by is not None:
+        settings.append(f"train.by={by}")
     if tolerate_bad_tiles is not None:
         settings.append(f"train.tolerate_bad_tiles={tolerate_bad_tiles}")
     chosen = load_config(config, settings)
@@ -203,7 +207,7 @@ def train(
     if with_report:
         report_beside(out, rows)
     if result.failures:
-        complain(f"{len(result.failures)} slide(s) could not be used: see {out / 'failures.csv'}")
+        complain(f"{len(result.failures)} {chosen.train.by}(s) could not be used: see {out / 'failures.csv'}")
         raise typer.Exit(1)
 
 
@@ -251,12 +255,15 @@ def _cross_validate(
     made = folds_of(rows, count, how.val_fraction, how.seed, strata)
     result = cross_validate(made, config, out, say=say, overwrite=overwrite)
     say(
-        f"{result.answered} of {len(rows)} slides answered by models that have not seen them: {out / 'predictions.csv'}"
+        f"{result.answered} of {result.asked} {config.train.by}s answered by models that have not seen them: "
+        f"{out / 'predictions.csv'}"
     )
     if with_report:
         report_beside(out)
     if result.failures:
-        complain(f"{len(result.failures)} slide(s) could not be used: see the failures.csv of each fold")
+        complain(
+            f"{len(result.failures)} {config.train.by}(s) could not be used: see the failures.csv of each fold"
+        )
         raise typer.Exit(1)
 
 
@@ -280,6 +287,7 @@ def predict(
     tolerate_bad_tiles: BadTiles = 0,
     slides_dir: SlidesDir = None,
     patient: Patient = None,
+    by: By = None,
     heatmaps: Annotated[bool, typer.Option(help="Write heatmap.png for every slide.")] = True,
     workers: Workers = None,
     scheduler: Annotated[
@@ -296,13 +304,14 @@ def predict(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Predict slides again that are done already.")] = False,
 ) -> None:
-    """Classify slides; the same command again goes on where it was stopped."""
+    """Classify slides, or patients by all their slides; the same command again goes on where it was stopped."""
     from wsi_ats.batch.cluster import client_for
     from wsi_ats.batch.inputs import find_slides
+    from wsi_ats.batch.patients import items_by, refuse_without_manifest
     from wsi_ats.batch.progress import ProgressReport
     from wsi_ats.batch.run import run_batch
     from wsi_ats.batch.settings import PredictSettings
-    from wsi_ats.model_folder import model_hash
+    from wsi_ats.model_folder import model_hash, read_by
 
     # What is wrong with the command is told before worker processes are started.
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
@@ -315,7 +324,11 @@ def predict(
     )
     device = device_named(device)
     model_hash(model)
-    items = find_slides(slides, slides_dir=slides_dir, patient=patient, warn=_warn)
+    if by == "patient":
+        refuse_without_manifest(slides)
+    found = find_slides(slides, slides_dir=slides_dir, patient=patient, warn=_warn)
+    about, items = items_by(by, read_by(model), found, _warn)
+    how = replace(how, by=about)
     make_folder(out)
     cluster = client_for(len(items), workers=workers, scheduler=scheduler, device=device)
     with ProgressReport(errors) as report, cluster as client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,7 +17,9 @@ Model = Annotated[Path, typer.Argument(help="Model folder, for example run/model
 Tiles = Annotated[
     int | None,
     typer.Option(
-        min=1, help=f"Tiles to read a slide ({TILES}); with --tolerance the most to read ({ADAPTIVE_TILES})."
+        min=1,
+        help=f"Tiles to read a slide or, by patient, a patient ({TILES}); with --tolerance the most to read "
+        f"({ADAPTIVE_TILES}).",
     ),
 ]
 Sampler = Annotated[
@@ -90,6 +92,13 @@ Patient = Annotated[
     typer.Option(
         metavar="COLUMN",
         help="Column of the patients in a manifest; none: there is none. Default: the one with a common name.",
+    ),
+]
+By = Annotated[
+    Literal["slide", "patient"] | None,
+    typer.Option(
+        help="One answer a slide, or one a patient from tiles drawn from all slides at once. Default: as the model was "
+        "trained, and that by slide.",
     ),
 ]
 Group = Annotated[

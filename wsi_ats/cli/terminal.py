@@ -132,9 +132,9 @@ def show_summary(summary: Summary) -> None:
     progress = summary.progress
     if summary.stages:
         stages = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in summary.stages.items())
-        say(f"seconds a slide, by stage: {stages}")
+        say(f"seconds a {summary.by}, by stage: {stages}")
     say(
-        f"{progress.done} of {progress.total} slides done ({progress.known} of them before), "
+        f"{progress.done} of {progress.total} {summary.by}s done ({progress.known} of them before), "
         f"{progress.failed} failed: {summary.out / 'predictions.csv'}"
     )
     if progress.bad_tiles:
@@ -142,7 +142,7 @@ def show_summary(summary: Summary) -> None:
     for slide, notes in list(summary.notes.items())[:NOTES]:
         complain(f"note: {shown(slide)}: {'; '.join(notes)}")
     if len(summary.notes) > NOTES:
-        complain(f"{len(summary.notes) - NOTES} more slides have notes: see the column notes")
+        complain(f"{len(summary.notes) - NOTES} more {summary.by}s have notes: see the column notes")
     if words := batch_in_words(summary.unlike):
         complain(words)
     for failure in summary.failures:

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 
 from wsi_ats.batch.store import SlideStore, slide_folders
 from wsi_ats.errors import ConfigError, ModelError
-from wsi_ats.manifest.names import SLIDE, known
+from wsi_ats.manifest.names import PATIENT, SLIDE, known
 from wsi_ats.manifest.table import Table, Warn, read_table
 from wsi_ats.model_folder import RUN_MODEL, read_tasks
 from wsi_ats.shown import cell
@@ -36,9 +36,11 @@ class Answers:
     table: Table
     tasks: tuple[Task, ...]
     slide: str
-    """Column of the slides' ids."""
+    """Column of the ids of slides or, in a table of patients, of these."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Folder and hash of the model, settings of the batch and their hash, as run.json has them; empty where unknown."""
+    by: str = "slide"
+    """What a row is about: `slide` or `patient`."""
 
     @property
     def path(self) -> Path:
@@ -125,9 +127,10 @@ def read_answers(place: Path, warn: Warn) -> Answers:
     table = read_table(path, warn)
     record = _run_record(path.parent) if path.name == PREDICTIONS else {}
     tasks = _tasks_beside(path, record) or [_told_by_columns(table)]
-    slide = next(iter(known(table.columns, SLIDE)), "")
-    answers = Answers(table, tuple(tasks), slide, record)
-    for column in (slide or "slide", *(c for task in tasks for c in answers.columns(task))):
+    slide, patient = (next(iter(known(table.columns, names)), "") for names in (SLIDE, PATIENT))
+    by = "patient" if patient and not slide else "slide"
+    answers = Answers(table, tuple(tasks), slide or patient, record, by)
+    for column in (answers.slide or "slide", *(c for task in tasks for c in answers.columns(task))):
         if column not in table.columns:
             raise ConfigError(
                 f"{path} has no column {column!r}; its columns are {list(table.columns)}",
@@ -151,8 +154,9 @@ def _tasks_beside(path: Path, record: Mapping[str, Any]) -> list[Task]:
     model = path.parent / RUN_MODEL
     if path.name == VALIDATION and model.is_dir():
         return read_tasks(model)
-    for name in sorted(slide_folders(path.parent)) if record else ():
-        result = SlideStore.at(path.parent / "slides" / name).result()
+    by = (record.get("config") or {}).get("by", "slide")
+    for name in sorted(slide_folders(path.parent, by)) if record else ():
+        result = SlideStore.at(path.parent / f"{by}s" / name).result()
         if result is None or result["config_hash"] != record["config_hash"]:
             continue
         settings = _settings_of(record)

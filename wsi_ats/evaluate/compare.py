@@ -80,6 +80,11 @@ def compare(
     """
     how = how or How()
     tables = [read_answers(Path(place), warn) for place in (first, second)]
+    if tables[0].by != tables[1].by:
+        raise ConfigError(
+            f"{tables[0].path} answers about {tables[0].by}s and {tables[1].path} about {tables[1].by}s",
+            remedy="predict both with the same --by",
+        )
     pairs = _paired(tables[0].tasks, tables[1].tasks)
     truth = read_truth(Path(manifest), tables[0].tasks, how.chosen, warn)
     one, other = (join(answers, truth, warn) for answers in tables)

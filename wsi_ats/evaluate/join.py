@@ -16,6 +16,7 @@ from wsi_ats.errors import ConfigError
 from wsi_ats.evaluate.answers import Answers
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.manifest.columns import site_column
+from wsi_ats.manifest.patients import rows_by
 from wsi_ats.manifest.table import Warn, read_table
 from wsi_ats.shown import cell
 from wsi_ats.statistics.evaluation import Answered
@@ -73,24 +74,28 @@ class Flow:
     evaluated: int
     patients: int
     """Patients of the slides that are evaluated."""
+    by: str = "slide"
+    """What is counted: `slide` or `patient`."""
     by_class: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Labelled slides of each class or grade of the first task, and those of them that failed; none of other kinds."""
 
     def lines(self) -> list[str]:
         """The flow in words."""
         said = [
-            f"{self.evaluated} of {self.labelled} labelled slides have an answer ({self.patients} patients)"
+            f"{self.evaluated} of {self.labelled} labelled {self.by}s have an answer ({self.patients} patients)"
         ]
         if self.failed or self.pending:
-            said.append(f"left out: {self.failed} slide(s) that failed, {self.pending} that are pending")
+            said.append(f"left out: {self.failed} {self.by}(s) that failed, {self.pending} that are pending")
         if self.without_answer:
             more = ", ..." if len(self.without_answer) > NAMED else ""
             some = ", ".join(self.without_answer[:NAMED]) + more
             said.append(
-                f"left out: {len(self.without_answer)} labelled slide(s) that were not predicted: {some}"
+                f"left out: {len(self.without_answer)} labelled {self.by}(s) that were not predicted: {some}"
             )
         if self.without_label:
-            said.append(f"left out: {self.without_label} predicted slide(s) that the manifest does not have")
+            said.append(
+                f"left out: {self.without_label} predicted {self.by}(s) that the manifest does not have"
+            )
         return said
 
     def to_values(self) -> dict[str, Any]:
@@ -182,14 +187,15 @@ def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn
 
 
 def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
-    """Answers and truth by slide: ids that are equal or, where none are, names of files that are unique on both sides,
-    which is told.
+    """Answers and truth by slide, or by patient where the answers are about patients: ids that are equal or, where no
+    slide's are, names of files that are unique on both sides, which is told.
 
     Raises `ConfigError` where no slide is in both, or a slide has two answers.
     """
+    truth = replace(truth, rows=tuple(rows_by(answers.by, truth.rows)))
     place = _places(answers)
     ids = [cell(row.slide) for row in truth.rows]
-    if not any(id in place for id in ids):
+    if answers.by == "slide" and not any(id in place for id in ids):
         by_name = _by_name(list(place), ids)
         ids = [by_name.get(id, id) for id in ids]
         if by_name:
@@ -200,9 +206,9 @@ def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
     kept = {i: p for i, p in enumerate(found) if p is not None and status[p] not in ("failed", "pending")}
     if not kept:
         raise ConfigError(
-            f"no slide of {truth.path} has an answer in {answers.path}; the first ones are "
+            f"no {answers.by} of {truth.path} has an answer in {answers.path}; the first ones are "
             f"{[row.slide for row in truth.rows[:2]]} there and {list(place)[:2]} here",
-            remedy="the column `slide` of both must name the same slides",
+            remedy=f"the column `{answers.by}` of both must name the same {answers.by}s",
         )
     rows = tuple(truth.rows[i] for i in kept)
     folds = answers.optional("fold")
@@ -215,6 +221,7 @@ def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
         without_label=len(place) - len({p for p in found if p is not None}),
         evaluated=len(rows),
         patients=len({row.patient for row in rows}),
+        by=answers.by,
         by_class=_by_class(
             answers.tasks[0], truth.rows, [p is not None and status[p] == "failed" for p in found]
         ),

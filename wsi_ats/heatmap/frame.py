@@ -140,7 +140,7 @@ def title(on: Axes | Figure, prediction: Prediction, ink: str, px: float, more: 
     covers and what is noted of the slide, each in at most `px` px; at the top of a figure, or above axes."""
     answer = headline(prediction.main, px)
     read = f"{len(prediction.cells):,} of {len(prediction.tissue):,} tissue tiles read"
-    rest = "   ·   ".join(["", read, *([more] if more else [])])
+    rest = "   ·   ".join(["", read, *_part(prediction), *([more] if more else [])])
     name = fitted(shown(prediction.slide), px - text_width(rest, 10), 10)
     lines = [(answer, _text(ink, 14, weight="bold")), (name + rest, _text(ink, 10, alpha=0.8))]
     small = (certainty(prediction.main, answer, px), note(prediction.notes))
@@ -153,6 +153,13 @@ def title(on: Axes | Figure, prediction: Prediction, ink: str, px: float, more: 
     for down, (words, style) in zip(_LINES, lines, strict=False):
         place = corner + ScaledTranslation(right / DPI, (up - down) / DPI, figure.dpi_scale_trans)
         on.text(0, 1, words, transform=place, va="top", **style)
+
+
+def _part(prediction: Prediction) -> list[str]:
+    """That the answer is about a patient, where it is, and how much of the attention this slide has."""
+    if not prediction.patient_cells:
+        return []
+    return [f"the answer is the patient's, this slide has {prediction.attention.sum():.0%} of the attention"]
 
 
 def certainty(answer: TaskResult, headline: str, px: float) -> str:

@@ -21,7 +21,7 @@ from wsi_ats.heatmap.style import TISSUE_MAP, HeatmapStyle
 
 if TYPE_CHECKING:
     from wsi_ats.heatmap.picture import Heatmap
-    from wsi_ats.prediction import Prediction
+    from wsi_ats.prediction import OfResults, Prediction
     from wsi_ats.tasks.answer import TaskSpec
 
 FADE = 0.25
@@ -56,7 +56,7 @@ class Panel:
 def attention_panel(heatmap: Heatmap) -> Panel:
     """Where the model looked: the slide with its attention in colour."""
     style, values, raster = heatmap.style, heatmap.values(), heatmap.raster()
-    norm, colours = _attention_norm(style, values), _attention_colours(style)
+    norm, colours = attention_norm(style, values), _attention_colours(style)
     pixels = _painted(heatmap.thumbnail, raster, norm, colours, style.alpha)
     pixels[frame.inner_edge(np.isfinite(raster))] = OUTLINE
     unit = "%" if style.scale == "percentile" else "×"
@@ -70,8 +70,8 @@ def contributions_panel(heatmap: Heatmap) -> Panel:
     prediction = heatmap.prediction
     spec = prediction.main.spec
     output = spec.outputs[prediction.top]
-    values = prediction.contributions[:, prediction.top].astype(np.float64)
-    reach = heatmap.style.contribution_limit or _reach(values, spec)
+    values = _contributions(prediction)
+    reach = heatmap.style.contribution_limit or contribution_reach(prediction)
     norm, colours = Normalize(-reach, reach), _contribution_colours()
     raster = np.clip(heatmap.tile_raster(values), -reach, reach)
     pixels = _painted(_pale(heatmap.thumbnail), raster, norm, colours, 1.0)
@@ -80,7 +80,8 @@ def contributions_panel(heatmap: Heatmap) -> Panel:
     return Panel(f"Adds to: {output}", label, "", pixels, norm, colours, (("black", 0.8),))
 
 
-def _attention_norm(style: HeatmapStyle, values: Float64[np.ndarray, " K"]) -> Normalize:
+def attention_norm(style: HeatmapStyle, values: Float64[np.ndarray, " K"]) -> Normalize:
+    """Scale of the colours of attention, given its values over the tissue."""
     if style.scale == "percentile":
         return Normalize(*(style.limits or (0.0, 100.0)))
     top = max(MIN_RANGE, float(values.max()))
@@ -107,7 +108,8 @@ def _attention_label(style: HeatmapStyle, norm: Normalize, prediction: Predictio
             "percentile of attention within this slide: its order alone "
             f"(here {times.min():.3g}× to {times.max():.3g}× its mean)"
         )
-    label = "attention relative to its mean over the tissue"
+    tissue = "all slides of the patient" if prediction.patient_cells else "the tissue"
+    label = f"attention relative to its mean over {tissue}"
     return f"{label} (log; up to {norm.vmin:g}×: not coloured)" if style.scale == "log" else label
 
 
@@ -120,12 +122,18 @@ def _contribution_colours() -> Colormap:
     return ListedColormap(colours, name="contributions")
 
 
-def _reach(values: Float64[np.ndarray, " N"], spec: TaskSpec) -> float:
+def contribution_reach(prediction: OfResults) -> float:
     """Contribution of the full colours: the largest, but on a scale of log-odds or log risk at least what would, were
     it that of every tile read, add 1. So a model that has not decided looks pale. A number in a unit of its own has no
     such least."""
-    least = 1 / len(values) if spec.names or spec.entry.unit else 0.0
-    return float(max(abs(values).max(), least)) or 1.0
+    values, spec = abs(_contributions(prediction)), prediction.main.spec
+    least = 1 / max(len(values), 1) if spec.names or spec.entry.unit else 0.0
+    return float(max(values.max(initial=0.0), least)) or 1.0
+
+
+def _contributions(prediction: OfResults) -> Float64[np.ndarray, " N"]:
+    """What each tile adds to the output that the answer rests on."""
+    return prediction.contributions[:, prediction.top].astype(np.float64)
 
 
 def _added(spec: TaskSpec, output: str) -> str:

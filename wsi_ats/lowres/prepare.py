@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -65,6 +65,38 @@ class PreparedSlide:
     """Tones of the view (`lowres/tones.py`), by which slides are compared."""
     bad_tiles: set[tuple[int, int, int]] = field(default_factory=set, compare=False)
     """Tiles (level, column, row) met so far that could not be read and were tolerated."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of its slides: its own."""
+        return (self.name,)
+
+    @property
+    def slides(self) -> tuple[PreparedSlide, ...]:
+        """Itself, as the one of its slides (`PreparedPatient` has several)."""
+        return (self,)
+
+    @property
+    def first_cells(self) -> Int64[np.ndarray, " 1"]:
+        """The first cell of the grid of each of its slides."""
+        return np.zeros(1, np.int64)
+
+    def locate(
+        self, cells: Int64[np.ndarray, " N"]
+    ) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+        """Which of the `slides` each cell is of, and its flat index in the grid of that one."""
+        return np.zeros(len(cells), np.int64), cells
+
+    def with_cells(self, cells: Int64[np.ndarray, " K"]) -> PreparedSlide:
+        """The slide with these tissue cells."""
+        return replace(self, tissue=cells, order=self.view.grid.hilbert_order(cells))
+
+    @property
+    def fine(self) -> PreparedSlide:
+        """With two levels of attention, the slide on the grid of the fine view, of which no cell is known yet."""
+        assert self.regions is not None
+        none = np.empty(0, np.int64)
+        return replace(self, view=self.regions.frame, tissue=none, order=none, regions=None)
 
     @property
     def nbytes(self) -> int:

@@ -36,7 +36,7 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a manifest for training: one labelled slide."""
+    """A row of a manifest for training: one labelled slide, or one patient (`manifest/patients.py`)."""
 
     slide: str
     """Path as the manifest has it: the slide's id."""
@@ -60,6 +60,13 @@ class Row:
     """Place that the slide comes from; empty where the manifest does not say."""
     hint: str = field(default="", compare=False)
     """What to do where the file is missing."""
+    slides: tuple[Row, ...] = ()
+    """Rows of the slides of a patient, whose id is then `slide`; none where this is one slide."""
+
+    @property
+    def of_slides(self) -> tuple[Row, ...]:
+        """The rows of its slides: itself where it is one."""
+        return self.slides or (self,)
 
     def cell(self, column: str) -> str:
         """The text of a target's column; without others, `label` is the label. Raises `ConfigError` for one that was

@@ -55,7 +55,7 @@ def _outputs(found: Found, number: int) -> Float64[np.ndarray, "n O"] | None:
     columns = [f"output_{name}" for name in outputs_of(specs)]
     start = sum(len(spec.outputs) for spec in specs[:number])
     mine = columns[start : start + len(specs[number].outputs)]
-    lines = {line.get("slide", ""): line for line in found.table("validation.csv")} if found.is_run else {}
+    lines = {line.get(found.by, ""): line for line in found.table("validation.csv")} if found.is_run else {}
     try:
         if found.answers.name == "validation.csv":
             rows = [[float(lines[slide][column]) for column in mine] for slide in slides]

@@ -70,12 +70,12 @@ class Plots:
 
 @dataclass(frozen=True)
 class SlideCard:
-    """A slide: what was said of it, its heatmap and the tiles that decided most."""
+    """A slide or a patient: what was said of it, heatmaps of its slides and the tiles that decided most."""
 
     form: ClassVar[str] = "slide"
     name: str
     facts: Sequence[str]
-    heatmap: Image | None = None
+    heatmaps: Sequence[Image] = ()
     tiles: Sequence[tuple[Image, str]] = ()
     """Tiles, each with a caption."""
     note: str = ""

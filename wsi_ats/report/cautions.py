@@ -19,7 +19,7 @@ def cautions(found: Found) -> list[str]:
     said = [*_of_run(found), *_of_answers(found)]
     if found.evaluation:
         said += [*found.evaluation.get("warnings", ()), *_of_patients(found.evaluation)]
-        said += [words for task in found.evaluation["tasks"] for words in _of_sites(task)]
+        said += [words for task in found.evaluation["tasks"] for words in _of_sites(task, found.by)]
     return list(dict.fromkeys(said))
 
 
@@ -30,8 +30,8 @@ def _of_run(found: Found) -> Iterator[str]:
         yield f"There are no figures: {found.missing}"
     if not found.folds:
         yield (
-            "These figures are of the validation slides, on which the epoch, the calibration and the threshold were "
-            "chosen: they lean to the optimistic side. Slides that training never saw are the fair judge (wsi-ats "
+            f"These figures are of the validation {found.by}s, on which the epoch, the calibration and the threshold "
+            "were chosen: they lean to the optimistic side. Slides that training never saw are the fair judge (wsi-ats "
             "evaluate)."
         )
     bad = found.run.get("bad_tiles") or {}
@@ -60,26 +60,26 @@ def _of_answers(found: Found) -> Iterator[str]:
             f"{name} {n['failed']} of {n['labelled']}" for name, n in (flow.get("by_class") or {}).items()
         )
         by_class = ", ".join(shares)
-        words = f"{counted(flow['failed'], 'labelled slide')} failed, and no figure knows of them"
+        words = f"{counted(flow['failed'], f'labelled {found.by}')} failed, and no figure knows of them"
         yield (
             f"{words}; by class: {by_class}. If one fails more, figures are biased."
             if by_class
             else f"{words}."
         )
     if flow.get("pending"):
-        yield f"{counted(flow['pending'], 'labelled slide')} had not been predicted when the figures were made."
-    unlike = [line["slide"] for line in found.predicted if line.get("unlike") == "yes" and "slide" in line]
+        yield f"{counted(flow['pending'], f'labelled {found.by}')} had not been predicted when the figures were made."
+    unlike = [line[found.by] for line in found.predicted if line.get("unlike") == "yes" and found.by in line]
     if unlike:
         more = ", ..." if len(unlike) > NAMED else ""
         yield (
-            f"{counted(len(unlike), 'slide')} of {len(found.predicted)} are unlike the slides that the model was "
+            f"{counted(len(unlike), found.by)} of {len(found.predicted)} are unlike the {found.by}s that the model was "
             f"trained on (another stain, scanner, tissue, or a dim lamp): {', '.join(unlike[:NAMED])}{more}."
         )
 
 
 def _of_patients(evaluation: Values) -> Iterator[str]:
     flow = evaluation["flow"]
-    if flow["patients"] == flow["evaluated"] > 1:
+    if flow.get("by", "slide") == "slide" and flow["patients"] == flow["evaluated"] > 1:
         yield (
             "Each slide counts as a patient of its own. If the manifest did not name the patients, all intervals are "
             "too narrow where patients have several slides."
@@ -95,7 +95,7 @@ def _of_patients(evaluation: Values) -> Iterator[str]:
             yield f"Too few patients for intervals (fewer than {LEAST}): {', '.join(few)}."
 
 
-def _of_sites(task: Values) -> Iterator[str]:
+def _of_sites(task: Values, by: str) -> Iterator[str]:
     """Sites whose slides are all of one class: there the model may tell the site, not the disease."""
     if task["kind"] not in ("classes", "ordinal"):
         return
@@ -107,6 +107,6 @@ def _of_sites(task: Values) -> Iterator[str]:
     ]
     if len(classes) > 1 and one:
         yield (
-            f"All slides of these sites are of one class: {', '.join(one)}. A model can be right there by telling the "
+            f"All {by}s of these sites are of one class: {', '.join(one)}. A model can be right there by telling the "
             "site, and nothing shows how well it parts the classes within it."
         )

@@ -27,6 +27,8 @@ def evidence(found: Found) -> Iterator[Block]:
         "made to sum to 1 again. Where attention finds what the answer rests on, a few of the most attended tiles give "
         "it, random ones do not, and without them it is lost."
     )
+    if found.by == "patient":
+        yield Words("Each slide was asked by itself here, as if it were all that there is of its patient.")
     said = {
         "kept": "Probability of each slide's answer from the most attended tiles alone",
         "removed": "Probability of each slide's answer without the most attended tiles",

@@ -6,21 +6,25 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as Picture
 
-from wsi_ats.batch.store import SlideStore, read_prediction
+from wsi_ats.batch.store import SlideStore, read_patient_prediction, read_prediction
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.prediction import Prediction
 from wsi_ats.report.blocks import Image, SlideCard
 from wsi_ats.report.found import Found, Values
 from wsi_ats.report.words import number
 
-EACH, TILES = 3, 6
-"""Slides of each kind, and tiles of each slide."""
+if TYPE_CHECKING:  # takes a while to import
+    from wsi_ats.heatmap.style import HeatmapStyle
+
+EACH, TILES, MOST_SLIDES = 3, 6, 3
+"""Slides or patients of each kind, tiles of each, and slides of a patient."""
 HEATMAP_PX, MOST_PX, TILE_PX = 380, 1400, 112
 """Longest side of the slide in a heatmap, of the whole picture, and side of a tile, in px."""
 QUALITY = 80
@@ -83,54 +87,111 @@ def _card(found: Found, slide: Values, task: Values) -> SlideCard:
     card = SlideCard(slide["slide"], facts)
     store = found.stores.get(slide.get("in_answers", slide["slide"])) or found.stores.get(slide["slide"])
     if store is None:
-        return replace(card, note="No picture: the folder of this slide's prediction is not there.")
+        return replace(card, note=f"No picture: the folder of this {found.by}'s prediction is not there.")
     try:
         return _with_pictures(card, store, task["task"])
     except (WsiAtsError, OSError, ValueError, KeyError, MemoryError) as error:
         return replace(card, note=f"No picture: {error}".splitlines()[0])
 
 
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """A predicted slide, alone or one of a patient's, and where it lies."""
+
+    prediction: Prediction
+    path: str
+    mpp: float | None
+    folder: Path
+
+
 def _with_pictures(card: SlideCard, store: SlideStore, task: str) -> SlideCard:
+    slides, style, notes = _shown(store, task)
+    tiles_read = sum(slide.prediction.tiles_read for slide in slides)
+    tissue = sum(len(slide.prediction.tissue) for slide in slides)
+    read = f"{tiles_read:,} of {tissue:,} tissue tiles were read"
+    several = [f"slides: {', '.join(s.prediction.slide for s in slides)}"] if len(slides) > 1 else []
+    shown = sorted(slides, key=lambda slide: -float(slide.prediction.attention.sum()))[:MOST_SLIDES]
+    unseen = (
+        [f"Pictures of the {MOST_SLIDES} slides with the most attention."] if len(slides) > len(shown) else []
+    )
+    deciding = _deciding([slide.prediction for slide in shown])
+    heatmaps: list[Image] = []
+    tiles: dict[int, np.ndarray] = {}
+    for number_, slide in enumerate(shown):
+        mine = [i for i, (which, _, _) in enumerate(deciding) if which == number_]
+        alt = _described(card, slide.prediction.slide if several else card.name, read)
+        try:
+            picture, pixels = _seen(slide, style, [deciding[i][1] for i in mine])
+            tiles |= dict(zip(mine, pixels, strict=True))
+        except (WsiAtsError, OSError) as error:
+            drawn = slide.folder / "heatmap.png"
+            picture = (
+                drawn.read_bytes() if drawn.is_file() else slide.prediction.heatmap(None, style).encode()
+            )
+            which = f"The slide {slide.prediction.slide}" if several else "The slide itself"
+            unseen.append(f"{which} could not be read again: {getattr(error, 'message', error)}")
+        heatmaps.append(_jpeg(picture, MOST_PX, alt))
+    images = [
+        (_jpeg(Picture.fromarray(tiles[i]), TILE_PX, f"Tile of {card.name}: {words}"), words)
+        for i, (_, _, words) in enumerate(deciding)
+        if i in tiles
+    ]
+    facts = [*card.facts, *several, read, *notes]
+    return replace(card, facts=facts, heatmaps=heatmaps, tiles=images, note=" ".join(unseen))
+
+
+def _shown(store: SlideStore, task: str) -> tuple[list[_Shown], HeatmapStyle, Sequence[str]]:
+    """The slide of a folder, or the slides of the patient, their style with one scale of colours, and what is noted."""
     from wsi_ats.heatmap.style import HeatmapStyle
+
+    record, style = store.result() or {}, HeatmapStyle(size=HEATMAP_PX)
+    if "slides" not in record:
+        prediction = read_prediction(store.folder).about(task)
+        alone = _Shown(prediction, str(record["path"]), record["mpp_given"], store.folder)
+        return [alone], style, prediction.notes
+    patient = read_patient_prediction(store.folder)
+    scales = {id: mpp for id, _, _, mpp in record["files"]}
+    slides = [
+        _Shown(part, slide.get("path", ""), scales.get(slide["id"]), store.folder / slide["folder"])
+        for part, slide in zip(patient.slides, record["slides"], strict=True)
+    ]
+    return slides, patient.heatmaps(None, style)[0].style, patient.notes
+
+
+def _seen(slide: _Shown, style: HeatmapStyle, places: Sequence[int]) -> tuple[bytes, np.ndarray]:
+    """The heatmap over the slide, and tiles by their places among the drawn cells. Raises `WsiAtsError`, `OSError`
+    where the slide cannot be read again."""
     from wsi_ats.slides import open_slide
     from wsi_ats.tiles import read_tiles
 
-    prediction, record = read_prediction(store.folder).about(task), store.result() or {}
-    style = HeatmapStyle(size=HEATMAP_PX)
-    read = f"{prediction.tiles_read:,} of {len(prediction.tissue):,} tissue tiles were read"
-    try:
-        if "://" in str(record["path"]):
-            raise WsiAtsError("it is behind a URL")
-        with open_slide(record["path"], mpp=record["mpp_given"]) as slide:
-            picture = prediction.heatmap(slide, style).encode()
-            places, captions = _deciding(prediction)
-            cells = prediction.cells[places]
-            pixels = read_tiles(slide, prediction.grid, cells, prediction.tile_px, prediction.tile_downsample)
-    except (WsiAtsError, OSError) as error:
-        drawn = store.folder / "heatmap.png"
-        picture = drawn.read_bytes() if drawn.is_file() else prediction.heatmap(None, style).encode()
-        note = f"The slide itself could not be read again: {getattr(error, 'message', error)}"
-        return replace(card, heatmap=_jpeg(picture, MOST_PX, _described(card, read)), note=note)
-    tiles = [
-        (_jpeg(Picture.fromarray(tile), TILE_PX, f"Tile of {card.name}: {words}"), words)
-        for tile, words in zip(pixels, captions, strict=True)
-    ]
-    facts = [*card.facts, read, *prediction.notes]
-    return replace(card, facts=facts, heatmap=_jpeg(picture, MOST_PX, _described(card, read)), tiles=tiles)
+    if "://" in slide.path:
+        raise WsiAtsError("it is behind a URL")
+    if not slide.path:
+        raise WsiAtsError("where it lies is not known")
+    prediction = slide.prediction
+    with open_slide(slide.path, mpp=slide.mpp) as handle:
+        picture = prediction.heatmap(handle, style).encode()
+        cells = prediction.cells[list(places)]
+        side, scale = prediction.tile_px, prediction.tile_downsample
+        return picture, read_tiles(handle, prediction.grid, cells, side, scale)
 
 
-def _described(card: SlideCard, read: str) -> str:
+def _described(card: SlideCard, slide: str, read: str) -> str:
     return (
-        f"Heatmap of {card.name}: on the left where the model looked, on the right what each tile added to the answer; "
+        f"Heatmap of {slide}: on the left where the model looked, on the right what each tile added to the answer; "
         f"{'; '.join(card.facts)}; {read}"
     )
 
 
-def _deciding(prediction: Prediction) -> tuple[Sequence[int], list[str]]:
-    """Positions of the tiles that added most to the answer or took most from it, and what each added."""
-    added = prediction.contributions[:, prediction.top].astype(np.float64)
-    order = np.argsort(-abs(added), kind="stable")[:TILES].tolist()
-    return order, [f"{added[i]:+.2f}".replace("-", "−") for i in order]
+def _deciding(predictions: Sequence[Prediction]) -> list[tuple[int, int, str]]:
+    """The tiles of some slides that added most to the answer or took most from it: number of the slide, place among its
+    drawn cells, and what the tile added."""
+    each = [prediction.contributions[:, prediction.top].astype(np.float64) for prediction in predictions]
+    every = [
+        (number_, i, float(value)) for number_, added in enumerate(each) for i, value in enumerate(added)
+    ]
+    most = sorted(every, key=lambda tile: -abs(tile[2]))[:TILES]
+    return [(number_, i, f"{value:+.2f}".replace("-", "−")) for number_, i, value in most]
 
 
 def _jpeg(picture: bytes | Picture.Image, most: int, alt: str) -> Image:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_ats.batch.records import Record
+from wsi_ats.batch.settings import By
 from wsi_ats.batch.store import SlideStore, slide_folders
 from wsi_ats.errors import ConfigError, WsiAtsError
 from wsi_ats.evaluate.answers import PREDICTIONS, VALIDATION, read_answers
@@ -44,6 +45,13 @@ class Found:
     def is_run(self) -> bool:
         """Whether it is the folder of a training run."""
         return (self.folder / RUN_MODEL).is_dir() or self.folds > 0
+
+    @cached_property
+    def by(self) -> By:
+        """What there is one answer about: `slide` or `patient`."""
+        trained = (self.run.get("config") or {}).get("train") or {}
+        told = self.evaluation["flow"] if self.evaluation else trained
+        return "patient" if told.get("by") == "patient" else "slide"
 
     @cached_property
     def folds(self) -> int:
@@ -103,12 +111,12 @@ class Found:
 
     @cached_property
     def stores(self) -> Mapping[str, SlideStore]:
-        """Folders of predicted slides by the slide's id, as tables show it."""
+        """Folders of predicted slides, or patients, by their ids, as tables show them."""
         places = [self.answers.parent, self.folder / EXAMPLES]
         found: dict[str, SlideStore] = {}
         for place in places:
-            for name in sorted(slide_folders(place)):
-                store = SlideStore.at(place / "slides" / name)
+            for name in sorted(slide_folders(place, self.by)):
+                store = SlideStore.at(place / f"{self.by}s" / name)
                 record = store.result()
                 if record is not None:
                     found.setdefault(cell(record["slide"]), store)
@@ -121,7 +129,7 @@ class Found:
 
     @property
     def records(self) -> Mapping[str, Record]:
-        """Contents of the result.json of predicted slides by the slide's id."""
+        """Contents of the result.json of predicted slides, or patients, by their ids."""
         return self._records if self.stores else {}
 
 
@@ -152,9 +160,15 @@ def _evaluated(found: Found) -> Values:
     """The evaluation of a run on its own validation slides, or of a cross-validation on all its slides."""
     if found.folds:
         table = found.folder / PREDICTIONS
-        task = next(iter(read_tasks(next(found.folder.glob("fold-*/model")))))
+        first = min(found.folder.glob("fold-*/model"))
+        task = next(iter(read_tasks(first)))
+        # A table of patients names no slide: their labels are in the rows of the slides, of which each fold has all.
+        by_patient = "slides" in next(iter(_table(table)), {})
+        labels = first.parent / "slides.csv" if by_patient else table
         how = How(replace(How().chosen, target=task.columns[0]))
-        return evaluation_values(evaluate([found.folder], table, how, warn=lambda words: None))
+        values = evaluation_values(evaluate([found.folder], labels, how, warn=lambda words: None))
+        # What they warn of, slides of the split `train`, is so of each slide in other folds, and of none in its own.
+        return {**values, "warnings": []} if by_patient else values
     told = Told(lambda words: None)
     answers, how = read_answers(found.folder / VALIDATION, told), How(replace(How().chosen, split="val"))
     columns = list(dict.fromkeys(column for task in answers.tasks for column in task.columns))

@@ -10,10 +10,10 @@ from wsi_ats.report import plots
 from wsi_ats.report.before import answered_of, uncalibrated
 from wsi_ats.report.blocks import Block, Grid, Heading, Image, Plot, Plots, Words
 from wsi_ats.report.found import Found, Values
-from wsi_ats.report.words import MEANINGS, counted, figure_name, interval, number, valued
+from wsi_ats.report.words import counted, figure_name, interval, meaning, number, units, valued
 from wsi_ats.statistics.calibration_figures import reliability_figures
 from wsi_ats.statistics.clusters import values_of
-from wsi_ats.statistics.evaluation import Answered, alternatives, figures_of
+from wsi_ats.statistics.evaluation import Alternative, Answered, alternatives, figures_of
 
 MOST_CURVES = 6
 """Number of classes or labels whose curves are drawn; evaluation.json has all."""
@@ -38,16 +38,17 @@ def figures(found: Found) -> Iterator[Block]:
         for f in whole["figures"]:
             spread = [number(f.get("over_seeds", {}).get("sd"))] if seeds else []
             name = figure_name(f["name"], f["of"])
-            rows.append([name, number(f["value"]), interval(f), *spread, MEANINGS.get(f["name"], "")])
+            rows.append([name, number(f["value"]), interval(f), *spread, meaning(f["name"], found.by)])
         header = ["figure", "value", "95 % interval", *(["sd over seeds"] if seeds else []), "what it says"]
-        of = f"{counted(whole['slides'], 'slide')} of {counted(whole['patients'], 'patient')}"
         what = f" “It” is {task['positive']}." if task["positive"] else ""
-        yield Grid(f"Figures of {of}; intervals by bootstrap over patients.{what}", header, rows)
+        yield Grid(
+            f"Figures of {units(whole, found.by)}; intervals by bootstrap over patients.{what}", header, rows
+        )
         if task["confusion"]:
-            yield _confusion(task)
+            yield _confusion(task, found.by)
 
 
-def _confusion(task: Values) -> Grid:
+def _confusion(task: Values, by: str) -> Grid:
     matrix = np.array(task["confusion"], np.float64)
     sums = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, sums, out=np.zeros_like(matrix), where=sums > 0)
@@ -55,7 +56,7 @@ def _confusion(task: Values) -> Grid:
         [name, *(f"{int(n)} ({share:.0%})".replace("%", " %") for n, share in zip(line, part, strict=True))]
         for name, line, part in zip(task["names"], matrix, shares, strict=True)
     ]
-    caption = f"Confusion matrix: slides, and their share of the true class. {task['rule']}"
+    caption = f"Confusion matrix: {by}s, and their share of the true class. {task['rule']}"
     header = ["truth", *(f"called {name}" for name in task["names"])]
     return Grid(
         caption,
@@ -71,21 +72,20 @@ def curves(found: Found) -> Iterator[Block]:
         yield from _headed(found, task)
         if task["kind"] == "regression":
             truth, said = ([s[k][0] for s in task["slides"]] for k in ("target", "values"))
-            caption = f"Answers against the truth, {counted(len(truth), 'slide')}."
+            caption = f"Answers against the truth, {counted(len(truth), found.by)}."
             yield Plots([Plot(Image(plots.agreement(truth, said, task["task"]), caption), caption)])
         answered = answered_of(task)
         for curve, part in list(zip(task["curves"], alternatives(answered), strict=True))[:MOST_CURVES]:
             of = part.of or task["positive"] or part.yes
-            yield Plots(list(_curves_of(curve, of, task, part.happened, part.probability)))
+            yield Plots(list(_curves_of(curve, of, task, part, found.by)))
         if len(task["curves"]) > MOST_CURVES:
             yield Words(f"The curves of {len(task['curves']) - MOST_CURVES} more are in evaluation.json.")
 
 
-def _curves_of(
-    curve: Values, of: str, task: Values, happened: np.ndarray, probability: np.ndarray
-) -> Iterator[Plot]:
+def _curves_of(curve: Values, of: str, task: Values, part: Alternative, by: str) -> Iterator[Plot]:
+    happened, probability = part.happened, part.probability
     areas = {f["name"]: f for f in task["parts"][0]["figures"] if f["of"] == curve["of"]}
-    n = f"{counted(len(happened), 'slide')}, {int(happened.sum())} of them {of}"
+    n = f"{counted(len(happened), by)}, {int(happened.sum())} of them {of}"
     if curve["roc"]:
         area = valued(areas["auroc"])
         caption = f"ROC curve for {of}: {n}. Area {area}. {_band_words(curve['roc']['band'])}"
@@ -107,7 +107,7 @@ def _curves_of(
     yield Plot(Image(plots.histogram(held, threshold, of), caption), caption)
     caption = (
         f"Decision curve for {of}: {n}. Net benefit of acting as the model says, with a pointwise 95 % band over "
-        "patients, against acting on all slides or on none; the model is of use where its line is the highest."
+        f"patients, against acting on all {by}s or on none; the model is of use where its line is the highest."
     )
     yield Plot(Image(plots.decision(curve["decision"]), caption), caption)
 
@@ -131,8 +131,8 @@ def calibration(found: Found) -> Iterator[Block]:
             yield Words("Before calibration: not known, or the model is not calibrated.")
         else:
             yield Words(
-                f"The calibration was fitted on {raw[1]}. Where these are the slides below, “as stated” looks better "
-                "than it will be on others."
+                f"The calibration was fitted on {raw[1]}. Where these are the {found.by}s below, “as stated” looks "
+                "better than it will be on others."
             )
         earlier = alternatives(raw[0]) if raw else []
         drawn = []
@@ -140,12 +140,12 @@ def calibration(found: Found) -> Iterator[Block]:
             of = part.of or task["positive"] or part.yes
             before = _reliability(earlier[i].probability, earlier[i].happened) if earlier else []
             caption = (
-                f"Reliability for {of}: {counted(len(part.happened), 'slide')} in {len(curve['reliability'])} bins of "
+                f"Reliability for {of}: {counted(len(part.happened), found.by)} in {len(curve['reliability'])} bins of "
                 "about as many; bars are 95 % intervals where there are patients enough."
             )
             drawn.append(Plot(Image(plots.reliability(curve["reliability"], before), caption), caption))
         yield Plots(drawn)
-        yield _calibration_table(task, raw[0] if raw else None)
+        yield _calibration_table(task, raw[0] if raw else None, found.by)
 
 
 def _reliability(probability: np.ndarray, happened: np.ndarray) -> list[tuple[float, float]]:
@@ -153,7 +153,7 @@ def _reliability(probability: np.ndarray, happened: np.ndarray) -> list[tuple[fl
     return [(mean, float(f.at(one)[0])) for mean, _, f in reliability_figures(probability, happened)]
 
 
-def _calibration_table(task: Values, raw: Answered | None) -> Grid:
+def _calibration_table(task: Values, raw: Answered | None, by: str) -> Grid:
     told = [f for f in task["parts"][0]["figures"] if f["name"] in CALIBRATION]
     earlier: dict[tuple[str, str], float] = {}
     if raw is not None:
@@ -163,12 +163,12 @@ def _calibration_table(task: Values, raw: Answered | None) -> Grid:
         [
             figure_name(f["name"], f["of"]),
             *([number(earlier.get((f["name"], f["of"])))] if raw else []),
-            *(number(f["value"]), interval(f), MEANINGS.get(f["name"], "")),
+            *(number(f["value"]), interval(f), meaning(f["name"], by)),
         ]
         for f in told
     ]
     header = ["figure", *(["before"] if raw else []), "as stated", "95 % interval", "what it says"]
-    return Grid("Calibration figures of these slides", header, rows)
+    return Grid(f"Calibration figures of these {by}s", header, rows)
 
 
 def members(found: Found) -> Iterator[Block]:
@@ -178,32 +178,31 @@ def members(found: Found) -> Iterator[Block]:
         for by in dict.fromkeys(part["by"] for part in others):
             mine = [part for part in others if part["by"] == by]
             yield from _headed(found, task)
-            yield from _by(by, whole, mine)
+            yield from _by(by, whole, mine, found.by)
 
 
-def _by(by: str, whole: Values, mine: Sequence[Values]) -> Iterator[Block]:
+def _by(by: str, whole: Values, mine: Sequence[Values], unit: str) -> Iterator[Block]:
     first = [f for f in whole["figures"] if f["name"] in HEADLINES][:2]
     drawn = []
     for figure in first:
-        rows = [("all slides", *_place(figure))]
+        rows = [(f"all {unit}s", *_place(figure))]
         rows += [(part["member"], *_place(_same(part, figure))) for part in mine[:MOST_MEMBERS]]
         name = figure_name(figure["name"], figure["of"])
-        caption = (
-            f"{name} by {by}, with 95 % intervals where there are patients enough; the diamond is all slides."
-        )
+        caption = f"{name} by {by}, with 95 % intervals where there are patients enough; the diamond is all {unit}s."
         image = Image(plots.by_member(rows, name, figure["name"] != "r2"), caption)
         drawn.append(Plot(image, caption))
     yield Plots(drawn)
     rows_ = [
         [
             part["member"],
-            str(part["slides"]),
+            *([str(part["slides"])] if unit == "slide" else []),
             str(part["patients"]),
             *(valued(f) for f in part["figures"][:3]),
         ]
         for part in mine
     ]
-    header = [by, "slides", "patients", *(figure_name(f["name"], f["of"]) for f in whole["figures"][:3])]
+    names = [figure_name(f["name"], f["of"]) for f in whole["figures"][:3]]
+    header = [by, *(["slides"] if unit == "slide" else []), "patients", *names]
     yield Grid(f"By {by}; all figures are in evaluation.csv", header, rows_)
 
 

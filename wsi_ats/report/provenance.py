@@ -40,9 +40,9 @@ def methods(found: Found) -> Iterator[Block]:
 def _chosen(found: Found) -> Iterator[str]:
     """What data chose the epoch, the calibration, the threshold and the prediction sets."""
     if found.is_run and not found.folds:
-        yield "The epoch was chosen by the validation slides, which are those of the figures here."
+        yield f"The epoch was chosen by the validation {found.by}s, which are those of the figures here."
     if found.folds:
-        yield "Each fold's epoch, calibration and threshold were chosen on slides that it does not answer here."
+        yield f"Each fold's epoch, calibration and threshold were chosen on {found.by}s that it does not answer here."
     for task in found.tasks:
         name = task.spec.name
         if task.calibration is None:
@@ -54,8 +54,8 @@ def _chosen(found: Found) -> Iterator[str]:
         if task.spec.sets is not None:
             sets = task.spec.sets
             yield (
-                f"{name}: prediction sets leave the true class out of at most {sets.error:.0%} of the slides of each "
-                f"class, if slides are like those they were made from ({sets.on})."
+                f"{name}: prediction sets leave the true class out of at most {sets.error:.0%} of the {found.by}s of "
+                f"each class, if {found.by}s are like those they were made from ({sets.on})."
             )
     if not found.tasks and not found.folds:
         yield "The model's folder is not at hand: what its calibration and threshold were chosen on is not known here."

@@ -8,7 +8,7 @@ from wsi_ats.report import cautions, cost, evidence, examples, performance, prov
 from wsi_ats.report.blocks import Block, Grid, Heading, Image, Plot, Plots, Points, Section, Words
 from wsi_ats.report.found import Found
 from wsi_ats.report.plots import training
-from wsi_ats.report.words import counted, figure_name, interval, number
+from wsi_ats.report.words import counted, figure_name, interval, number, units
 from wsi_ats.train.looked_at import USABLE
 
 MOST_ROWS = 40
@@ -31,18 +31,22 @@ def sections_of(found: Found) -> list[Section]:
 def _summary(found: Found) -> Iterator[Block]:
     if found.folds:
         yield Words(
-            f"A cross-validation: {found.folds} models, each asked about the slides that it has not seen."
+            f"A cross-validation: {found.folds} models, each asked about the {found.by}s that it has not seen."
         )
     elif found.is_run:
-        yield Words("A training run, judged by its own validation slides.")
+        yield Words(f"A training run, judged by its own validation {found.by}s.")
     elif found.evaluation:
-        yield Words("An evaluation: answers of a model about slides whose truth is known.")
+        yield Words(f"An evaluation: answers of a model about {found.by}s whose truth is known.")
+    if found.by == "patient":
+        yield Words(
+            "One answer a patient, from all slides of the patient together: what is counted are patients."
+        )
     for task in found.evaluation.get("tasks", ()):
         whole = task["parts"][0]
         names = f" ({', '.join(task['names'])})" if task["names"] else ""
         yield Words(
-            f"Asked: {task['task']}: {KINDS.get(task['kind'], task['kind'])}{names}. "
-            f"{counted(whole['slides'], 'slide')} of {counted(whole['patients'], 'patient')} are in the figures."
+            f"Asked: {task['task']}: {KINDS.get(task['kind'], task['kind']).replace('slide', found.by)}{names}. "
+            f"{units(whole, found.by)} are in the figures."
             + (f" Decided by: {task['rule']}." if task["rule"] else "")
         )
         rows = [
@@ -78,27 +82,36 @@ def _flow(found: Found) -> Iterator[Block]:
         yield Grid("Slides that were looked at before training, by split", ["found", *splits], rows)
     if flow:
         rows = [
-            ["labelled slides", f"{flow['labelled']:,}"],
+            [f"labelled {found.by}s", f"{flow['labelled']:,}"],
             ["of them failed", f"{flow['failed']:,}"],
             ["of them pending", f"{flow['pending']:,}"],
             ["of them not predicted", f"{len(flow['without_answer']):,}"],
             ["in the figures", f"{flow['evaluated']:,}"],
-            ["patients in the figures", f"{flow['patients']:,}"],
-            ["predicted slides without a label", f"{flow['without_label']:,}"],
+            *([["patients in the figures", f"{flow['patients']:,}"]] if found.by == "slide" else []),
+            [f"predicted {found.by}s without a label", f"{flow['without_label']:,}"],
         ]
-        yield Grid("Flow of slides, from the manifest to the figures", ["slides", "number"], rows)
+        title = f"Flow of {found.by}s, from the manifest to the figures"
+        yield Grid(title, [f"{found.by}s", "number"], rows)
         by_class = flow.get("by_class") or {}
         if flow["failed"] and by_class:
             rows = [[name, str(n["labelled"]), str(n["failed"])] for name, n in by_class.items()]
-            yield Grid("Slides that failed, by class", ["class", "labelled", "failed"], rows)
+            yield Grid(
+                f"{found.by.capitalize()}s that failed, by class", ["class", "labelled", "failed"], rows
+            )
     failures = found.table("failures.csv")
     if failures:
         rows = [
-            [line.get(k, "") for k in ("slide", "stage", "error", "remedy")] for line in failures[:MOST_ROWS]
+            [
+                line.get("slide") or line.get("patient", ""),
+                *(line.get(k, "") for k in ("stage", "error", "remedy")),
+            ]
+            for line in failures[:MOST_ROWS]
         ]
         more = f"; the first {MOST_ROWS} of {len(failures)}" if len(failures) > MOST_ROWS else ""
         yield Grid(
-            f"Slides that could not be used{more} (failures.csv)", ["slide", "stage", "error", "remedy"], rows
+            f"{found.by.capitalize()}s that could not be used{more} (failures.csv)",
+            [found.by, "stage", "error", "remedy"],
+            rows,
         )
 
 
@@ -125,13 +138,20 @@ def _cohort(found: Found) -> Iterator[Block]:
             for name in task["names"]
             for site in sites
         }
-        rows = [[name, *(_slides_and_patients(held[name, site]) for site in sites)] for name in task["names"]]
-        header = ["class", *(site or ("slides" if len(sites) == 1 else "site not given") for site in sites)]
-        yield Grid("Slides in the figures, in brackets patients, by class and site", header, rows)
+        rows = [[name, *(_counts(held[name, site], found.by) for site in sites)] for name in task["names"]]
+        header = [
+            "class",
+            *(site or (f"{found.by}s" if len(sites) == 1 else "site not given") for site in sites),
+        ]
+        brackets = ", in brackets patients," if found.by == "slide" else ""
+        title = f"{found.by.capitalize()}s in the figures{brackets} by class and site"
+        yield Grid(title, header, rows)
 
 
-def _slides_and_patients(slides: Sequence[dict[str, object]]) -> str:
-    return f"{len(slides)} ({len({str(s['patient']) for s in slides})})"
+def _counts(slides: Sequence[dict[str, object]], by: str) -> str:
+    """Number of slides and, in brackets, of patients; or of patients alone."""
+    patients = len({str(slide["patient"]) for slide in slides})
+    return f"{len(slides)} ({patients})" if by == "slide" else str(patients)
 
 
 def _examples(found: Found) -> Iterator[Block]:

@@ -88,6 +88,26 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}" + "s" * (count != 1)
 
 
+def units(part: Mapping[str, Any], by: str) -> str:
+    """How many a part of an evaluation is of: slides and their patients or, by patient, these alone.
+
+    >>> part = {"slides": 12, "patients": 6}
+    >>> units(part, "slide"), units({**part, "slides": 6}, "patient")
+    ('12 slides of 6 patients', '6 patients')
+    """
+    of_slides = f"{counted(part['slides'], 'slide')} of " if by == "slide" else ""
+    return of_slides + counted(part["patients"], "patient")
+
+
+def meaning(name: str, by: str = "slide") -> str:
+    """What a figure means, of slides or of patients; nothing where that is not known.
+
+    >>> meaning("accuracy", "patient")
+    'share of the patients that is called right'
+    """
+    return MEANINGS.get(name, "").replace("slide", by)
+
+
 def size(count: float) -> str:
     """A number of bytes.
 

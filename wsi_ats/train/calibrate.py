@@ -12,15 +12,16 @@ from jaxtyping import Float64
 
 from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.manifest import Row
+from wsi_ats.manifest.patients import rows_by
 from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import CARD, save_model
 from wsi_ats.output import writing
-from wsi_ats.predict import predict_prepared
-from wsi_ats.prediction import Prediction
+from wsi_ats.predict import predict_prepared_patient
+from wsi_ats.prediction import OfResults, PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.tasks.task import Task, Tasks
 from wsi_ats.train.card import with_decisions
-from wsi_ats.train.data import Examples, failure_of
+from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
 
 LEAST = 6
@@ -36,7 +37,7 @@ class Calibrated:
 
 
 def calibrate(
-    tasks: Tasks, predictions: Sequence[Prediction], targets: Sequence[Float64[np.ndarray, "n _"]], on: str
+    tasks: Tasks, predictions: Sequence[OfResults], targets: Sequence[Float64[np.ndarray, "n _"]], on: str
 ) -> Calibrated:
     """Fit what each task makes of its outputs anew, on predictions of slides of known targets, one array a task.
 
@@ -74,18 +75,20 @@ def calibrate_model(
     """
     if out.exists():
         raise ConfigError(f"--out {out} exists", remedy="name a new folder: models are not written over")
+    by = model.config.train.by
+    rows = rows_by(by, rows)
     examples = Examples(rows, list(model.tasks), model.config, 1 << 30)
     failures = examples.inspect(lambda: None)
-    say(f"{len(examples)} of {len(rows)} slides can be read")
+    say(f"{len(examples)} of {len(rows)} {by}s can be read")
     predictions, unread = _predictions(model, examples, reading)
     failures += unread
     known = [int((~np.isnan(targets).all(1)).sum()) for targets in examples.targets]
     if not predictions or max(known) < LEAST:
         raise ConfigError(
-            f"{max(known, default=0)} slides with a known target are too few to calibrate on",
+            f"{max(known, default=0)} {by}s with a known target are too few to calibrate on",
             remedy=f"label {LEAST} or more; 20 are good",
         )
-    calibrated = calibrate(model.tasks, predictions, examples.targets, f"slides of {on}")
+    calibrated = calibrate(model.tasks, predictions, examples.targets, f"{by}s of {on}")
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else "# Attention-sampling model of slides\n"
     with writing(out):
@@ -95,20 +98,20 @@ def calibrate_model(
 
 def _predictions(
     model: AttentionSampler, examples: Examples, reading: Reading
-) -> tuple[list[Prediction], list[Failure]]:
-    """Predictions of the slides, and why some have none: these, whose tiles cannot be read, are dropped."""
+) -> tuple[list[PatientPrediction], list[Failure]]:
+    """Predictions of slides or patients, and why some have none: these, whose tiles cannot be read, are dropped."""
     predictions, failures, kept = [], [], []
-    for row in examples.rows:
+    for number, row in enumerate(examples.rows):
         try:
-            predictions.append(predict_prepared(model, examples.prepared(row), reading))
+            predictions.append(predict_prepared_patient(model, examples[number].prepared, reading))
             kept.append(row)
         except SlideError as error:
-            failures.append(failure_of(row, error))
+            failures.append(examples.failure(row, error))
     examples.rows = kept
     return predictions, failures
 
 
-def outputs_of_tasks(predictions: Sequence[Prediction]) -> list[Float64[np.ndarray, "n _"]]:
+def outputs_of_tasks(predictions: Sequence[OfResults]) -> list[Float64[np.ndarray, "n _"]]:
     """Outputs of the head before any calibration, an array (n, O) a task."""
     return [
         np.stack([result.outputs for result in results if result.outputs is not None])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
+from wsi_ats.manifest.patients import unit_of
 from wsi_ats.statistics.interval import Interval
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.figures import Figures, metric_label
@@ -25,7 +26,7 @@ Settings: `config.toml` in this folder.
 
 {splits}
 
-{failed} slide(s) could not be used; {bad} damaged tile(s) of others were background. Training took {epochs} epochs,
+{failed} {unit}(s) could not be used; {bad} damaged tile(s) of others were background. Training took {epochs} epochs,
 {seconds:.0f} s.
 
 ## Validation
@@ -48,6 +49,9 @@ tissues than those above need a validation of their own.
 
 The weights carry the licence that the owner of the training slides gives them; none is implied here.
 """
+ONE_A_PATIENT = (
+    "\n\nOne answer a patient, from tiles drawn from all slides at once; classes are counted by patient."
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,9 @@ class Trained:
 def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained) -> str:
     """Markdown text of a model card."""
     return CARD.format(
-        tasks="\n".join(map(_asked, tasks)),
+        tasks="\n".join(map(_asked, tasks)) + ONE_A_PATIENT * (unit_of(rows) == "patient"),
         splits=_splits_table(rows, tasks),
+        unit=unit_of(rows),
         failed=len(result.failures),
         bad=sum(result.bad_tiles.values()),
         epochs=result.epochs,
@@ -141,6 +146,11 @@ def _splits_table(rows: Sequence[Row], tasks: Sequence[Task]) -> str:
                 f"| split | slides | patients | {' | '.join(counts)} |",
                 "|---" * (3 + len(counts)) + "|",
             ]
-        cells = [split, len(mine), len({row.patient for row in mine}), *counts.values()]
+        cells = [
+            split,
+            sum(len(row.of_slides) for row in mine),
+            len({row.patient for row in mine}),
+            *counts.values(),
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""Slides as training data: each is prepared once, those that cannot be used are set aside and named."""
+"""Slides as training data: each is prepared once, those that cannot be used are set aside and named.
+
+Where the rows are of patients, an example is all slides of one; it is set aside as a whole where one of them cannot be
+used: that might be the one with the tumour."""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from wsi_ats.config import Config
 from wsi_ats.errors import Failure, MissingMppError, NoTissueError, SlideError, WsiAtsError
+from wsi_ats.lowres.patient import Prepared, prepared_patient
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.manifest import Row
 from wsi_ats.sampling import generator_for
@@ -35,11 +39,12 @@ TILES = "tiles"
 
 @dataclass(frozen=True)
 class Example:
-    """A slide to learn from."""
+    """A slide, or a patient, to learn from."""
 
-    prepared: PreparedSlide
+    prepared: Prepared
     targets: Targets
-    slide: str
+    slides: tuple[str, ...]
+    """Ids of its slides, which its draws depend on."""
 
     @property
     def label(self) -> int:
@@ -75,7 +80,8 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        return Example(self.prepared(row), target_of(self._tasks, row), row.slide)
+        prepared = prepared_patient([self.prepared(slide) for slide in row.of_slides])
+        return Example(prepared, target_of(self._tasks, row), tuple(slide.slide for slide in row.of_slides))
 
     @property
     def targets(self) -> list[Float64[np.ndarray, "n _"]]:
@@ -83,7 +89,7 @@ class Examples(Dataset[Example]):
         return targets_of(self._tasks, self.rows)
 
     def prepared(self, row: Row) -> PreparedSlide:
-        """The prepared slide of a row, remembered or read. Raises SlideError where it cannot be read."""
+        """The prepared slide of a row of one, remembered or read. Raises SlideError where it cannot be read."""
         if row.slide in self._kept:
             return self._kept[row.slide]
         prepared = prepare_row(row, self._config)
@@ -103,10 +109,11 @@ class Examples(Dataset[Example]):
         """Prepare every slide, drop those that cannot be used from the rows, return why."""
 
         def attempt(row: Row) -> Failure | None:
-            try:
-                self.prepared(row)
-            except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
-                return failure_of(row, error)
+            for slide in row.of_slides:
+                try:
+                    self.prepared(slide)
+                except Exception as error:  # noqa: BLE001 (whatever is wrong with one slide must not stop the others)
+                    return _as_of(row, failure_of(slide, error))
             return None
 
         outcomes = []
@@ -117,12 +124,19 @@ class Examples(Dataset[Example]):
         self.rows = [row for row, failure in zip(self.rows, outcomes, strict=True) if failure is None]
         return [failure for failure in outcomes if failure is not None]
 
+    def failure(self, row: Row, error: SlideError) -> Failure:
+        """The failure of a row that was prepared and then could not be read; of a patient it names the slide."""
+        pairs = ((slide, self._addresses.get(slide.slide)) for slide in row.of_slides)
+        mine = next((slide for slide, address in pairs if address and address == error.address), None)
+        return failure_of(row, error) if mine is None else _as_of(row, failure_of(mine, error))
+
     def set_aside(self, error: SlideError) -> Failure | None:
         """Drop the slide whose pixels `error` is about and return why; None where it is none of these."""
         for row in self.rows if error.address is not None else ():
-            if self._addresses.get(row.slide) == error.address:
-                self.rows.remove(row)
-                return Failure(row.slide, TILES, error.message, error.remedy)
+            for slide in row.of_slides:
+                if self._addresses.get(slide.slide) == error.address:
+                    self.rows.remove(row)
+                    return _as_of(row, Failure(slide.slide, TILES, error.message, error.remedy))
         return None
 
 
@@ -158,6 +172,16 @@ def failure_of(row: Row, error: Exception) -> Failure:
         return Failure(row.slide, stage, error.message, row.hint if missing else error.remedy)
     message = shown(" ".join(f"{type(error).__name__}: {error}".split()))
     return Failure(row.slide, getattr(error, "stage", "open"), message, "")
+
+
+def _as_of(row: Row, failure: Failure) -> Failure:
+    """The failure of a slide as that of its row: a patient fails as a whole, and the slide is named."""
+    if not row.slides:
+        return failure
+    remedy = f"{failure.remedy}; or leave out its row, and the patient is one without it".removeprefix(
+        "; or "
+    )
+    return replace(failure, slide=row.slide, error=f"slide {failure.slide}: {failure.error}", remedy=remedy)
 
 
 def _for_preparing(config: Config) -> Config:

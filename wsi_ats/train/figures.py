@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 from jaxtyping import Float64
 
-from wsi_ats.prediction import Prediction
+from wsi_ats.prediction import OfResults
 from wsi_ats.statistics.interval import Interval
 from wsi_ats.tasks.task import Task
 
@@ -29,7 +29,7 @@ LOSS_SHARE = 0.05
 the loss then tells the better epoch."""
 
 
-def values_of(predictions: Sequence[Prediction]) -> list[Float64[np.ndarray, "n _"]]:
+def values_of(predictions: Sequence[OfResults]) -> list[Float64[np.ndarray, "n _"]]:
     """Values of the predictions' results, one array (n, V) a task."""
     return [np.stack(v) for v in zip(*([a.values for a in p.results] for p in predictions), strict=True)]
 

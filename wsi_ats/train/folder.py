@@ -22,6 +22,7 @@ from wsi_ats.atomic import remove_temporaries, write_atomic
 from wsi_ats.config import Config, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
+from wsi_ats.manifest.patients import unit_of
 from wsi_ats.output import check_within, make_folder, remedy_for, writing
 from wsi_ats.shown import csv_bytes
 from wsi_ats.tasks.answer import outputs_of, values_named
@@ -208,8 +209,8 @@ def write_validation(
     values: Sequence[Float64[np.ndarray, "n _"]],
     outputs: Sequence[Float64[np.ndarray, "n _"]],
 ) -> None:
-    """Write validation.csv: slide, the texts of its targets, every value of the answers, and the outputs of the heads
-    that these were made of: what a calibration changes."""
+    """Write validation.csv: slide or patient, the texts of its targets, every value of the answers, and the outputs of
+    the heads that these were made of: what a calibration changes."""
     columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
     every = np.concatenate([*values, *outputs], axis=1)
     raw = [f"output_{name}" for name in outputs_of(tasks.specs)]
@@ -217,7 +218,7 @@ def write_validation(
         [row.slide, *map(row.cell, columns), *(f"{value:.6g}" for value in mine)]
         for row, mine in zip(rows, every, strict=True)
     )
-    table = csv_bytes(["slide", *columns, *values_named(tasks.specs), *raw], lines)
+    table = csv_bytes([unit_of(rows), *columns, *values_named(tasks.specs), *raw], lines)
     with writing(out):
         write_atomic(out / "validation.csv", table)
 

@@ -17,10 +17,11 @@ from wsi_ats.cache import TileCache
 from wsi_ats.config import Config, to_values
 from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
+from wsi_ats.manifest.patients import rows_by
 from wsi_ats.model_folder import load_model
 from wsi_ats.output import make_folder, writing
-from wsi_ats.predict import predict_prepared
-from wsi_ats.prediction import Prediction
+from wsi_ats.predict import predict_prepared_patient
+from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.shown import cell, csv_bytes
 from wsi_ats.tasks.answer import columns_of
@@ -43,9 +44,11 @@ class CrossValidated:
     folder: Path
     """Folder with a run a fold, `fold-0` and so on, and predictions.csv of all of them."""
     answered: int
-    """Number of slides that were answered."""
+    """Number of slides, or patients, that were answered."""
     failures: tuple[Failure, ...]
-    """Slides that could not be."""
+    """Those that could not be."""
+    asked: int
+    """Number of all of them."""
 
 
 def cross_validate(
@@ -84,7 +87,9 @@ def cross_validate(
         answers.append(answered)
     with writing(out):
         write_atomic(out / "run.json", _record(answers, config).encode())
-    return CrossValidated(out, len(lines) - len(failures), tuple(failures))
+    return CrossValidated(
+        out, len(lines) - len(failures), tuple(failures), len(rows_by(config.train.by, folds[0]))
+    )
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,12 @@ def _answered(
     """The fold's test slides, answered by its model; as they were where that was done before."""
     kept = folder / "test.json"
     model = load_model(folder / "model")
+    units = rows_by(config.train.by, rows)
     own = [model.hash, asdict(reading)]
     if kept.exists():
         stored = json.loads(kept.read_bytes())
         if stored["of"] == own:
-            known = {row.slide: row for row in rows}
+            known = {row.slide: row for row in units}
             done = [known[slide] for slide in stored["slides"]]
             values = [np.array(v, np.float64) for v in stored["values"]]
             failed = [Failure(**f) for f in stored["failures"]]
@@ -117,11 +123,13 @@ def _answered(
                 stored["columns"], stored["lines"], failed, model.tasks, values, targets_of(model.tasks, done)
             )
     model.cache = cache
-    test = [row for row in rows if row.split == "test"]
+    test = [row for row in units if row.split == "test"]
     examples = Examples(test, list(model.tasks), config, 1 << 30, stored=may_be_stored(config))
     failures = examples.inspect(lambda: None)
     targets = list(dict.fromkeys(column for task in model.tasks for column in task.columns))
-    predictions = [predict_prepared(model, examples[i].prepared, reading) for i in range(len(examples))]
+    predictions = [
+        predict_prepared_patient(model, examples[i].prepared, reading) for i in range(len(examples))
+    ]
     lines = [
         {**_of_row(row, targets), **_of_prediction(prediction), "status": "done"}
         for row, prediction in zip(examples.rows, predictions, strict=True)
@@ -129,7 +137,8 @@ def _answered(
     values = values_of(predictions)
     unread = {failure.slide for failure in failures}
     lines += [{**_of_row(row, targets), "status": "failed"} for row in test if row.slide in unread]
-    columns = ["slide", "patient", *targets, *columns_of(model.specs), "tiles_read", "status", "notes"]
+    names = ["patient", "slides"] if config.train.by == "patient" else ["slide", "patient"]
+    columns = [*names, *targets, *columns_of(model.specs), "tiles_read", "status", "notes"]
     content = {
         "of": own,
         "columns": columns,
@@ -171,14 +180,19 @@ def _table(columns: Sequence[str], lines: Sequence[Mapping[str, str]]) -> bytes:
 
 
 def _of_row(row: Row, targets: Sequence[str]) -> dict[str, str]:
+    slides = (
+        {"slides": cell(";".join(slide.slide for slide in row.slides))}
+        if row.slides
+        else {"slide": cell(row.slide)}
+    )
     return {
-        "slide": cell(row.slide),
+        **slides,
         "patient": cell(row.patient),
         **{target: cell(row.cell(target)) for target in targets},
     }
 
 
-def _of_prediction(prediction: Prediction) -> dict[str, str]:
+def _of_prediction(prediction: PatientPrediction) -> dict[str, str]:
     """Cells of a prediction, under the names that predictions.csv of a batch has for them."""
     columns = columns_of([result.spec for result in prediction.results])
     cells = [text for result in prediction.results for text in result.cells()]

@@ -90,8 +90,10 @@ class LookedAt:
         return bool(fisher_exact(table, "greater").pvalue < CHANCE / len(total))
 
 
-def look_at(rows: Sequence[Row], classes: Sequence[str], failures: Sequence[Failure]) -> LookedAt:
-    """What was found of the rows, given the failures among them.
+def look_at(
+    rows: Sequence[Row], classes: Sequence[str], failures: Sequence[Failure], by: str = "slide"
+) -> LookedAt:
+    """What was found of the rows of slides, given the failures among them; by patient, of whom all slides fail.
 
     >>> rows = [Row(f"{i}.svs", "", "a" if i < 10 else "b", "", "train", None) for i in range(20)]
     >>> failures = [Failure(f"{i}.svs", "tissue", "no tissue", "") for i in range(6)]
@@ -99,8 +101,9 @@ def look_at(rows: Sequence[Row], classes: Sequence[str], failures: Sequence[Fail
     6 of 20 slides cannot be used (no tissue 6)
     cannot be used, by class: a 6 of 10 (60 %), b 0 of 10 (0 %)
     """
-    by_slide = {cell(failure.slide): failure for failure in failures}  # as failures.csv shows them
-    return LookedAt(rows, classes, [by_slide.get(cell(row.slide)) for row in rows])
+    failed = {cell(failure.slide): failure for failure in failures}  # as failures.csv shows them
+    names = [row.patient if by == "patient" else row.slide for row in rows]
+    return LookedAt(rows, classes, [failed.get(cell(name)) for name in names])
 
 
 def kind_of(failure: Failure | None) -> str:

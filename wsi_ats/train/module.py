@@ -12,10 +12,10 @@ from torch import Tensor
 
 from wsi_ats.attention.levels import Drawn
 from wsi_ats.estimator import attention_loss, entropy_penalty
-from wsi_ats.lowres.prepare import PreparedSlide
+from wsi_ats.lowres.patient import Prepared
 from wsi_ats.model import AttentionSampler, Estimate
-from wsi_ats.predict import predict_prepared
-from wsi_ats.prediction import Prediction
+from wsi_ats.predict import predict_prepared_patient
+from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.sampling import generator_for
 from wsi_ats.train.augment import Augmentation, bag_shift, places
@@ -36,18 +36,18 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.settings = model.config.train
-        self.standardised_on: Sequence[PreparedSlide] = ()
+        self.standardised_on: Sequence[Prepared] = ()
         """Training slides that the features' mean and variance are taken from before a validation."""
-        self._answers: list[Prediction] = []
+        self._answers: list[PatientPrediction] = []
         self._targets: list[Targets] = []
 
     def training_step(self, batch: list[Example], batch_idx: int) -> Tensor:
-        """Mean loss of a batch of slides; draws depend on (seed, epoch, slide) alone.
+        """Mean loss of a batch of slides; draws depend on (seed, epoch, slides of the example) alone.
 
         It is `model.forward` with what only training does: uniform draws while warming up, tiles turned, bags shifted.
         """
         seed, epoch = self.settings.seed, self.current_epoch
-        generators = [generator_for(seed, epoch, example.slide) for example in batch]
+        generators = [generator_for(seed, epoch, *example.slides) for example in batch]
         drawn = self._draw([example.prepared for example in batch], generators)
         how, counts = self.model.config.augment, [len(d.draws) for d in drawn]
         augment = Augmentation(how, counts, seed, epoch, batch_idx, turn=self.settings.augment)
@@ -59,7 +59,7 @@ class TrainingModule(pl.LightningModule):
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
-    def _draw(self, slides: list[PreparedSlide], generators: list[torch.Generator]) -> list[Drawn]:
+    def _draw(self, slides: list[Prepared], generators: list[torch.Generator]) -> list[Drawn]:
         how, warming_up = self.model.config.sampling, self.current_epoch < self.model.config.warm_up
         attention = [self.model.attend(slide, uniform=warming_up) for slide in slides]
         return [a.draw(how.tiles, how.sampler, g) for a, g in zip(attention, generators, strict=True)]
@@ -93,11 +93,11 @@ class TrainingModule(pl.LightningModule):
             self._answers.append(self.answer(example))
             self._targets.append(example.targets)
 
-    def answer(self, example: Example) -> Prediction:
+    def answer(self, example: Example) -> PatientPrediction:
         """The prediction that a user would get, from one pooled draw a slide, always with the same seed."""
         sampler = "all" if self.model.config.sampling.sampler == "all" else "systematic"
         reading = Reading(self.settings.val_tiles, sampler, repeats=1, seed=self.settings.seed)
-        return predict_prepared(self.model, example.prepared, reading)
+        return predict_prepared_patient(self.model, example.prepared, reading)
 
     def on_validation_epoch_end(self) -> None:
         """Metric values and losses over all validation slides.

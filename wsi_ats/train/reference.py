@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from wsi_ats.errors import SlideError
-from wsi_ats.prediction import Prediction
+from wsi_ats.prediction import PatientPrediction
 from wsi_ats.sampling import generator_for
 from wsi_ats.statistics.novelty import LEAST, Description, Reference, expected_rate, fit_reference
 from wsi_ats.train.data import Examples
@@ -19,7 +19,7 @@ MOST = 256
 
 
 def reference_of(
-    module: TrainingModule, train_set: Examples, validation: Sequence[Prediction], seed: int, say: Say
+    module: TrainingModule, train_set: Examples, validation: Sequence[PatientPrediction], seed: int, say: Say
 ) -> Reference | None:
     """The reference of the training slides, with the limit that the predictions of validation slides set.
 

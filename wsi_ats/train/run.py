@@ -22,9 +22,10 @@ from wsi_ats.build import build_model
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
-from wsi_ats.lowres.prepare import PreparedSlide
+from wsi_ats.lowres.patient import Prepared
 from wsi_ats.manifest import Row, with_splits
 from wsi_ats.manifest.audit import audit
+from wsi_ats.manifest.patients import rows_by, unit_of
 from wsi_ats.model_folder import save_model
 from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
@@ -70,6 +71,7 @@ def train(
 ) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
+    With `train.by` patient, an example is a patient, whose slides share one label and, each step, `sampling.tiles`.
     Slides that cannot be used are listed in `out/failures.csv` and left out; one with more damaged tiles than are
     tolerated from the epoch on in which the last of them was drawn. A run that was interrupted goes on after its
     last whole epoch when the same slides and settings are given again, and ends with the same weights as if it had
@@ -83,7 +85,8 @@ def train(
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, strata)
     classes = classes_of(tasks[0], rows, strata)
     # What is wrong with splits and networks is told before slides are opened and anything is written.
-    refuse_lacking(tasks, rows)
+    units = rows_by(config.train.by, rows)
+    refuse_lacking(tasks, units)
     found = audit(rows, classes)
     build_model(config, tasks)
     with alone_in(out):
@@ -95,7 +98,7 @@ def train(
         for line in (*found.cohort.lines(), *(f"warning: {words}" for words in found.warnings)):
             say(line)
         return _train(
-            rows, tasks, config, out, say, cache_for(config, out, say) if cache is None else cache, start
+            units, tasks, config, out, say, cache_for(config, out, say) if cache is None else cache, start
         )
 
 
@@ -178,7 +181,7 @@ def _inspect(
     def tick() -> None:
         looked["slides"] += 1
         if looked["slides"] % max(1, total // 4) == 0:
-            say(f"looked at {looked['slides']} of {total} slides")
+            say(f"looked at {looked['slides']} of {total} {config.train.by}s")
 
     failures += [failure for examples in sets.values() for failure in examples.inspect(tick)]
     write_failures(out, failures)
@@ -192,8 +195,8 @@ def _tell_looked_at(
     rows: Sequence[Row], task: Task, failures: Sequence[Failure], out: Path, say: Say
 ) -> None:
     """Write and say which slides can be used, and whether those that cannot are of one class or site."""
-    opened = [row for row in rows if row.split in ("train", "val")]
-    looked = look_at(opened, classes_of(task, opened), failures)
+    opened = [slide for row in rows if row.split in ("train", "val") for slide in row.of_slides]
+    looked = look_at(opened, classes_of(task, opened), failures, unit_of(rows))
     write_table(out, "slides_looked_at.csv", looked.as_csv())
     for line in looked.lines():
         say(line)
@@ -202,16 +205,16 @@ def _tell_looked_at(
 def _check(sets: Sets, tasks: Sequence[Task], failures: Sequence[Failure], out: Path, say: Say) -> None:
     """Say what there is to learn from. Raises `ConfigError` where that is not enough."""
     for split, examples in sets.items():
-        targets = examples.targets
+        targets, what = examples.targets, f"{unit_of(examples.rows)}s"
         words = (f"{name} {n}" for name, n in counts_of(tasks, targets).items())
-        say(f"{split}: {len(examples)} slides ({', '.join(words)})")
+        say(f"{split}: {len(examples)} {what} ({', '.join(words)})")
         say(f"{split}: {patients_in_words(tasks, examples.rows, targets)}")
         for task, mine in zip(tasks, targets, strict=True):
             lacking = task.lacks(mine)
             if lacking:
                 raise ConfigError(
-                    f"the {split} split has no usable {lacking} ({len(failures)} slides failed)",
-                    remedy=f"see {out / 'failures.csv'}, or add such slides",
+                    f"the {split} split has no usable {lacking} ({len(failures)} {what} failed)",
+                    remedy=f"see {out / 'failures.csv'}, or add such {what}",
                 )
 
 
@@ -252,7 +255,7 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckp
     module.load_state_dict(checkpoints.load_checkpoint(keeper.best)["state_dict"])
 
 
-def slides_to_standardise_on(train_set: Examples, seed: int) -> list[PreparedSlide]:
+def slides_to_standardise_on(train_set: Examples, seed: int) -> list[Prepared]:
     """Prepared slides chosen at random: a manifest may be sorted by class."""
     chosen = torch.randperm(len(train_set), generator=generator_for(seed, "calibration"))
     return [train_set[i].prepared for i in chosen[:STANDARDISED_ON].tolist()]
@@ -302,7 +305,7 @@ def _validate(module: TrainingModule, sets: Sets, config: Config, out: Path, say
     val_set, tasks = sets["val"], module.model.tasks
     predictions = [module.answer(val_set[i]) for i in range(len(val_set))]
     if config.train.calibrate:
-        calibrated = calibrate(tasks, predictions, val_set.targets, "validation slides")
+        calibrated = calibrate(tasks, predictions, val_set.targets, f"validation {config.train.by}s")
         for words in (*calibrated.done, *calibrated.missing):
             say(words)
     module.model.reference = reference_of(module, sets["train"], predictions, config.train.seed, say)

@@ -8,7 +8,7 @@ import torch
 
 from wsi_ats.attention.attend import Attend
 from wsi_ats.attention.networks import PretrainedAttention
-from wsi_ats.lowres.prepare import PreparedSlide
+from wsi_ats.lowres.patient import Prepared
 from wsi_ats.model import AttentionSampler
 from wsi_ats.sampling import generator_for
 
@@ -18,19 +18,21 @@ TILES = 16
 
 @torch.no_grad()
 def fit_standardisation(
-    model: AttentionSampler, slides: Sequence[PreparedSlide], seed: int, *, uniform: bool = True
+    model: AttentionSampler, slides: Sequence[Prepared], seed: int, *, uniform: bool = True
 ) -> None:
     """Set the mean and variance of `model.standardise` from tiles of `slides`, drawn from all tissue or as in training.
 
-    Of a pretrained attention network, also those of the channels of the slides' cells.
+    Each may be a patient. Of a pretrained attention network, also those of the channels of the slides' cells.
     """
     if isinstance(model.attention, PretrainedAttention):
         attend = Attend(model.attention, None, model.config, model.cache)
-        model.attention.standardise(torch.cat([attend.channels(slide) for slide in slides]))
+        model.attention.standardise(
+            torch.cat([attend.channels(one) for slide in slides for one in slide.slides])
+        )
     how = model.config.sampling
     tiles, sampler = (TILES, "multinomial") if uniform else (how.tiles, how.sampler)
     features = []
     for slide in slides:
-        drawn = model.attend(slide, uniform=uniform).draw(tiles, sampler, generator_for(seed, slide.name))
+        drawn = model.attend(slide, uniform=uniform).draw(tiles, sampler, generator_for(seed, *slide.names))
         features.append(model.raw_features([drawn]))
     model.standardise.fit(torch.cat(features))
