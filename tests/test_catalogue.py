@@ -81,7 +81,7 @@ def test_a_kind_of_task_more_is_one_entry_more(monkeypatch: pytest.MonkeyPatch) 
     (task,) = make_tasks({"fat": TaskSettings(kind="share")}, {"fat": ["0.5", "0.1"]})
     assert isinstance(task, Task)
     assert task.spec == TaskSpec("fat", "share")
-    assert task.spec.columns() == ["prediction", "value", "stderr_value"]
+    assert task.spec.columns() == ["prediction", "value", "stderr_value", "low_value", "high_value"]
 
 
 def test_names_are_known_without_torch() -> None:

@@ -133,10 +133,12 @@ def test_everything_has_a_standard_error(answers: pd.DataFrame) -> None:
 
 
 def test_columns_stand_task_by_task_the_main_one_without_its_name(answers: pd.DataFrame) -> None:
-    assert list(answers.columns)[:15] == [
-        "slide", "patient", "prediction", "value", "stderr_value",
+    assert list(answers.columns)[:25] == [
+        "slide", "patient", "prediction", "value", "stderr_value", "low_value", "high_value",
         "grade_prediction", "grade_prob_I", "grade_prob_II", "grade_prob_III", "grade_expected",
-        "grade_stderr_I", "grade_stderr_II", "grade_stderr_III", "grade_stderr_expected", "stains_prediction",
+        "grade_stderr_I", "grade_stderr_II", "grade_stderr_III", "grade_stderr_expected",
+        "grade_low_I", "grade_low_II", "grade_low_III", "grade_low_expected",
+        "grade_high_I", "grade_high_II", "grade_high_III", "grade_high_expected", "stains_prediction",
     ]  # fmt: skip
 
 
@@ -166,7 +168,7 @@ def test_a_run_says_what_it_learned_from_and_how_well(home: Path) -> None:
     said = (home / "said.txt").read_text()
     for words in ("train: 32 slides (purity: mean ", "stains: purple 2", "death: events "):
         assert words in said
-    last = said.splitlines()[-2]
+    (last,) = (line for line in said.splitlines() if line.startswith("validation "))
     for words in ("validation R² ", "grade kappa ", "stains AUC ", "death C-index ", "stain AUC "):
         assert words in last
     record = json.loads((home / "run" / "run.json").read_text())
