@@ -200,6 +200,10 @@ def test_the_commands_answer_by_patient_as_the_model_was_trained(
         assert prediction.high is not None
         ends = prediction.low[1], prediction.high[1]
         np.testing.assert_allclose((row["low_tumour"], row["high_tumour"]), ends, atol=1e-6)
+        (folder,) = (out / "patients").glob(f"{row['patient']}-*")
+        kept = read_patient_prediction(folder)
+        np.testing.assert_allclose(kept.low, prediction.low, atol=1e-6)
+        np.testing.assert_allclose(kept.high, prediction.high, atol=1e-6)
     told = command("evaluate", out, "m.csv").output
     assert "3 of 3 labelled patients have an answer" in told
     assert "3 patients (normal 1, tumour 2)" in told

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from tests.support.cohort import settings
 from tests.support.training import assert_same_weights, silent, table
 from wsi_ats import load_model
-from wsi_ats.errors import ConfigError
+from wsi_ats.attention.levels import Drawn
+from wsi_ats.errors import ConfigError, SlideError
 from wsi_ats.evaluate.run import How, evaluate
 from wsi_ats.manifest import read_manifest
 from wsi_ats.manifest.folds import folds_of
@@ -104,6 +106,28 @@ def test_a_run_by_patient_counts_patients_and_its_model_says_so(slides: Path, tm
     )
     assert not failures
     assert "calibrated on 8 patients of ours" in calibrated.done[0]
+    embed = model.embed
+
+    def embed_but_one(drawn: Sequence[Drawn]) -> list[Tensor]:
+        for part in drawn:
+            for slide in part.slide.slides:
+                if slide.name == "3_1.tif":
+                    error = SlideError("level 0 cannot be read", "copy it again")
+                    error.address = slide.address
+                    raise error
+        return embed(drawn)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "embed", embed_but_one)
+        rows = read_manifest(pairs(slides))
+        folders = tmp_path / "run" / "model", tmp_path / "newer"
+        calibrated, failures = calibrate_model(
+            model, folders[0], rows, reading, folders[1], "ours", say=silent
+        )
+    assert [(failure.slide, failure.error) for failure in failures] == [
+        ("P3", "slide 3_1.tif: level 0 cannot be read")
+    ]
+    assert "calibrated on 7 patients of ours" in calibrated.done[0]
     rows = [replace(row, split="val") for row in read_manifest(pairs(slides)) if row.patient in ("P6", "P7")]
     predict_examples(tmp_path / "run", rows)
     page = make_report(tmp_path / "run").read_text()
