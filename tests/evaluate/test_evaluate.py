@@ -23,7 +23,9 @@ from wsi_ats.errors import ConfigError
 from wsi_ats.evaluate.compare import compare
 from wsi_ats.evaluate.files import evaluation_values
 from wsi_ats.evaluate.predict import predict_with_seeds
-from wsi_ats.evaluate.run import How, evaluate
+from wsi_ats.evaluate.run import How, evaluate, patients_of
+from wsi_ats.statistics.calibration_figures import calibration_figures
+from wsi_ats.statistics.clusters import sample_figures
 from wsi_ats.statistics.operating_point import choose_operating_point
 
 SLIDES = 80
@@ -418,3 +420,18 @@ def test_a_run_a_model_and_a_folder_of_real_ones(small_run: SmallRun, tmp_path: 
     assert again["tasks"][0]["slides"] == first["tasks"][0]["slides"]
     refused = run("evaluate", model, manifest, status=2).stderr
     assert "name a folder with --out" in refused
+
+
+def test_an_interval_covers_where_the_number_of_each_class_matters() -> None:
+    """Calibration in the large of true probabilities is 0: drawn class by class, 6 of 10 intervals held it."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(60):
+        p = 1 / (1 + np.exp(-rng.normal(0, 1.2, 60)))
+        truth = rng.random(60) < p
+        every = calibration_figures(p, truth, "yes", {"yes": truth, "no": ~truth})
+        (figure,) = (figure for figure in every if figure.name == "calibration_in_the_large")
+        (found,) = sample_figures([figure], patients_of([str(i) for i in range(60)]), rounds=200)
+        assert found.interval.low is not None
+        assert found.interval.high is not None
+        covered += found.interval.low <= 0 <= found.interval.high
+    assert covered >= 52

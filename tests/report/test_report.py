@@ -299,3 +299,11 @@ def test_a_report_that_fails_does_not_fail_the_command(
     (tmp_path / "report.html").unlink()
     run("evaluate", str(tmp_path), str(tmp_path / "m.csv"), "--resamples", "100", "--no-report")
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["slide.tif", "m.csv", "report"])
+def test_a_page_replaces_nothing_but_pages(reported: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(ConfigError, match="is no name of a page"):
+        make_report(reported, tmp_path / name)
+    assert (tmp_path / name).read_text() == "precious"

@@ -115,6 +115,13 @@ def test_a_wish_is_kept_and_sets_are_made_where_slides_are_enough(home: Path) ->
         assert row.refer == ("no" if len(inside) == 1 else "yes")
 
 
+def test_slides_that_were_trained_on_are_told(home: Path) -> None:
+    own = pd.read_csv(home / "slides" / "own.csv")
+    own.assign(split=["train", *["test"] * (len(own) - 1)]).to_csv(home / "slides" / "split.csv", index=False)
+    done = run("calibrate", home / "run" / "model", home / "slides" / "split.csv", "--out", home / "split")
+    assert f"warning: 1 of {len(own)} slides are of the split train: a model is too sure" in done.stderr
+
+
 def test_a_slide_whose_tiles_cannot_be_read_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = AttentionSampler.embed
 

@@ -460,6 +460,12 @@ def calibrate(
     rows = _labelled(
         manifest, target, network.config, mpp, override_mpp, patient=patient, slides_dir=slides_dir
     )
+    trained = sum(row.split == "train" for row in rows)
+    if trained:
+        _warn(
+            f"{trained} of {len(rows)} slides are of the split train: a model is too sure of what it was trained on, "
+            "and what is fitted to them does not hold for others; leave them out of the manifest"
+        )
     calibrated, failures = calibrate_model(
         network, model, rows, Reading.of(tiles, seed=seed), out, manifest.name, say=say
     )

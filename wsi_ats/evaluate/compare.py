@@ -132,7 +132,7 @@ def _compare(task: Task, its_twin: Task, one: Joined, other: Joined, how: How) -
         )
     mine, theirs = mine.of(np.isin(rows, both)), theirs.of(np.isin(other_rows, both))
     theirs = replace(theirs, positive=mine.positive)
-    patients = patients_of(task, mine, [one.rows[i].patient for i in both])
+    patients = patients_of([one.rows[i].patient for i in both])
     decided = mcnemar(mine.right, theirs.right) if mine.names else None
     areas = tuple(_areas(mine, theirs, patients))
     return TaskComparison(

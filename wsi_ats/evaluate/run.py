@@ -192,10 +192,10 @@ def _evaluate(number: int, joined: Sequence[Joined], how: How) -> TaskEvaluation
             "label the slides in the column of the target",
         )
     names = [first.rows[i].patient for i in rows]
-    patients = patients_of(task, answered, names)
+    patients = patients_of(names)
     parts = [Part("all", "", len(answered), len(patients), _sampled(answered, patients, how))]
     for by, members in (("site", first.sites), ("fold", first.folds)):
-        parts += _parts(by, [members[i] for i in rows], task, answered, names, how)
+        parts += _parts(by, [members[i] for i in rows], answered, names, how)
     return TaskEvaluation(task, answered, rows, patients, tuple(parts), _by_seed(number, joined))
 
 
@@ -206,11 +206,10 @@ def _by_seed(number: int, joined: Sequence[Joined]) -> Float64[np.ndarray, "S F"
     return np.stack(values) if len(joined) > 1 else np.empty((0, len(values[0])))
 
 
-def patients_of(task: Task, answered: Answered, names: Sequence[str]) -> Patients:
-    """The patients of the slides, drawn class by class where the task has classes or an event."""
-    if task.spec.kind == "regression":
-        return Patients.of(names, [""] * len(names))
-    return Patients.of(names, [group or "" for group in task.strata(answered.targets)])
+def patients_of(names: Sequence[str]) -> Patients:
+    """The patients of the slides, drawn from all of them: class by class, figures that rest on how many of each class
+    there are (calibration in the large, PPV, NPV, accuracy) would not move as they do."""
+    return Patients.of(names, [""] * len(names))
 
 
 def _sampled(answered: Answered, patients: Patients, how: How) -> tuple[Sampled, ...]:
@@ -218,14 +217,12 @@ def _sampled(answered: Answered, patients: Patients, how: How) -> tuple[Sampled,
     return tuple(sample_figures(figures, patients, rounds=how.resamples, seed=how.seed, method=how.method))
 
 
-def _parts(
-    by: str, members: Sequence[str], task: Task, answered: Answered, names: Sequence[str], how: How
-) -> list[Part]:
+def _parts(by: str, members: Sequence[str], answered: Answered, names: Sequence[str], how: How) -> list[Part]:
     """Figures of each site or fold, where there are several."""
     parts = []
     for member in sorted({*members} - {""}) if len({*members}) > 1 else ():
         inside = np.array([each == member for each in members])
         mine = answered.of(inside)
-        patients = patients_of(task, mine, [name for name, i in zip(names, inside, strict=True) if i])
+        patients = patients_of([name for name, i in zip(names, inside, strict=True) if i])
         parts.append(Part(by, member, len(mine), len(patients), _sampled(mine, patients, how)))
     return parts

@@ -27,6 +27,10 @@ def make_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """
     found = find(folder)
     path = Path(out) if out is not None else found.folder / REPORT
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(
+            f"--out {path} is no name of a page", "let it end in .html: what has that name is replaced"
+        )
     try:
         text = page(found)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
