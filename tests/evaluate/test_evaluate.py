@@ -420,6 +420,23 @@ def test_a_run_a_model_and_a_folder_of_real_ones(small_run: SmallRun, tmp_path: 
     assert again["tasks"][0]["slides"] == first["tasks"][0]["slides"]
     refused = run("evaluate", model, manifest, status=2).stderr
     assert "name a folder with --out" in refused
+    bare, table = tmp_path / "bare.csv", pd.read_csv(manifest)
+    table[table.split == "train"].drop(columns="split").to_csv(bare, index=False)
+    done = run(
+        "evaluate", model, bare, "--slides-dir", manifest.parent, "--out", tmp_path / "seen", *options[2:]
+    )
+    assert "slides have the names of slides that the model was trained on" in done.stderr
+
+
+def test_probabilities_of_two_digits_are_of_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), 60).round(2)
+    assert (p.sum(1) != 1).any()
+    ids = [f"s{i}" for i in range(60)]
+    table = pd.DataFrame({"slide": ids, **{f"prob_{name}": p[:, i] for i, name in enumerate("abc")}})
+    table.to_csv(tmp_path / "a.csv", index=False)
+    pd.DataFrame({"slide": ids, "label": rng.choice(list("abc"), 60)}).to_csv(tmp_path / "m.csv", index=False)
+    assert evaluate([tmp_path / "a.csv"], tmp_path / "m.csv", QUICK).tasks[0].task.spec.kind == "classes"
 
 
 def test_an_interval_covers_where_the_number_of_each_class_matters() -> None:

@@ -147,6 +147,12 @@ def test_one_slide_is_asked_for_where_there_may_be_several(place: Path, command:
     assert "slides/test_0.tif for example" in run(*command, "m.csv", *out, status=2).stderr.replace("\n", "")
 
 
+@pytest.mark.parametrize("out", ["x.tif", "deep/x.svs"])
+def test_a_conversion_is_no_folder_with_the_name_of_a_file(place: Path, out: str) -> None:
+    assert "a folder is written" in run("convert", "slides/test_0.tif", out, status=2).stderr
+    assert not Path(out).exists()
+
+
 # ---- Where the slides of a manifest lie
 
 

@@ -191,6 +191,8 @@ def test_bytes_are_reproducible_and_pyplot_is_left_alone(tmp_path) -> None:
     heatmap.save(tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == heatmap.encode() == heatmap._repr_png_()
     heatmap.save(tmp_path / "a.pdf")
+    heatmap.save(tmp_path / "b.PNG")
+    assert (tmp_path / "b.PNG").read_bytes() == (tmp_path / "a.png").read_bytes()
     assert (tmp_path / "a.pdf").read_bytes()[:4] == b"%PDF"
     assert plt.get_fignums() == []
 

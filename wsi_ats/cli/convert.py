@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wsi_ats.cli.options import BadTiles, Mpp, OverrideMpp
 from wsi_ats.cli.terminal import complain, errors, say
+from wsi_ats.errors import ConfigError
 
 
 def convert(
@@ -37,8 +38,13 @@ def convert(
     from wsi_ats.convert.plan import Settings
     from wsi_ats.convert.run import convert as run
     from wsi_ats.convert.tissue_label import NAME, tissue_label, tissue_view
+    from wsi_ats.manifest.search import has_slide_suffix
     from wsi_ats.slides import open_slide
 
+    if has_slide_suffix(out.name):
+        raise ConfigError(
+            f"OUT is {out}, a name of a file, and a folder is written", "let it end in .ome.zarr"
+        )
     settings = Settings(codec, ngff, verify)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (

@@ -25,8 +25,8 @@ from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import NOT_GIVEN
 
 PREDICTIONS, VALIDATION, RUN = "predictions.csv", "validation.csv", "run.json"
-SUM = 2e-3
-"""Largest distance from 1, a class, of the sum of a slide's probabilities: tables keep a few digits."""
+SUM = 5.1e-3
+"""Largest distance from 1, a class, of the sum of a slide's probabilities: tables keep two digits or more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +137,25 @@ def read_answers(place: Path, warn: Warn) -> Answers:
                 remedy="give the table as `predict` wrote it",
             )
     return answers
+
+
+def trained_on(answers: Answers) -> list[str]:
+    """Ids of the slides that the model of the answers was trained on, where the folder of its run is still around it;
+    none where it is not."""
+    model = Path(answers.model.get("folder", ""))
+    try:
+        table = (
+            read_table(model.parent / "slides.csv", lambda said: None) if model.name == RUN_MODEL else None
+        )
+        if table is None:
+            return []
+        return [
+            slide
+            for slide, split in zip(table.column("slide"), table.column("split"), strict=True)
+            if split == "train"
+        ]
+    except (ConfigError, ValueError):
+        return []
 
 
 def _run_record(folder: Path) -> dict[str, Any]:

@@ -269,6 +269,17 @@ def _by_name(predicted: Sequence[str], labelled: Sequence[str]) -> dict[str, str
     return {id: full[_name(id)] for id in labelled if ours[_name(id)] == 1 and _name(id) in full}
 
 
+def tell_trained_on(truth: Truth, trained: Sequence[str], warn: Warn) -> None:
+    """Warn of slides that have the name of one that the model was trained on, where the manifest does not say so."""
+    names = set(map(_name, trained))
+    found = [row.slide for row in truth.rows if row.split is None and _name(row.slide) in names]
+    if found:
+        warn(
+            f"{len(found)} of {len(truth.rows)} slides have the names of slides that the model was trained on, "
+            f"{found[0]!r} for one: what a model was trained on says nothing of other slides; leave them out"
+        )
+
+
 def _name(id: str) -> str:
     """Name of a slide's file without folder and suffix."""
     name = re.split(r"[/\\]", id)[-1]

@@ -166,7 +166,7 @@ class Heatmap:
         """Write the picture; the suffix (.png, .pdf, .svg) names the format. Raises `ConfigError` for one that is not
         known, and where it cannot be written."""
         place = Path(some_path("path", path, "give the file to write, heatmap.png for example"))
-        write_file(place, self.encode(place.suffix.lstrip(".") or "png"))
+        write_file(place, self.encode(place.suffix.lstrip(".").lower() or "png"))
 
     def encode(self, kind: str = "png") -> bytes:
         """The picture as a file's bytes; equal predictions give equal bytes (PNG)."""

@@ -39,7 +39,7 @@ def folds_of(
     if any(row.split is not None for row in rows):
         raise ConfigError(
             "the manifest has a column of splits, and folds are to be made",
-            remedy="leave out --folds, or drop the column",
+            remedy="drop the column; to train on its splits, leave out --folds",
         )
     classes = [f"class {row.label!r}" for row in rows] if strata is None else list(strata)
     units = units_of(rows)
