@@ -40,6 +40,7 @@ LINES = (
     r"label: not calibrated, 4 slides are fewer than 6",
     r"slides unlike the training slides cannot be told: .*",
     r"model: run/model",
+    r"report: run/report.html",
 )
 """Lines of a run of one epoch."""
 
