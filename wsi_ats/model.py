@@ -194,7 +194,7 @@ class AttentionSampler(nn.Module):
         self, slide: Slide | Path | str | Sequence[Slide | Path | str], reading: Reading
     ) -> Prediction | PatientPrediction:
         """Classify one slide or patient as `reading` says: `predict` with its arguments in one value."""
-        if isinstance(slide, list | tuple) and slide:
+        if isinstance(slide, list | tuple):
             return predict_patient(self, slide, reading)
         return predict_slide(self, slide, reading)  # type: ignore[arg-type]  # which names what is no slide
 
