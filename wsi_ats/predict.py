@@ -92,7 +92,7 @@ def predict_patient(
     Of slides that hold the same, one is read, and a note says so. Raises `ConfigError` where there is no slide.
     """
     if not slides:
-        raise ConfigError("a patient has no slides", "give at least one")
+        raise ConfigError(f"slide is {slides!r}: a patient has no slides", "give at least one")
     _check_reading(reading)
     watch = Stopwatch()
     with watch("total"), ExitStack() as stack:
@@ -103,23 +103,21 @@ def predict_patient(
         patient = prepared_patient([one.prepared for one in first.values()])
         prediction = predict_prepared_patient(model, patient, reading, watch)
     part_of = dict(zip(map(id, patient.slides), prediction.slides, strict=True))
-    given = [number for number, one in enumerate(opened) if id(one.prepared) in part_of]
     copies = [
         f"{one.handle.name} holds the same as {first[one.content].handle.name}, which is read once"
         for one in opened
-        if id(one.prepared) not in part_of
+        if first[one.content] is not one
     ]
-    kept = [opened[number] for number in given]
     return replace(
         prediction,
         slides=tuple(
             replace(part_of[id(one.prepared)], digest=one.handle.digest, bytes_read=one.bytes_read)
-            for one in kept
+            for one in first.values()
         ),
         bytes_read=sum(one.bytes_read for one in opened),
         seconds=watch.seconds,
         notes=(*copies, *prediction.notes),
-        given=tuple(given),
+        given=tuple(number for number, one in enumerate(opened) if first[one.content] is one),
     )
 
 

@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 _URL = re.compile(r"(?P<quote>['\"]?)(?P<url>[A-Za-z][A-Za-z0-9+.-]{1,30}://\S+)")
 _WHOLE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -104,6 +104,11 @@ def csv_bytes(header: Iterable[object], rows: Iterable[Iterable[object]], delimi
     for row in (header, *rows):
         writer.writerow([cell(entry) if isinstance(entry, str) else entry for entry in row])
     return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def csv_of_records(columns: Sequence[str], records: Iterable[Mapping[str, object]]) -> bytes:
+    """`csv_bytes` of records by column; what a record lacks is empty."""
+    return csv_bytes(columns, ([record.get(column, "") for column in columns] for record in records))
 
 
 def _redacted(found: re.Match[str]) -> str:

@@ -26,7 +26,7 @@ from wsi_ats.batch.store import SlideStore, folder_name, unlike_of
 from wsi_ats.batch.twins import note
 from wsi_ats.errors import Failure
 from wsi_ats.output import writing
-from wsi_ats.shown import cell, csv_bytes
+from wsi_ats.shown import cell, csv_of_records
 from wsi_ats.statistics.novelty import Unlike
 from wsi_ats.tasks.answer import TaskSpec, cells_of, columns_of, number_cell
 
@@ -145,22 +145,22 @@ def _predictions(rows: Sequence[Row], specs: Sequence[TaskSpec], by: str) -> byt
         for row in rows:
             yield {
                 **_names(row, by),
-                **{extra[key]: cell(value) for key, value in row.item.extra.items()},
+                **{extra[key]: value for key, value in row.item.extra.items()},
                 **(_done(row.record, specs) if row.status == "done" else {}),
                 "status": row.status,
-                "notes": cell("; ".join((*row.record.get("notes", ()), *note(row.item)))),
+                "notes": "; ".join((*row.record.get("notes", ()), *note(row.item))),
             }
 
-    return _csv(list(dict.fromkeys([*own, *extra.values()])), cells())
+    return csv_of_records(list(dict.fromkeys([*own, *extra.values()])), cells())
 
 
 def _names(row: Row, by: str) -> Record:
     """What a row is about: a slide and its patient, or a patient and the slides."""
     if by != "patient":
-        return {"slide": cell(row.item.id), "patient": cell(row.item.patient)}
+        return {"slide": row.item.id, "patient": row.item.patient}
     stored = [file[0] for file in row.record.get("files", ())]
     slides = [slide.id for slide in row.item.slides] or stored
-    return {"patient": cell(row.item.id), "slides": cell(";".join(slides))}
+    return {"patient": row.item.id, "slides": ";".join(slides)}
 
 
 def _done(record: Record, specs: Sequence[TaskSpec]) -> Record:
@@ -193,9 +193,5 @@ def _failures(rows: Iterable[Row], by: str) -> bytes:
     fields = list(Failure.__dataclass_fields__)
     columns = [by if field == "slide" else field for field in fields]
     failed = {row.item.id: row.record for row in rows if row.status == "failed"}  # each id once
-    cells = ({by: cell(id), **{f: cell(record[f]) for f in fields[1:]}} for id, record in failed.items())
-    return _csv(columns, cells)
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    return csv_bytes(columns, ([row.get(column, "") for column in columns] for row in rows))
+    cells = ({by: id, **{f: record[f] for f in fields[1:]}} for id, record in failed.items())
+    return csv_of_records(columns, cells)

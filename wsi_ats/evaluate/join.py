@@ -157,8 +157,9 @@ def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn
             remedy="name the columns of the manifest so, and leave --target out",
         )
     several = len(columns) > 1
+    table = read_table(manifest, warn)
     rows = read_manifest(
-        manifest,
+        table,
         chosen.target or columns[0],
         columns if several else (),
         patient=chosen.patient,
@@ -180,10 +181,7 @@ def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn
             f"{trained} of {len(kept)} slides are of the split train: what a model was trained on says nothing of "
             "other slides; --split test leaves them out"
         )
-    column = site_column(
-        read_table(manifest, warn=lambda said: None), chosen.site
-    )  # told when rows were read
-    return Truth(manifest, tuple(kept), column)
+    return Truth(manifest, tuple(kept), site_column(table, chosen.site))
 
 
 def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:

@@ -11,6 +11,7 @@ from wsi_ats.batch.run import Summary
 from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest.names import known
+from wsi_ats.manifest.rows import split_named
 
 RunBatch = Callable[[Sequence[SlideItem], Path, PredictSettings], Summary]
 """A function that predicts slides into a folder, as `run_batch` does."""
@@ -27,7 +28,7 @@ def predict_with_seeds(
 def of_split(items: Sequence[SlideItem], split: str | None) -> list[SlideItem]:
     """The slides of a split, as the column `split` of their manifest says; all where none is asked for. Raises
     `ConfigError` where there are none."""
-    chosen = [item for item in items if split is None or _split(item) == split]
+    chosen = [item for item in items if split is None or split_named(_split(item)) == split]
     if not chosen:
         raise ConfigError(
             f"none of the {len(items)} slides is of split {split!r}", "name another --split, or leave it out"
@@ -37,4 +38,4 @@ def of_split(items: Sequence[SlideItem], split: str | None) -> list[SlideItem]:
 
 
 def _split(item: SlideItem) -> str:
-    return next((item.extra[name].casefold() for name in known(item.extra, ["split"])), "")
+    return next((item.extra[name] for name in known(item.extra, ["split"])), "")

@@ -229,7 +229,7 @@ def stain_rule(
     shown = with_shade(shown, patches)
     light = replace(light, dimmest=shown.dimmest, shaded=shown.shaded)
     if method == "saturation":
-        stained |= _pale(counts, stained, shown)
+        stained |= _pale(counts, stain, stained, shown)
     light = replace(light, faint=float(counts.textured[~stained].sum() / counts.codes.sum()))
     rule = StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
     return (
@@ -328,7 +328,12 @@ def _stain_of_codes(method: Method, counts: _Counts, light: Light) -> Float32[np
     return np.asarray(codes / DENSITY_STEPS + np.log10(glass / 255), np.float32)
 
 
-def _pale(counts: _Counts, stained: Bool[np.ndarray, " codes"], light: Light) -> Bool[np.ndarray, " codes"]:
+def _pale(
+    counts: _Counts,
+    saturation: Float32[np.ndarray, " codes"],
+    stained: Bool[np.ndarray, " codes"],
+    light: Light,
+) -> Bool[np.ndarray, " codes"]:
     """Codes of a pale stain, which absorbs light and has little saturation: none where the view has little of it.
 
     As on immunohistochemistry with a light counterstain. Dust and the edges of a coverslip are less than that; what is
@@ -339,7 +344,6 @@ def _pale(counts: _Counts, stained: Bool[np.ndarray, " codes"], light: Light) ->
     codes = np.arange(len(counts.codes))
     middle = np.maximum((codes >> 8) + (codes & 255), 1) / 2
     dense = ~stained & (np.log10(light.luma / middle) > PALE_DENSITY)
-    saturation = _stain_of_codes("saturation", counts, light)
     # A pixel of a coarse view that is half glass and half black has the saturation of the glass.
     coloured = saturation > light.saturation + PALE_TINT / 4
     if counts.textured[dense & coloured].sum() < LEAST_PALE * counts.codes.sum():

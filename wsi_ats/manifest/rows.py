@@ -83,7 +83,7 @@ class Row:
 
 
 def read_manifest(
-    path: Path | str,
+    path: Path | str | Table,
     target: str = LABEL,
     columns: Sequence[str] = (),
     *,
@@ -93,7 +93,7 @@ def read_manifest(
     slides_dir: Path | str | None = None,
     warn: Warn = warnings.warn,
 ) -> list[Row]:
-    """Labelled slides of a manifest: CSV, xlsx or Parquet (columns as in docs/formats.md).
+    """Labelled slides of a manifest: CSV, xlsx or Parquet (columns as in docs/formats.md), or one that is read already.
 
     target: the column of the classes. columns: those of the targets of tasks, instead; a slide must have at least
     one of them. patient: the column of patients, or `none`; by default one under a common name. group: the column of
@@ -111,7 +111,7 @@ def read_manifest(
     >>> [(row.slide, row.label, row.patient, row.split) for row in rows]
     [('a/1.svs', 'tumour', '007', 'train'), ('a/2.svs', 'normal', '8', 'val')]
     """
-    table = read_table(Path(path), warn)
+    table = path if isinstance(path, Table) else read_table(Path(path), warn)
     patients = patient_column(table, patient)
     entries = list(entries_of(table, patients, slides_dir, warn=warn))
     texts = _texts(table, target, columns, warn)
@@ -122,7 +122,7 @@ def read_manifest(
     if split:
         table.refuse(
             split,
-            lambda cell: _split(cell) is None and cell not in NOT_GIVEN,
+            lambda cell: split_named(cell) is None and cell not in NOT_GIVEN,
             "; it must be train, val or test",
             "correct it, or leave it empty",
         )
@@ -190,7 +190,7 @@ def _row(entry: Entry, cells: dict[str, str], split: str, group: str, site: str,
         entry.place,
         "" if of_tasks else next(iter(cells.values())),
         entry.patient or entry.slide,
-        _split(entry.others.get(split, "")),
+        split_named(entry.others.get(split, "")),
         entry.mpp,
         cells=cells if of_tasks else {},
         group=group,
@@ -199,7 +199,7 @@ def _row(entry: Entry, cells: dict[str, str], split: str, group: str, site: str,
     )
 
 
-def _split(value: str) -> Split | None:
+def split_named(value: str) -> Split | None:
     """The split that a cell names; None where it names none."""
     return next((split for split in SPLITS if value.casefold() == split), None)
 

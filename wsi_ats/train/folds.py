@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from wsi_ats.output import make_folder, writing
 from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reading import Reading
-from wsi_ats.shown import cell, csv_bytes
+from wsi_ats.shown import csv_of_records
 from wsi_ats.tasks.answer import columns_of
 from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.data import Examples
@@ -83,7 +83,7 @@ def cross_validate(
         lines += [{"fold": str(number), **line} for line in answered.lines]
         failures += answered.failures
         with writing(out):
-            write_atomic(out / PREDICTIONS, _table(["fold", *columns], lines))
+            write_atomic(out / PREDICTIONS, csv_of_records(["fold", *columns], lines))
         answers.append(answered)
     with writing(out):
         write_atomic(out / "run.json", _record(answers, config).encode())
@@ -175,21 +175,9 @@ def _record(answers: Sequence[_Answered], config: Config) -> str:
     return json.dumps(record, indent=2) + "\n"
 
 
-def _table(columns: Sequence[str], lines: Sequence[Mapping[str, str]]) -> bytes:
-    return csv_bytes(columns, ([line.get(column, "") for column in columns] for line in lines))
-
-
 def _of_row(row: Row, targets: Sequence[str]) -> dict[str, str]:
-    slides = (
-        {"slides": cell(";".join(slide.slide for slide in row.slides))}
-        if row.slides
-        else {"slide": cell(row.slide)}
-    )
-    return {
-        **slides,
-        "patient": cell(row.patient),
-        **{target: cell(row.cell(target)) for target in targets},
-    }
+    slides = {"slides": ";".join(slide.slide for slide in row.slides)} if row.slides else {"slide": row.slide}
+    return {**slides, "patient": row.patient, **{target: row.cell(target) for target in targets}}
 
 
 def _of_prediction(prediction: PatientPrediction) -> dict[str, str]:
@@ -199,5 +187,5 @@ def _of_prediction(prediction: PatientPrediction) -> dict[str, str]:
     return {
         **dict(zip(columns, cells, strict=True)),
         "tiles_read": str(prediction.tiles_read),
-        "notes": cell("; ".join(prediction.notes)),
+        "notes": "; ".join(prediction.notes),
     }
