@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.support.cohort import SETTINGS, write_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
+NOT_IN_WHEEL = {".c", ".so", ".pyc"}  # the sdist compiles what the wheel for every platform goes without
 TRAIN = [word for setting in (*SETTINGS, "train.epochs=1") for word in ("--set", setting)]
 
 
@@ -72,15 +73,19 @@ def build(out: Path) -> tuple[Path, Path]:
 def check_content(wheel: Path, sdist: Path) -> None:
     """The package, all of it, and nothing but it."""
     assert wheel.name.endswith("-py3-none-any.whl"), wheel.name
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wsi_ats").rglob("*.py")}
-    inside = set(zipfile.ZipFile(wheel).namelist())
-    assert modules | {"wsi_ats/py.typed"} <= inside, "the wheel lacks files"
-    others = {name for name in inside - modules if not name.startswith("wsi_ats-")} - {"wsi_ats/py.typed"}
-    assert others == set(), f"the wheel has more than the package: {others}"
+    package = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "wsi_ats").rglob("*")
+        if path.is_file() and path.suffix not in NOT_IN_WHEEL
+    }
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("wsi_ats-")}
+    assert package - inside == set(), f"the wheel lacks {package - inside}"
+    assert inside - package == set(), f"the wheel has more than the package: {inside - package}"
     with tarfile.open(sdist) as file:
         sources = {name.partition("/")[2] for name in file.getnames()}
     needed = {"pyproject.toml", "setup.py", "README.md", "LICENSE", "wsi_ats/slides/_window.c"}
-    assert modules | needed <= sources, "the sdist lacks files"
+    lacking = (package | needed) - sources
+    assert lacking == set(), f"the sdist lacks {lacking}"
     assert not any(name.startswith("tests/") for name in sources)
 
 
