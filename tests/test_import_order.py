@@ -32,7 +32,9 @@ FLOORS = (
     "attention convert heatmap",
     "embed prediction reference",
     "predict",
+    "slide_model",
     "model",
+    "ensemble",
     "build",
     "model_folder",
     "train batch",
@@ -57,8 +59,8 @@ TENSORS = (
 )
 """The arm that computes: never opens a slide."""
 BOTH = (
-    "attention.attend attention.inside attention.levels embed reference predict model build model_folder train batch "
-    "evaluate report demo cli __main__"
+    "attention.attend attention.inside attention.levels attention.mixed embed reference predict slide_model model "
+    "ensemble build model_folder train batch evaluate report demo cli __main__"
 )
 """Where they meet."""
 

@@ -193,6 +193,10 @@ class TrainSettings(Section):
     """What one answer is about: each slide, or each patient. By patient, attention is one distribution over the tissue
     of all slides of a patient, `sampling.tiles` are drawn from it, and labels are of patients; the tumour need not be
     on each of the slides."""
+    members: int = Field(default=1, ge=1, le=100)
+    """Networks that are trained, one after the other, each from a seed of its own, and answer together: the mean of
+    their outputs, from the same drawn tiles. Right more often on tissue that training has not seen; training takes so
+    many times as long, reading slides does not."""
     epochs: int = Field(default=40, ge=1, le=1_000_000)
     """Passes over the slides, at most; early stopping may end sooner."""
     warm_up: int | None = Field(default=None, ge=0, le=1_000_000)
@@ -273,6 +277,13 @@ class Config(Section):
     train: TrainSettings = TrainSettings()
     augment: AugmentSettings = AugmentSettings()
     tasks: dict[str, TaskSettings] = Field(default_factory=dict)
+
+    def of_member(self, number: int) -> Config:
+        """Settings of one of the members of a model, which has a seed of its own; the first has that of the model."""
+        if self.train.members == 1:
+            return self
+        seed = (self.train.seed + number) % (MAX_SEED + 1)
+        return self.model_copy(update={"train": self.train.model_copy(update={"members": 1, "seed": seed})})
 
     @property
     def warm_up(self) -> int:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
@@ -26,12 +24,7 @@ from wsi_ats.estimator import Summary, plain_summary, refined_summary
 from wsi_ats.features.standardise import Standardise
 from wsi_ats.head import Head
 from wsi_ats.lowres.patient import Prepared
-from wsi_ats.predict import predict_patient, predict_slide
-from wsi_ats.prediction import PatientPrediction, Prediction
-from wsi_ats.reading import Reading
-from wsi_ats.slides.base import Slide
-from wsi_ats.statistics.novelty import Reference
-from wsi_ats.tasks.answer import TaskSpec
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.task import Task, Tasks
 
 
@@ -49,19 +42,13 @@ class Estimate:
     """Outputs (O,) of the head, task after task: of classes, their logits."""
 
 
-class AttentionSampler(nn.Module):
+class AttentionSampler(SlideModel):
     """Attention sampling on slides: what `tasks` ask of a slide is answered from the tiles that attention proposes.
 
     The networks are passed in ready-made (`wsi_ats.build` has the sizes). `score` is the refining score on a
     feature, None for plain attention sampling. `region_attention` is the attention network of the coarse view, None
     with one level of attention. All tasks share the summary; the first is the main one.
     """
-
-    hash: str = ""
-    """Digest of the model's files, set when it is loaded: part of the provenance of every prediction."""
-
-    reference: Reference | None = None
-    """What the training slides were like, set by training and when the model is loaded; None: not known."""
 
     def __init__(
         self,
@@ -138,77 +125,3 @@ class AttentionSampler(nn.Module):
         summaries = [self.estimate(d, f) for d, f in zip(drawn, features, strict=True)]
         every = zip(drawn, features, summaries, strict=True)
         return [Estimate(d, f, s, self.head(s.phi)) for d, f, s in every]
-
-    @overload
-    def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts
-        self,
-        slide: Slide | Path | str,
-        tiles: int | None = ...,
-        sampler: str = ...,
-        seed: int = ...,
-        repeats: int | None = ...,
-        tolerance: float | None = ...,
-    ) -> Prediction: ...
-
-    @overload
-    def predict(
-        self,
-        slide: Sequence[Slide | Path | str],
-        tiles: int | None = ...,
-        sampler: str = ...,
-        seed: int = ...,
-        repeats: int | None = ...,
-        tolerance: float | None = ...,
-    ) -> PatientPrediction: ...
-
-    def predict(
-        self,
-        slide: Slide | Path | str | Sequence[Slide | Path | str],
-        tiles: int | None = None,
-        sampler: str = "systematic",
-        seed: int = 0,
-        repeats: int | None = None,
-        tolerance: float | None = None,
-    ) -> Prediction | PatientPrediction:
-        """Classify one slide, an open one, a path or a URL; or one patient by a list of all slides.
-
-        `tiles` (64) are drawn and dealt out to `repeats` (16) rounds; what the answer would be without each of these
-        gives its standard error and its interval. With a `tolerance` more and more tiles are drawn until no interval
-        of the main task reaches farther than that (docs/method.md, section 8): 64 at first, at most `tiles` (512);
-        where it takes no more than these, all tissue tiles in the end.
-        `sampler="all"` reads every tissue tile: the exact answer. The draws depend on `seed` and on the slide's name
-        alone, never on batch, order or worker. Of a patient, so many tiles are drawn from all slides together, wherever
-        attention, which is one distribution over all their tissue, is; the order of the slides does not matter. Raises
-        `ConfigError` for a reading that makes no sense, `SlideError` where a slide cannot be read, `NoTissueError`
-        where it shows none.
-        """
-        return self.read(slide, Reading.of(tiles, sampler, seed, repeats, tolerance))
-
-    @overload
-    def read(self, slide: Slide | Path | str, reading: Reading) -> Prediction: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def read(self, slide: Sequence[Slide | Path | str], reading: Reading) -> PatientPrediction: ...
-
-    def read(
-        self, slide: Slide | Path | str | Sequence[Slide | Path | str], reading: Reading
-    ) -> Prediction | PatientPrediction:
-        """Classify one slide or patient as `reading` says: `predict` with its arguments in one value."""
-        if isinstance(slide, list | tuple):
-            return predict_patient(self, slide, reading)
-        return predict_slide(self, slide, reading)  # type: ignore[arg-type]  # which names what is no slide
-
-    @property
-    def specs(self) -> tuple[TaskSpec, ...]:
-        """Specs of the model's tasks, the main one first."""
-        return self.tasks.specs
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Classes, labels or grades of the main task; empty where its answer is a number."""
-        return self.specs[0].names
-
-    @property
-    def srgb(self) -> bool:
-        """Whether the model is for slides whose colours were turned to sRGB."""
-        return self.config.slide.srgb

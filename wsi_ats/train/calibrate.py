@@ -13,12 +13,12 @@ from jaxtyping import Float64
 from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.manifest import Row
 from wsi_ats.manifest.patients import rows_by
-from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import CARD, save_model
 from wsi_ats.output import writing
 from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import OfResults, PatientPrediction
 from wsi_ats.reading import Reading
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.task import Task, Tasks
 from wsi_ats.train.card import with_decisions
 from wsi_ats.train.data import Examples
@@ -58,7 +58,7 @@ def calibrate(
 
 
 def calibrate_model(
-    model: AttentionSampler,
+    model: SlideModel,
     folder: Path,
     rows: Sequence[Row],
     reading: Reading,
@@ -97,7 +97,7 @@ def calibrate_model(
 
 
 def _predictions(
-    model: AttentionSampler, examples: Examples, reading: Reading
+    model: SlideModel, examples: Examples, reading: Reading
 ) -> tuple[list[PatientPrediction], list[Failure]]:
     """Predictions of slides or patients, and why some have none: these, whose tiles cannot be read, are dropped."""
     predictions, failures, kept = [], [], []

@@ -52,6 +52,7 @@ The weights carry the licence that the owner of the training slides gives them; 
 ONE_A_PATIENT = (
     "\n\nOne answer a patient, from tiles drawn from all slides at once; classes are counted by patient."
 )
+ENSEMBLE = "\n\nAn ensemble of {members} networks, trained from a seed each: the mean of their outputs, from the same tiles."
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,12 @@ class Trained:
     figures: Figures
     """Metric values on the validation slides by name: `val_auc` and so on."""
     epochs: int
+    """Epochs of all members."""
     seconds: float
     failures: list[Failure]
     bad_tiles: Mapping[str, int]
     """Damaged tiles by slide that were learned from, or judged by, as background."""
+    members: int = 1
 
     @property
     def headline(self) -> str:
@@ -79,7 +82,9 @@ class Trained:
 def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained) -> str:
     """Markdown text of a model card."""
     return CARD.format(
-        tasks="\n".join(map(_asked, tasks)) + ONE_A_PATIENT * (unit_of(rows) == "patient"),
+        tasks="\n".join(map(_asked, tasks))
+        + ONE_A_PATIENT * (unit_of(rows) == "patient")
+        + (ENSEMBLE.format(members=result.members) if result.members > 1 else ""),
         splits=_splits_table(rows, tasks),
         unit=unit_of(rows),
         failed=len(result.failures),

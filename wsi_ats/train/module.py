@@ -18,6 +18,7 @@ from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.sampling import generator_for
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.train.augment import Augmentation, bag_shift, places
 from wsi_ats.train.data import Example
 from wsi_ats.train.figures import epoch_figures, values_of
@@ -90,14 +91,8 @@ class TrainingModule(pl.LightningModule):
     def validation_step(self, batch: list[Example], batch_idx: int) -> None:
         """Answer the slides and keep the answers for the end of the epoch."""
         for example in batch:
-            self._answers.append(self.answer(example))
+            self._answers.append(answer(self.model, example))
             self._targets.append(example.targets)
-
-    def answer(self, example: Example) -> PatientPrediction:
-        """The prediction that a user would get, from one pooled draw a slide, always with the same seed."""
-        sampler = "all" if self.model.config.sampling.sampler == "all" else "systematic"
-        reading = Reading(self.settings.val_tiles, sampler, repeats=1, seed=self.settings.seed)
-        return predict_prepared_patient(self.model, example.prepared, reading)
 
     def on_validation_epoch_end(self) -> None:
         """Metric values and losses over all validation slides.
@@ -136,3 +131,10 @@ class TrainingModule(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch as it is: the model moves the pixels that it reads."""
         return batch
+
+
+def answer(model: SlideModel, example: Example) -> PatientPrediction:
+    """The prediction that a user would get, from one pooled draw a slide, always with the same seed."""
+    sampler, how = "all" if model.config.sampling.sampler == "all" else "systematic", model.config.train
+    reading = Reading(how.val_tiles, sampler, repeats=1, seed=how.seed)
+    return predict_prepared_patient(model, example.prepared, reading)

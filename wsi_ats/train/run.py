@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader
 
-from wsi_ats.build import build_model
+from wsi_ats.build import build_member, build_model, together
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
@@ -26,10 +26,12 @@ from wsi_ats.lowres.patient import Prepared
 from wsi_ats.manifest import Row, with_splits
 from wsi_ats.manifest.audit import audit
 from wsi_ats.manifest.patients import rows_by, unit_of
+from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import save_model
 from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
 from wsi_ats.shown import cell
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.calibrate import calibrate, outputs_of_tasks, values_of_outputs
 from wsi_ats.train.card import Trained, model_card
@@ -47,7 +49,7 @@ from wsi_ats.train.folder import (
 )
 from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
 from wsi_ats.train.looked_at import look_at
-from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.module import TrainingModule, answer
 from wsi_ats.train.patients import patients_in_words, say_patients
 from wsi_ats.train.reference import reference_of
 from wsi_ats.train.standardise import fit_standardisation
@@ -120,14 +122,9 @@ def _train(
         tasks = ask(config, rows)
         for task, targets in zip(tasks, sets["train"].targets, strict=True):
             task.fit(targets)
-        module = TrainingModule(build_model(config, tasks))
-        module.model.cache = cache
-        keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles, config.warm_up)
         try:
-            if config.train.embed_all:
-                embed_all(module.model, [*sets.values()], say)
-            _fit(module, sets, config, keeper)
-            figures = _validate(module, sets, config, out, say)
+            model, epochs = _train_members(tasks, sets, config, out, say, cache, bad_tiles)
+            figures = _validate(model, sets, config, out, say)
             break
         except SlideError as error:
             # Pixels that cannot be decoded: without that slide, on from the last epoch.
@@ -141,11 +138,38 @@ def _train(
         say(
             f"{sum(bad.values())} damaged tile(s) of {len(bad)} slide(s) were background: see {out / 'run.json'}"
         )
-    result = Trained(out / "model", figures, len(keeper.epochs), seconds, failures, bad)
+    result = Trained(out / "model", figures, epochs, seconds, failures, bad, config.train.members)
     with writing(result.folder):
-        save_model(module.model, result.folder, model_card(list(module.model.tasks), rows, result))
+        save_model(model, result.folder, model_card(list(model.tasks), rows, result))
     finish_run(out, config, result)
     return result
+
+
+def _train_members(
+    tasks: Sequence[Task],
+    sets: Sets,
+    config: Config,
+    out: Path,
+    say: Say,
+    cache: TileCache,
+    bad_tiles: BadTiles,
+) -> tuple[SlideModel, int]:
+    """The model with the weights of the best epoch of each member, and the number of epochs of all of them."""
+    members: list[AttentionSampler] = []
+    keepers: list[EpochCheckpoint] = []
+    for number in range(config.train.members):
+        own = config.of_member(number)
+        if config.train.members > 1:
+            say(f"member {number + 1} of {config.train.members}, of seed {own.train.seed}")
+        members.append(build_member(own, tasks, members))
+        members[-1].cache = cache
+        if own.train.embed_all and not number:
+            embed_all(members[0], [*sets.values()], say)
+        keepers.append(EpochCheckpoint(out, own.train.patience, say, bad_tiles, own.warm_up, tuple(keepers)))
+        _fit(TrainingModule(members[-1]), sets, own, keepers[-1])
+    model = together(config, members)
+    model.cache = cache
+    return model, sum(len(keeper.epochs) for keeper in keepers)
 
 
 def _inspect(
@@ -299,16 +323,16 @@ def _without_advice() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _validate(module: TrainingModule, sets: Sets, config: Config, out: Path, say: Say) -> Figures:
+def _validate(model: SlideModel, sets: Sets, config: Config, out: Path, say: Say) -> Figures:
     """Predict the validation slides with the chosen weights, calibrate the model on them, note what its slides are like
     and write `validation.csv`."""
-    val_set, tasks = sets["val"], module.model.tasks
-    predictions = [module.answer(val_set[i]) for i in range(len(val_set))]
+    val_set, tasks = sets["val"], model.tasks
+    predictions = [answer(model, val_set[i]) for i in range(len(val_set))]
     if config.train.calibrate:
         calibrated = calibrate(tasks, predictions, val_set.targets, f"validation {config.train.by}s")
         for words in (*calibrated.done, *calibrated.missing):
             say(words)
-    module.model.reference = reference_of(module, sets["train"], predictions, config.train.seed, say)
+    model.reference = reference_of(model, sets["train"], predictions, config.train.seed, say)
     outputs = outputs_of_tasks(predictions)
     values = [values_of_outputs(task, mine) for task, mine in zip(tasks, outputs, strict=True)]
     write_validation(out, tasks, val_set.rows, values, outputs)
