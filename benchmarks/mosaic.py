@@ -375,10 +375,11 @@ def answers(groups: dict[str, list[dict[str, object]]]) -> list[str]:
         "",
         "Answers on the slides of unseen groups: balanced accuracy at the model's own threshold, at one half, and "
         f"after a calibration anew on {OWN_SLIDES} of these slides (others judged, mean of {DRAWS} choices); what "
-        "would have to be added to the logits for probabilities that are right on average; median logits; prediction sets at an error rate of .1:",
+        "would have to be added to the logits for probabilities that are right on average; median logits; prediction "
+        "sets at an error rate of .1:",
         "",
-        "| method | own threshold | one half | anew | offset | median logit benign / tumour | sets hold benign / tumour "
-        "| sets' mean size |",
+        "| method | own threshold | one half | anew | offset | median logit benign / tumour "
+        "| sets hold benign / tumour | sets' mean size |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, group in groups.items():
@@ -395,7 +396,8 @@ def answers(groups: dict[str, list[dict[str, object]]]) -> list[str]:
         )
         lines.append(
             f"| {name} | {each('balanced_accuracy')} | {each('balanced_accuracy_at_one_half')} "
-            f"| {each('balanced_accuracy_calibrated_anew')} | {each('offset', '+.1f')} | {medians} | {hold} | {each('sets_mean_size', '.2f')} |"
+            f"| {each('balanced_accuracy_calibrated_anew')} | {each('offset', '+.1f')} | {medians} | {hold} "
+            f"| {each('sets_mean_size', '.2f')} |"
         )
     return lines
 

@@ -52,7 +52,10 @@ The weights carry the licence that the owner of the training slides gives them; 
 ONE_A_PATIENT = (
     "\n\nOne answer a patient, from tiles drawn from all slides at once; classes are counted by patient."
 )
-ENSEMBLE = "\n\nAn ensemble of {members} networks, trained from a seed each: the mean of their outputs, from the same tiles."
+ENSEMBLE = (
+    "\n\nAn ensemble of {members} networks, each trained from a seed of its own: the mean of their outputs, from the "
+    "same tiles."
+)
 
 
 @dataclass(frozen=True)
