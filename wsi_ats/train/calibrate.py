@@ -44,8 +44,18 @@ def calibrate(
     on: the slides' name. A task that has too few of them keeps its outputs as they are, and that is said. Raises
     `ConfigError` where slides enough lack a class.
     """
+    return calibrate_outputs(tasks, outputs_of_tasks(predictions), targets, on)
+
+
+def calibrate_outputs(
+    tasks: Tasks,
+    outputs: Sequence[Float64[np.ndarray, "n _"]],
+    targets: Sequence[Float64[np.ndarray, "n _"]],
+    on: str,
+) -> Calibrated:
+    """The same on outputs of the heads, one array a task."""
     done, missing = [], []
-    for task, mine, true in zip(tasks, outputs_of_tasks(predictions), targets, strict=True):
+    for task, mine, true in zip(tasks, outputs, targets, strict=True):
         slides = int((~np.isnan(true).all(1)).sum())
         if slides < LEAST:
             missing.append(f"{task.spec.name}: not calibrated, {slides} slides are fewer than {LEAST}")

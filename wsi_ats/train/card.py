@@ -36,8 +36,7 @@ Settings: `config.toml` in this folder.
 {figures}
 
 In brackets the 95 % interval: how far off a figure may be because it rests on so few slides. It does not cover other
-scanners, stains or sites. The epoch was chosen on these same validation slides, so the figures lean to the optimistic
-side; a test set that training never saw is the fair judge.
+scanners, stains or sites. {judged}
 
 {decisions}
 ## Intended use
@@ -52,10 +51,12 @@ The weights carry the licence that the owner of the training slides gives them; 
 ONE_A_PATIENT = (
     "\n\nOne answer a patient, from tiles drawn from all slides at once; classes are counted by patient."
 )
-ENSEMBLE = (
-    "\n\nAn ensemble of {members} networks, each trained from a seed of its own: the mean of their outputs, from the "
-    "same tiles."
-)
+ENSEMBLE = "\n\nAn ensemble of {members} networks, {of}: the mean of their outputs, from the same tiles."
+BY_SEED, BY_FOLD = "each trained from a seed of its own", "those of all folds of a cross-validation"
+CHOSEN = """The epoch was chosen on these same validation slides, so the figures lean to the optimistic
+side; a test set that training never saw is the fair judge."""
+LEFT_OUT = """Each slide was answered by the networks of its fold alone, which had not
+seen it; those of all folds together were judged on none."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,13 @@ class Trained:
         return words + " (95 % interval)" * any(figure.low is not None for figure in intervals.values())
 
 
-def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained) -> str:
-    """Markdown text of a model card."""
+def model_card(tasks: Sequence[Task], rows: Sequence[Row], result: Trained, of: str = BY_SEED) -> str:
+    """Markdown text of a model card; `of`: where the networks come from, if there are several."""
     return CARD.format(
         tasks="\n".join(map(_asked, tasks))
         + ONE_A_PATIENT * (unit_of(rows) == "patient")
-        + (ENSEMBLE.format(members=result.members) if result.members > 1 else ""),
+        + (ENSEMBLE.format(members=result.members, of=of) if result.members > 1 else ""),
+        judged=LEFT_OUT if of == BY_FOLD else CHOSEN,
         splits=_splits_table(rows, tasks),
         unit=unit_of(rows),
         failed=len(result.failures),
