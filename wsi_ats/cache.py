@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Shaped
 
+from wsi_ats.stopwatch import WAITING, noted
+
 
 class Key(NamedTuple):
     """Name of an array in a cache: number `item` of those that `made_by` made.
@@ -105,7 +107,8 @@ class TileCache:
         """What the store has of `keys`."""
         found: dict[tuple[Hashable, Hashable], np.ndarray] = {}
         for name, mine in self._by_name(keys).items():
-            rows = self.store.get(name, [_number(key) for key in mine]) if self.store else {}
+            with noted(WAITING):
+                rows = self.store.get(name, [_number(key) for key in mine]) if self.store else {}
             found |= {key[:2]: rows[_number(key)] for key in mine if _number(key) in rows}
         return found
 

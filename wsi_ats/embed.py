@@ -14,6 +14,7 @@ from wsi_ats.cache import Key, TileCache
 from wsi_ats.features.fingerprint import fingerprint
 from wsi_ats.lowres.prepare import PreparedSlide
 from wsi_ats.sampling import Draws
+from wsi_ats.stopwatch import WAITING, noted
 from wsi_ats.tiles import read_tiles
 
 TILES_AT_ONCE = 64
@@ -45,9 +46,10 @@ def tile_features(
     device = drawn[0].log_p.device
 
     def read(positions: list[int]) -> UInt8[np.ndarray, "M h w 3"]:
-        return _read(
-            slides, owners[positions], cells[positions], px, None if moved is None else moved[positions]
-        )
+        with noted(WAITING):
+            return _read(
+                slides, owners[positions], cells[positions], px, None if moved is None else moved[positions]
+            )
 
     def keys(*made_by: str, stored: bool) -> list[Key]:
         places = [(*made_by, slide.view.grid, slide.tile_downsample, px) for slide in slides]

@@ -26,6 +26,7 @@ from wsi_ats.attention.networks import ConvAttention, PretrainedAttention
 from wsi_ats.geometry import Box, Grid
 from wsi_ats.lowres.stain_normalisation import StainTable
 from wsi_ats.prefetch import prefetch
+from wsi_ats.stopwatch import WAITING, noted
 
 Read = Callable[[Box], UInt8[np.ndarray, "h w 3"]]
 """Pixels of a box, in view px, that lies inside the view."""
@@ -92,8 +93,9 @@ def cell_logits(
             return blockwise.logits()
     parts = list(blocks_of(cells, grid, blockwise.side))
     if len(parts) == 1:
-        with source() as read:
-            return blockwise.logits_of(parts[0], blockwise.pixels(read, parts[0]))[_order(parts[0])]
+        with noted(WAITING), source() as read:
+            pixels = blockwise.pixels(read, parts[0])
+        return blockwise.logits_of(parts[0], pixels)[_order(parts[0])]
     logits: Tensor = _TwoPasses.apply(blockwise, tuple(learning), *learning.values())  # type: ignore[no-untyped-call]
     return logits
 

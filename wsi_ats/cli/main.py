@@ -60,6 +60,7 @@ from wsi_ats.cli.terminal import (
     slide_facts,
     with_status,
 )
+from wsi_ats.cli.training import epoch_bar
 from wsi_ats.errors import ConfigError
 from wsi_ats.output import check_folder, make_folder, remedy_for, write_file
 from wsi_ats.reading import Reading
@@ -201,7 +202,8 @@ def train(
     if folds is not None:
         _cross_validate(rows, folds, chosen, out, overwrite, with_report)
         return
-    result = run(rows, chosen, out, say=say, overwrite=overwrite)
+    with epoch_bar() as on_progress:
+        result = run(rows, chosen, out, say=say, overwrite=overwrite, on_progress=on_progress)
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
     if with_report:
@@ -253,7 +255,8 @@ def _cross_validate(
     strata = tasks[0].strata(targets_of(tasks, rows)[0])
     how = config.train
     made = folds_of(rows, count, how.val_fraction, how.seed, strata)
-    result = cross_validate(made, config, out, say=say, overwrite=overwrite)
+    with epoch_bar() as on_progress:
+        result = cross_validate(made, config, out, say=say, overwrite=overwrite, on_progress=on_progress)
     say(
         f"{result.answered} of {result.asked} {config.train.by}s answered by models that have not seen them: "
         f"{out / 'predictions.csv'}"

@@ -196,6 +196,14 @@ def _training(found: Found) -> Iterator[Block]:
         if part
     ]
     yield Plots(plots)
+    stages = found.table("stages.csv")
+    if stages:
+        rows = [
+            [line.get(column, "") for column in ("stage", "seconds", "share", "meaning")] for line in stages
+        ]
+        yield Grid(
+            "Where the time of the epochs went (stages.csv)", ["stage", "seconds", "share", "meaning"], rows
+        )
     total = sum(series.get("seconds", []))
     if total:
         yield Words(

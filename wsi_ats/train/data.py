@@ -24,7 +24,7 @@ from wsi_ats.sampling import generator_for
 from wsi_ats.shown import shown
 from wsi_ats.slides import SlideAddress, open_slide
 from wsi_ats.slides.content import content_of
-from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.stopwatch import WAITING, Stopwatch, noted
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.targets import Targets, target_of, targets_of
@@ -80,7 +80,8 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        prepared = prepared_patient([self.prepared(slide) for slide in row.of_slides])
+        with noted(WAITING):
+            prepared = prepared_patient([self.prepared(slide) for slide in row.of_slides])
         return Example(prepared, target_of(self._tasks, row), tuple(slide.slide for slide in row.of_slides))
 
     @property

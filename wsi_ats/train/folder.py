@@ -40,6 +40,7 @@ OWN = (
     "checkpoints",
     "log.csv",
     "validation.csv",
+    "stages.csv",
     "model",
     "run.json",
     "examples",

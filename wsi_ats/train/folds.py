@@ -31,6 +31,7 @@ from wsi_ats.train.epoch_checkpoint import Say
 from wsi_ats.train.figures import Figures, final_figures, plain_figures, values_of
 from wsi_ats.train.folder import is_finished
 from wsi_ats.train.frozen import cache_for, may_be_stored
+from wsi_ats.train.progress import OnProgress
 from wsi_ats.train.run import train
 from wsi_ats.train.targets import targets_of
 
@@ -60,6 +61,7 @@ def cross_validate(
     say: Say = print,
     overwrite: bool = False,
     cache: TileCache | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CrossValidated:
     """Train on each fold's `train` rows, choose by its `val` rows, answer its `test` rows; write all into `out`.
 
@@ -77,7 +79,7 @@ def cross_validate(
         say(f"fold {number + 1} of {len(folds)}")
         mine = [row for row in rows if row.split is not None]
         if overwrite or not is_finished(folder, mine, config):
-            train(mine, config, folder, say=say, overwrite=overwrite, cache=cache)
+            train(mine, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress)
         answered = _answered(folder, mine, config, reading or Reading(), cache)
         columns = list(dict.fromkeys([*columns, *answered.columns]))
         lines += [{"fold": str(number), **line} for line in answered.lines]

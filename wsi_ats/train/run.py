@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader
@@ -30,6 +31,7 @@ from wsi_ats.model_folder import save_model
 from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
 from wsi_ats.shown import cell
+from wsi_ats.stopwatch import noting
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.calibrate import calibrate, outputs_of_tasks, values_of_outputs
 from wsi_ats.train.card import Trained, model_card
@@ -49,7 +51,9 @@ from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
 from wsi_ats.train.looked_at import look_at
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.patients import patients_in_words, say_patients
+from wsi_ats.train.progress import OnProgress, TellProgress
 from wsi_ats.train.reference import reference_of
+from wsi_ats.train.stages import StageClock, stages_in_words, stages_table
 from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import ask, classes_of, counts_of, refuse_lacking, targets_of
 
@@ -68,6 +72,7 @@ def train(
     say: Say = print,
     overwrite: bool = False,
     cache: TileCache | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
@@ -75,8 +80,9 @@ def train(
     Slides that cannot be used are listed in `out/failures.csv` and left out; one with more damaged tiles than are
     tolerated from the epoch on in which the last of them was drawn. A run that was interrupted goes on after its
     last whole epoch when the same slides and settings are given again, and ends with the same weights as if it had
-    not been. `say` gets progress, a line at a time. `cache` keeps tiles and frozen features beyond this run; by default
-    it is of this run alone, in front of a store beside `out` (`train.disk_mb`). Raises `ConfigError` where a class has
+    not been. `say` gets progress, a line at a time; `on_progress` how far an epoch is, at every step. `cache` keeps
+    tiles and frozen features beyond this run; by default it is of this run alone, in front of a store beside `out`
+    (`train.disk_mb`). Raises `ConfigError` where a class has
     no usable slide, a target makes no sense or `out` holds another run.
     """
     start = time.monotonic()
@@ -97,9 +103,8 @@ def train(
         write_table(out, "cohort.csv", found.cohort.as_csv())
         for line in (*found.cohort.lines(), *(f"warning: {words}" for words in found.warnings)):
             say(line)
-        return _train(
-            units, tasks, config, out, say, cache_for(config, out, say) if cache is None else cache, start
-        )
+        cache = cache_for(config, out, say) if cache is None else cache
+        return _train(units, tasks, config, out, say, cache, on_progress, start)
 
 
 def _train(
@@ -109,6 +114,7 @@ def _train(
     out: Path,
     say: Say,
     cache: TileCache,
+    on_progress: OnProgress | None,
     start: float,
 ) -> Trained:
     bad_tiles: BadTiles = {}
@@ -123,10 +129,16 @@ def _train(
         module = TrainingModule(build_model(config, tasks))
         module.model.cache = cache
         keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles, config.warm_up)
+        clock = StageClock()
+        callbacks: list[Callback] = [clock, keeper]
+        if on_progress is not None:
+            total = sum(map(len, sets.values()))
+            callbacks.append(TellProgress(on_progress, total, config.train.by))
         try:
             if config.train.embed_all:
                 embed_all(module.model, [*sets.values()], say)
-            _fit(module, sets, config, keeper)
+            with noting(clock.watch):
+                _fit(module, sets, config, keeper, callbacks)
             figures = _validate(module, sets, config, out, say)
             break
         except SlideError as error:
@@ -135,6 +147,9 @@ def _train(
             write_failures(out, failures)
             say(f"left out {failures[-1].slide}: {error.message}")
     tell_store(cache, say)
+    write_table(out, "stages.csv", stages_table(clock.seconds))
+    for line in stages_in_words(clock.seconds):
+        say(line)
     seconds = time.monotonic() - start
     bad = {slide: len(tiles) for slide, tiles in sorted(bad_tiles.items()) if tiles}
     if bad:
@@ -226,7 +241,13 @@ def _set_aside(error: SlideError, sets: Sets) -> Failure:
     raise error
 
 
-def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckpoint) -> None:
+def _fit(
+    module: TrainingModule,
+    sets: Sets,
+    config: Config,
+    keeper: EpochCheckpoint,
+    callbacks: Sequence[Callback],
+) -> None:
     """Train, or go on training, and leave the weights of the best epoch in `module`."""
     train_set = sets["train"]
     settings = config.train
@@ -241,7 +262,7 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckp
         )  # needed at the end: what is wrong with it is told before the work
     try:
         with _without_advice():
-            _trainer(config, keeper, checkpoints).fit(
+            _trainer(config, keeper, callbacks, checkpoints).fit(
                 module,
                 DataLoader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
                 DataLoader(sets["val"], settings.batch, collate_fn=list),
@@ -261,14 +282,16 @@ def slides_to_standardise_on(train_set: Examples, seed: int) -> list[Prepared]:
     return [train_set[i].prepared for i in chosen[:STANDARDISED_ON].tolist()]
 
 
-def _trainer(config: Config, keeper: EpochCheckpoint, checkpoints: Checkpoints) -> pl.Trainer:
+def _trainer(
+    config: Config, keeper: EpochCheckpoint, callbacks: Sequence[Callback], checkpoints: Checkpoints
+) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
         max_epochs=config.train.epochs,
         gradient_clip_val=config.train.clip,
         accumulate_grad_batches=config.train.accumulate,
-        callbacks=[keeper],
+        callbacks=[*callbacks],
         # Its own environment, also inside a SLURM job: one process needs no help of the job's manager. There, Lightning
         # also goes on from a state that another program of its kind left in the working folder: ours has none.
         plugins=[checkpoints, LightningEnvironment()],
