@@ -70,7 +70,7 @@ def cross_validate(
     """
     make_folder(out)
     cache = cache_for(config, out, say) if cache is None else cache
-    answers: list[_Answered] = []
+    answers: list[Answered] = []
     lines: list[dict[str, str]] = []
     columns: list[str] = []
     failures: list[Failure] = []
@@ -78,15 +78,16 @@ def cross_validate(
         folder = out / FOLD.format(number)
         say(f"fold {number + 1} of {len(folds)}")
         mine = [row for row in rows if row.split is not None]
-        if overwrite or not is_finished(folder, mine, config):
-            train(mine, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress)
-        answered = _answered(folder, mine, config, reading or Reading(), cache)
-        columns = list(dict.fromkeys([*columns, *answered.columns]))
-        lines += [{"fold": str(number), **line} for line in answered.lines]
-        failures += answered.failures
+        train_unless_done(
+            mine, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress
+        )
+        tested = answered(folder, mine, config, reading or Reading(), cache)
+        columns = list(dict.fromkeys([*columns, *tested.columns]))
+        lines += [{"fold": str(number), **line} for line in tested.lines]
+        failures += tested.failures
         with writing(out):
             write_atomic(out / PREDICTIONS, csv_of_records(["fold", *columns], lines))
-        answers.append(answered)
+        answers.append(tested)
     with writing(out):
         write_atomic(out / "run.json", _record(answers, config).encode())
     return CrossValidated(
@@ -94,8 +95,25 @@ def cross_validate(
     )
 
 
+def train_unless_done(
+    rows: Sequence[Row],
+    config: Config,
+    folder: Path,
+    *,
+    say: Say,
+    overwrite: bool,
+    cache: TileCache,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """One of several runs of a command: trained, or left as it is where it is finished. Raises as `train` does."""
+    if overwrite or not is_finished(folder, rows, config):
+        train(rows, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress)
+
+
 @dataclass(frozen=True)
-class _Answered:
+class Answered:
+    """Answers of a run's model to its test slides."""
+
     columns: list[str]
     lines: list[dict[str, str]]
     failures: list[Failure]
@@ -106,10 +124,10 @@ class _Answered:
     """Targets of the same slides."""
 
 
-def _answered(
+def answered(
     folder: Path, rows: Sequence[Row], config: Config, reading: Reading, cache: TileCache
-) -> _Answered:
-    """The fold's test slides, answered by its model; as they were where that was done before."""
+) -> Answered:
+    """The run's test slides, answered by its model; as they were where that was done before."""
     kept = folder / "test.json"
     model = load_model(folder / "model")
     units = rows_by(config.train.by, rows)
@@ -121,7 +139,7 @@ def _answered(
             done = [known[slide] for slide in stored["slides"]]
             values = [np.array(v, np.float64) for v in stored["values"]]
             failed = [Failure(**f) for f in stored["failures"]]
-            return _Answered(
+            return Answered(
                 stored["columns"], stored["lines"], failed, model.tasks, values, targets_of(model.tasks, done)
             )
     model.cache = cache
@@ -151,10 +169,10 @@ def _answered(
     }
     with writing(folder):
         write_atomic(kept, json.dumps(content).encode())
-    return _Answered(columns, lines, failures, model.tasks, values, examples.targets)
+    return Answered(columns, lines, failures, model.tasks, values, examples.targets)
 
 
-def _record(answers: Sequence[_Answered], config: Config) -> str:
+def _record(answers: Sequence[Answered], config: Config) -> str:
     """Content of run.json: figures of all slides together, each answered by its fold's model, and fold by fold."""
     rng = np.random.default_rng(config.train.seed)
     each = [final_figures(a.tasks, a.values, a.targets, rng) for a in answers]
