@@ -205,6 +205,10 @@ class TrainSettings(Section):
     """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
     accumulate: int = Field(default=1, ge=1, le=10_000)
     """Batches whose gradients are added up for a step: a larger batch in the memory of a smaller one."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Precision of the arithmetic of a training step: the mixed ones take less time and memory on a GPU that has them,
+    16-mixed on a GPU alone. It is that of the attention network and of features that are learned; weights, draws,
+    estimate, head, validation and predictions stay in full precision, and fixed features go by features.precision."""
     lr: float = Field(default=3e-3, gt=0, le=10)
     """Learning rate of features, score and head (AdamW); the rates fall to zero along a cosine over the epochs."""
     lr_attention: float = Field(default=1e-2, gt=0, le=10)

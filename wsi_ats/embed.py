@@ -57,7 +57,10 @@ def tile_features(
         return [slides[owner].key(cell, *places[owner], stored=stored) for owner, cell in pairs]
 
     def features_of(tiles: Float[Tensor, "M 3 h w"]) -> Float[Tensor, "M D"]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        # Of a network that learns also where training is in mixed precision; what is fixed is kept for others.
+        mixed = torch.is_autocast_enabled(device.type) and not network.frozen
+        dtype = torch.bfloat16 if half else torch.get_autocast_dtype(device.type)
+        with torch.autocast(device.type, dtype, enabled=half or mixed):
             features: Tensor = network(tiles)
         return features.float()
 

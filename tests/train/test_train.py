@@ -312,6 +312,29 @@ def test_gradients_that_are_added_up_are_those_of_the_larger_batch(rows: list[Ro
     assert apart(steps) > 1e-4
 
 
+def test_the_sum_of_gradients_is_that_of_the_larger_batch(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly, where no figure of the batch standardises the features."""
+    stepped: dict[str, list[dict[str, torch.Tensor]]] = {}
+
+    def keep(self: TrainingModule, optimizer: object) -> None:
+        grads = {name: p.grad.clone() for name, p in self.named_parameters() if p.grad is not None}
+        stepped.setdefault(name_of_run, []).append(grads)
+
+    monkeypatch.setattr(TrainingModule, "on_before_optimizer_step", keep)
+    same = ("train.epochs=1", "train.warm_up=0", "features.frozen=true", "train.clip=1000")
+    for name_of_run, how in (("large", ["batch=6"]), ("small", ["batch=2", "accumulate=3"])):
+        settings_ = settings(*(f"train.{word}" for word in how), *same)
+        train(rows, settings_, tmp_path / name_of_run, say=silent)
+    (large,), (small,) = stepped["large"], stepped["small"]
+    assert any(name.startswith("model.attention.") for name in large)
+    assert large.keys() == small.keys()
+    for name, grad in large.items():
+        torch.testing.assert_close(small[name], grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert max(float(grad.abs().max()) for grad in large.values()) > 1e-3
+
+
 def test_half_precision_learns_much_the_same(rows: list[Row], tmp_path: Path) -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):

@@ -55,7 +55,8 @@ class TrainingModule(pl.LightningModule):
         if self.settings.shift:
             pairs = zip(features, generators, strict=True)
             features = [bag_shift(f, self.settings.shift, generator) for f, generator in pairs]
-        loss = self._loss(self.model.estimates(drawn, features), batch)
+        with torch.autocast(self.device.type, enabled=False):  # little arithmetic, whose digits count
+            loss = self._loss(self.model.estimates(drawn, features), batch)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
@@ -97,7 +98,10 @@ class TrainingModule(pl.LightningModule):
         """The prediction that a user would get, from one pooled draw a slide, always with the same seed."""
         sampler = "all" if self.model.config.sampling.sampler == "all" else "systematic"
         reading = Reading(self.settings.val_tiles, sampler, repeats=1, seed=self.settings.seed)
-        return predict_prepared_patient(self.model, example.prepared, reading)
+        with torch.autocast(
+            self.device.type, enabled=False
+        ):  # as a user's, whatever precision training is in
+            return predict_prepared_patient(self.model, example.prepared, reading)
 
     def on_validation_epoch_end(self) -> None:
         """Metric values and losses over all validation slides.

@@ -48,6 +48,7 @@ from wsi_ats.train.folder import (
     write_validation,
 )
 from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
+from wsi_ats.train.hardware import accelerator, check_precision
 from wsi_ats.train.looked_at import look_at
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.patients import patients_in_words, say_patients
@@ -86,6 +87,7 @@ def train(
     no usable slide, a target makes no sense or `out` holds another run.
     """
     start = time.monotonic()
+    check_precision(config)
     tasks = ask(config, rows)
     strata, given = tasks[0].strata(targets_of(tasks, rows)[0]), {row.split for row in rows}
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, strata)
@@ -286,8 +288,9 @@ def _trainer(
     config: Config, keeper: EpochCheckpoint, callbacks: Sequence[Callback], checkpoints: Checkpoints
 ) -> pl.Trainer:
     return pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        accelerator=accelerator(),
         devices=1,
+        precision=config.train.precision,
         max_epochs=config.train.epochs,
         gradient_clip_val=config.train.clip,
         accumulate_grad_batches=config.train.accumulate,
