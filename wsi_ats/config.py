@@ -243,6 +243,9 @@ class TrainSettings(Section):
     embed_all: bool = False
     """Make the frozen features of all tissue tiles before the first epoch, not only of those drawn: then no later run
     on these slides reads a tile. For slides with hundreds of tiles; on whole slides it takes hours."""
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Where the figures of every epoch go beside log.csv, into the run's folder: tensorboard, mlflow (extras of these
+    names). Nothing is sent anywhere."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of initial weights, slide order, draws and splits."""
 

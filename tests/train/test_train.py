@@ -37,9 +37,9 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_the_files_of_a_run(trained: Path, rows: list[Row]) -> None:
-    assert sorted(path.name for path in trained.iterdir()) == sorted({*OWN} - {"examples", "report.html"}), (
-        "the page is the command's"
-    )
+    assert sorted(path.name for path in trained.iterdir()) == sorted(
+        {*OWN} - {"examples", "report.html", "tensorboard", "mlflow"}
+    ), "the page is the command's, and loggers are asked for"
     log = table(trained / "log.csv")
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
     record = json.loads((trained / "run.json").read_text())

@@ -49,6 +49,7 @@ from wsi_ats.train.folder import (
 )
 from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
 from wsi_ats.train.hardware import accelerator, check_precision
+from wsi_ats.train.loggers import check_loggers, loggers_of
 from wsi_ats.train.looked_at import look_at
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.patients import patients_in_words, say_patients
@@ -88,6 +89,7 @@ def train(
     """
     start = time.monotonic()
     check_precision(config)
+    check_loggers(config)
     tasks = ask(config, rows)
     strata, given = tasks[0].strata(targets_of(tasks, rows)[0]), {row.split for row in rows}
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, strata)
@@ -132,7 +134,7 @@ def _train(
         module.model.cache = cache
         keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles, config.warm_up)
         clock = StageClock()
-        callbacks: list[Callback] = [clock, keeper]
+        callbacks: list[Callback] = [clock, keeper, *loggers_of(out, config, keeper)]
         if on_progress is not None:
             total = sum(map(len, sets.values()))
             callbacks.append(TellProgress(on_progress, total, config.train.by))
