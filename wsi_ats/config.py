@@ -209,6 +209,9 @@ class TrainSettings(Section):
     """Precision of the arithmetic of a training step: the mixed ones take less time and memory on a GPU that has them,
     16-mixed on a GPU alone. It is that of the attention network and of features that are learned; weights, draws,
     estimate, head, validation and predictions stay in full precision, and fixed features go by features.precision."""
+    balanced: bool = False
+    """Draw the slides of an epoch with replacement, such that the classes of the main task come equally often (weighted
+    sampling); else each comes once. Like class weights it moves probabilities; calibration moves them back."""
     lr: float = Field(default=3e-3, gt=0, le=10)
     """Learning rate of features, score and head (AdamW); the rates fall to zero along a cosine over the epochs."""
     lr_attention: float = Field(default=1e-2, gt=0, le=10)

@@ -142,14 +142,16 @@ class Examples(Dataset[Example]):
 
 
 class Shuffled(Sampler[int]):
-    """A sampler of every example once an epoch, in an order that depends on (seed, epoch) alone.
+    """A sampler of every example once an epoch or, with `chances` of each, of as many drawn with replacement, in an
+    order that depends on (seed, epoch) alone.
 
     A run that goes on after an interruption then sees what it would have seen.
     """
 
-    def __init__(self, examples: Sized, seed: int) -> None:
-        self._examples = examples
-        self._seed = seed
+    def __init__(
+        self, examples: Sized, seed: int, chances: Float64[torch.Tensor, " n"] | None = None
+    ) -> None:
+        self._examples, self._seed, self._chances = examples, seed, chances
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -161,7 +163,10 @@ class Shuffled(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = generator_for(self._seed, "order", self._epoch)
-        yield from torch.randperm(len(self), generator=generator).tolist()
+        if self._chances is None:
+            yield from torch.randperm(len(self), generator=generator).tolist()
+        else:
+            yield from torch.multinomial(self._chances, len(self), True, generator=generator).tolist()
 
 
 def failure_of(row: Row, error: Exception) -> Failure:

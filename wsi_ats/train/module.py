@@ -47,7 +47,9 @@ class TrainingModule(pl.LightningModule):
         It is `model.forward` with what only training does: uniform draws while warming up, tiles turned, bags shifted.
         """
         seed, epoch = self.settings.seed, self.current_epoch
-        generators = [generator_for(seed, epoch, *example.slides) for example in batch]
+        # With balanced classes a slide may come again, and is to be drawn from anew.
+        again = [(batch_idx, i) if self.settings.balanced else () for i in range(len(batch))]
+        generators = [generator_for(seed, epoch, *e.slides, *a) for e, a in zip(batch, again, strict=True)]
         drawn = self._draw([example.prepared for example in batch], generators)
         how, counts = self.model.config.augment, [len(d.draws) for d in drawn]
         augment = Augmentation(how, counts, seed, epoch, batch_idx, turn=self.settings.augment)

@@ -33,6 +33,7 @@ from wsi_ats.sampling import generator_for
 from wsi_ats.shown import cell
 from wsi_ats.stopwatch import noting
 from wsi_ats.tasks.task import Task
+from wsi_ats.train.balance import balanced_chances, chances_in_words, check_balanced, in_words
 from wsi_ats.train.calibrate import calibrate, outputs_of_tasks, values_of_outputs
 from wsi_ats.train.card import Trained, model_card
 from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
@@ -97,6 +98,8 @@ def train(
     # What is wrong with splits and networks is told before slides are opened and anything is written.
     units = rows_by(config.train.by, rows)
     refuse_lacking(tasks, units)
+    if config.train.balanced:
+        check_balanced(tasks[0])
     found = audit(rows, classes)
     build_model(config, tasks)
     with alone_in(out):
@@ -130,6 +133,10 @@ def _train(
         tasks = ask(config, rows)
         for task, targets in zip(tasks, sets["train"].targets, strict=True):
             task.fit(targets)
+        for words in in_words(tasks):
+            say(words)
+        if config.train.balanced:
+            say(chances_in_words(classes_of(tasks[0], sets["train"].rows)))
         module = TrainingModule(build_model(config, tasks))
         module.model.cache = cache
         keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles, config.warm_up)
@@ -254,11 +261,12 @@ def _fit(
 ) -> None:
     """Train, or go on training, and leave the weights of the best epoch in `module`."""
     train_set = sets["train"]
-    settings = config.train
+    settings, task = config.train, next(iter(module.model.tasks))
     some = slides_to_standardise_on(train_set, settings.seed)
     fit_standardisation(module.model, some, settings.seed)
     module.standardised_on = some
-    shuffled = Shuffled(train_set, settings.seed)
+    chances = balanced_chances(classes_of(task, train_set.rows)) if settings.balanced else None
+    shuffled = Shuffled(train_set, settings.seed, chances)
     checkpoints = Checkpoints(module)
     if keeper.last.exists():
         checkpoints.load_checkpoint(
