@@ -85,6 +85,17 @@ class TileCache:
         found |= stored | fresh
         return np.stack([found[key[:2]] for key in keys])
 
+    def missing(self, keys: Sequence[Key]) -> list[int]:
+        """Positions of those keys whose arrays `get_or_make` would have made, each distinct one once. What the store
+        has is in memory from now on, as long as there is room."""
+        found = self._kept(keys)
+        missing = {
+            key[:2]: position for position, key in reversed([*enumerate(keys)]) if key[:2] not in found
+        }
+        stored = self._stored([keys[position] for position in missing.values()])
+        self._keep(stored)
+        return sorted(position for name, position in missing.items() if name not in stored)
+
     def _kept(self, keys: Sequence[Key]) -> dict[tuple[Hashable, Hashable], np.ndarray]:
         found = {}
         with self._lock:

@@ -246,6 +246,9 @@ class TrainSettings(Section):
     embed_all: bool = False
     """Make the frozen features of all tissue tiles before the first epoch, not only of those drawn: then no later run
     on these slides reads a tile. For slides with hundreds of tiles; on whole slides it takes hours."""
+    read_ahead: bool = False
+    """Draw the tiles of the next step with the attention of this one and read them meanwhile, in a thread. The weights
+    of the draw keep the estimate unbiased; attention is computed once more a step. For a GPU that waits for tiles."""
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     """Where the figures of every epoch go beside log.csv, into the run's folder: tensorboard, mlflow (extras of these
     names). Nothing is sent anywhere."""
@@ -299,6 +302,15 @@ class Config(Section):
             raise ValueError(
                 f"train.embed_all is true, but network {self.features.network!r} is trained: its features change; "
                 "leave it false, or choose a network that is fixed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_ahead_on_one_level(self) -> Config:
+        if self.train.read_ahead and self.attention.levels == 2:
+            raise ValueError(
+                "train.read_ahead is true and attention.levels is 2: which cells there are is known when their regions "
+                "are drawn; leave it false, or take one level"
             )
         return self
 

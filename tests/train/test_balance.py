@@ -54,11 +54,11 @@ def test_a_slide_that_comes_again_is_drawn_from_anew(
     draws: dict[str, list[tuple[int, ...]]] = {}
     draw = TrainingModule._draw
 
-    def keep(self: TrainingModule, slides: list[object], generators: list[object]) -> object:
-        drawn = draw(self, slides, generators)
+    def keep(self: TrainingModule, *arguments: object) -> object:
+        drawn, fetched = draw(self, *arguments)
         for one in drawn:
             draws.setdefault(one.slide.name, []).append(tuple(one.cells.tolist()))
-        return drawn
+        return drawn, fetched
 
     monkeypatch.setattr(TrainingModule, "_draw", keep)
     said: list[str] = []

@@ -33,10 +33,11 @@ from wsi_ats.sampling import generator_for
 from wsi_ats.shown import cell
 from wsi_ats.stopwatch import noting
 from wsi_ats.tasks.task import Task
+from wsi_ats.train.ahead import LookingAhead
 from wsi_ats.train.balance import balanced_chances, chances_in_words, check_balanced, in_words
 from wsi_ats.train.calibrate import calibrate, outputs_of_tasks, values_of_outputs
 from wsi_ats.train.card import Trained, model_card
-from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
+from wsi_ats.train.data import TILES, BadTiles, Example, Examples, Shuffled
 from wsi_ats.train.epoch_checkpoint import Checkpoints, EpochCheckpoint, Say
 from wsi_ats.train.figures import Figures, final_figures
 from wsi_ats.train.folder import (
@@ -267,6 +268,7 @@ def _fit(
     module.standardised_on = some
     chances = balanced_chances(classes_of(task, train_set.rows)) if settings.balanced else None
     shuffled = Shuffled(train_set, settings.seed, chances)
+    loader: type[DataLoader[Example]] = LookingAhead if settings.read_ahead else DataLoader
     checkpoints = Checkpoints(module)
     if keeper.last.exists():
         checkpoints.load_checkpoint(
@@ -276,7 +278,7 @@ def _fit(
         with _without_advice():
             _trainer(config, keeper, callbacks, checkpoints).fit(
                 module,
-                DataLoader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
+                loader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
                 DataLoader(sets["val"], settings.batch, collate_fn=list),
                 ckpt_path=str(keeper.last) if keeper.last.exists() else None,
             )

@@ -51,8 +51,9 @@ class StageClock(Callback):  # type: ignore[misc]
         self._before = dict(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._since, self._waited = time.perf_counter(), self.watch.seconds.get(WAITING, 0.0)
+        """Start the clock; what was noted before is of no epoch."""
+        self.watch.seconds.clear()
+        self._since, self._waited = time.perf_counter(), 0.0
 
     def on_train_batch_start(self, *_: Any) -> None:
         """What was before is of no stage, except that networks waited."""
