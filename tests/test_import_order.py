@@ -21,8 +21,8 @@ ROOT = Path(wsi_ats.__file__).parent
 TORCH = ("torch", "pytorch_lightning", "torchmetrics", "lightning", "torchvision")
 
 FLOORS = (
-    "shown regular process",
-    "errors atomic cache prefetch settings stopwatch",
+    "shown regular process stopwatch",
+    "errors atomic cache prefetch progress settings",
     "catalogue output arguments statistics",
     "geometry reading features.published features.segment tasks.answer tasks.texts tasks.weights",
     "slides synthetic sampling",
@@ -48,9 +48,10 @@ FLOORS = (
 module is named beside its folder, it stands on a floor of its own."""
 
 PIXELS = (
-    "shown regular process errors arguments output atomic cache prefetch settings stopwatch catalogue geometry reading "
-    "slides statistics synthetic tiles lowres convert manifest config heatmap prediction features.published "
-    "features.settings features.segment features.store tasks.answer tasks.texts tasks.weights tasks.settings"
+    "shown regular process errors arguments output atomic cache prefetch progress settings stopwatch catalogue "
+    "geometry reading slides statistics synthetic tiles lowres convert manifest config heatmap prediction "
+    "features.published features.settings features.segment features.store tasks.answer tasks.texts tasks.weights "
+    "tasks.settings"
 )
 """The arm that reads slides: never torch."""
 TENSORS = (

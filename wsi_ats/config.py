@@ -209,6 +209,13 @@ class TrainSettings(Section):
     """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
     accumulate: int = Field(default=1, ge=1, le=10_000)
     """Batches whose gradients are added up for a step: a larger batch in the memory of a smaller one."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Precision of the arithmetic of a training step: the mixed ones take less time and memory on a GPU that has them,
+    16-mixed on a GPU alone. It is that of the attention network and of features that are learned; weights, draws,
+    estimate, head, validation and predictions stay in full precision, and fixed features go by features.precision."""
+    balanced: bool = False
+    """Draw the slides of an epoch with replacement, such that the classes of the main task come equally often (weighted
+    sampling); else each comes once. Like class weights it moves probabilities; calibration moves them back."""
     lr: float = Field(default=3e-3, gt=0, le=10)
     """Learning rate of features, score and head (AdamW); the rates fall to zero along a cosine over the epochs."""
     lr_attention: float = Field(default=1e-2, gt=0, le=10)
@@ -243,6 +250,12 @@ class TrainSettings(Section):
     embed_all: bool = False
     """Make the frozen features of all tissue tiles before the first epoch, not only of those drawn: then no later run
     on these slides reads a tile. For slides with hundreds of tiles; on whole slides it takes hours."""
+    read_ahead: bool = False
+    """Draw the tiles of the next step with the attention of this one and read them meanwhile, in a thread. The weights
+    of the draw keep the estimate unbiased; attention is computed once more a step. For a GPU that waits for tiles."""
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Where the figures of every epoch go beside log.csv, into the run's folder: tensorboard, mlflow (extras of these
+    names). Nothing is sent anywhere."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of initial weights, slide order, draws and splits."""
 
@@ -300,6 +313,15 @@ class Config(Section):
             raise ValueError(
                 f"train.embed_all is true, but network {self.features.network!r} is trained: its features change; "
                 "leave it false, or choose a network that is fixed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_ahead_on_one_level(self) -> Config:
+        if self.train.read_ahead and self.attention.levels == 2:
+            raise ValueError(
+                "train.read_ahead is true and attention.levels is 2: which cells there are is known when their regions "
+                "are drawn; leave it false, or take one level"
             )
         return self
 

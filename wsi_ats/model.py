@@ -6,7 +6,7 @@ the refined summary is attention MIL (M. Ilse et al., ICML 2018) estimated from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from wsi_ats.attention.levels import Drawn, SlideAttention
 from wsi_ats.attention.networks import ConvAttention
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
-from wsi_ats.embed import Augment, tile_features
+from wsi_ats.embed import Augment, Pixels, fetch, tile_features
 from wsi_ats.estimator import Summary, plain_summary, refined_summary
 from wsi_ats.features.standardise import Standardise
 from wsi_ats.head import Head
@@ -94,10 +94,12 @@ class AttentionSampler(SlideModel):
         drawn: Sequence[Drawn],
         augment: Augment | None = None,
         moved: Float64[np.ndarray, "M 2"] | None = None,
+        fetched: Callable[[], Pixels] | None = None,
     ) -> list[Float[Tensor, "_ D"]]:
         """Read the drawn tiles, and no others, and turn each into a unit vector; all slides in one pass. In training,
-        `augment` changes the tiles and `moved` is where they lie in their cells (`embed.tile_features`)."""
-        features = self.raw_features(drawn, augment, moved)
+        `augment` changes the tiles, `moved` is where they lie in their cells, and `fetched` gives what `fetch` has
+        read already (`embed.tile_features`)."""
+        features = self.raw_features(drawn, augment, moved, fetched)
         return list(torch.split(self.standardise(features), [len(d.draws) for d in drawn]))
 
     def raw_features(
@@ -105,13 +107,27 @@ class AttentionSampler(SlideModel):
         drawn: Sequence[Drawn],
         augment: Augment | None = None,
         moved: Float64[np.ndarray, "M 2"] | None = None,
+        fetched: Callable[[], Pixels] | None = None,
     ) -> Float[Tensor, "M D"]:
         """Features of all drawn tiles, slide after slide, before they are standardised."""
         px, how = self.config.tile.px, self.config.features.fingerprint
         half = self.config.features.precision == "bfloat16"
         return tile_features(
-            self.features, drawn, px, self.cache, settings=how, half=half, augment=augment, moved=moved
+            self.features,
+            drawn,
+            px,
+            self.cache,
+            settings=how,
+            half=half,
+            augment=augment,
+            moved=moved,
+            fetched=fetched,
         )
+
+    def fetch(self, drawn: Sequence[Drawn], moved: Float64[np.ndarray, "M 2"] | None = None) -> Pixels:
+        """Read the drawn tiles, as far as nothing of them is remembered, for a later `embed`; any thread may."""
+        px, how = self.config.tile.px, self.config.features.fingerprint
+        return fetch(self.features, drawn, px, self.cache, settings=how, moved=moved)
 
     def estimate(self, drawn: Drawn, features: Float[Tensor, "N D"]) -> Summary:
         """The slide's summary Phi from the vectors of its drawn tiles, refined by their scores where there are any."""

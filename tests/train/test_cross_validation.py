@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from tests.support.cohort import write_cohort
@@ -36,6 +37,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(manifest: Path) -> Path:
     """The cross-validation, without an interruption."""
+    torch.set_num_threads(1)  # as in processes of their own: more threads may change the last digit
     said = run("train", manifest, "--out", manifest.parent / "whole", *FOLDS).stdout
     assert "18 of 18 slides answered by models that have not seen them" in said
     return manifest.parent / "whole"
@@ -82,7 +84,7 @@ def test_the_models_of_all_folds_answer_as_one(manifest: Path, whole: Path) -> N
     assert model.predict(slide, sampler="all").results[0].outputs == pytest.approx(mean, abs=1e-5)
     card = (whole / "model" / "model-card.md").read_text()
     assert "An ensemble of 3 networks, those of all folds" in card
-    assert "had not" in card and "seen it" in card
+    assert "answered by the networks of its fold alone" in card
     assert "calibrated on 18 slides, each answered by the fold that had not seen it" in card
     auc = json.loads((whole / "run.json").read_text())["figures"]["auc"]["value"]
     assert f"| AUC | {auc:.3f}" in card

@@ -60,6 +60,7 @@ from wsi_ats.cli.terminal import (
     slide_facts,
     with_status,
 )
+from wsi_ats.cli.training import epoch_bar, train_with_seeds
 from wsi_ats.errors import ConfigError
 from wsi_ats.output import check_folder, make_folder, remedy_for, write_file
 from wsi_ats.reading import Reading
@@ -163,6 +164,14 @@ def train(
             "then has an answer for every slide from a model that has not seen it.",
         ),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Train N times, with train.seed and those that follow, on one split: OUT/seed-0 and so on; "
+            "OUT/seeds.csv then says how much of each figure is chance.",
+        ),
+    ] = None,
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: Annotated[
@@ -181,6 +190,8 @@ def train(
     if tolerate_bad_tiles is not None:
         settings.append(f"train.tolerate_bad_tiles={tolerate_bad_tiles}")
     chosen = load_config(config, settings)
+    if seeds is not None and folds is not None:
+        raise ConfigError(f"--seeds is {seeds} and --folds is {folds}", "give one of them")
     if target is not None and chosen.tasks:
         raise ConfigError(
             f"--target is {target} and the settings name the tasks {', '.join(chosen.tasks)}",
@@ -201,7 +212,11 @@ def train(
     if folds is not None:
         _cross_validate(rows, folds, chosen, out, overwrite, with_report)
         return
-    result = run(rows, chosen, out, say=say, overwrite=overwrite)
+    if seeds is not None:
+        train_with_seeds(rows, seeds, chosen, out, overwrite, with_report)
+        return
+    with epoch_bar() as on_progress:
+        result = run(rows, chosen, out, say=say, overwrite=overwrite, on_progress=on_progress)
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
     if with_report:
@@ -253,7 +268,8 @@ def _cross_validate(
     strata = tasks[0].strata(targets_of(tasks, rows)[0])
     how = config.train
     made = folds_of(rows, count, how.val_fraction, how.seed, strata)
-    result = cross_validate(made, config, out, say=say, overwrite=overwrite)
+    with epoch_bar() as on_progress:
+        result = cross_validate(made, config, out, say=say, overwrite=overwrite, on_progress=on_progress)
     say(
         f"{result.answered} of {result.asked} {config.train.by}s answered by models that have not seen them: "
         f"{out / 'predictions.csv'}"

@@ -181,6 +181,19 @@ def _training(found: Found) -> Iterator[Block]:
         if member:
             yield Heading(f"Member {member} of {len(members)}")
         yield from _epochs([line for line in log if line.get("member", "") == member])
+    stages = found.table("stages.csv")
+    if stages:
+        rows = [
+            [line.get(column, "") for column in ("stage", "seconds", "share", "meaning")] for line in stages
+        ]
+        yield Grid(
+            "Where the time of the epochs went (stages.csv)", ["stage", "seconds", "share", "meaning"], rows
+        )
+    total = sum(series.get("seconds", []))
+    if total:
+        yield Words(
+            f"{counted(len(log), 'epoch')} took {total:,.0f} s, {total / len(log):,.1f} s each on average."
+        )
 
 
 def _epochs(log: Sequence[Mapping[str, str]]) -> Iterator[Block]:
@@ -203,11 +216,6 @@ def _epochs(log: Sequence[Mapping[str, str]]) -> Iterator[Block]:
         if part
     ]
     yield Plots(plots)
-    total = sum(series.get("seconds", []))
-    if total:
-        yield Words(
-            f"{counted(len(log), 'epoch')} took {total:,.0f} s, {total / len(log):,.1f} s each on average."
-        )
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[Found], Iterator[Block]]], ...] = (

@@ -99,7 +99,9 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
         warm_up: int = 0,
         before: Sequence[EpochCheckpoint] = (),
     ) -> None:
-        name = f"-{len(before) + 1}" if before else ""
+        self.member = f"member-{len(before) + 1}" if before else ""
+        """Name of the member by which its files are told from the first one's."""
+        name = f"-{self.member}" if before else ""
         self.last, self.best = (out / "checkpoints" / f"{which}{name}.ckpt" for which in ("last", "best"))
         self._members = (*before, self)
         self.epochs: list[dict[str, float]] = []

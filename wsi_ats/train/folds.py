@@ -35,6 +35,7 @@ from wsi_ats.train.folder import is_finished
 from wsi_ats.train.frozen import cache_for, may_be_stored
 from wsi_ats.train.of_folds import FOLDER as MODEL
 from wsi_ats.train.of_folds import hashes, is_ensemble_of, models_of, write_ensemble
+from wsi_ats.train.progress import OnProgress
 from wsi_ats.train.run import train
 from wsi_ats.train.targets import targets_of
 
@@ -66,6 +67,7 @@ def cross_validate(
     say: Say = print,
     overwrite: bool = False,
     cache: TileCache | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CrossValidated:
     """Train on each fold's `train` rows, choose by its `val` rows, answer its `test` rows; write all into `out`.
 
@@ -74,7 +76,7 @@ def cross_validate(
     """
     make_folder(out)
     cache = cache_for(config, out, say) if cache is None else cache
-    answers: list[_Answered] = []
+    answers: list[Answered] = []
     lines: list[dict[str, str]] = []
     columns: list[str] = []
     failures: list[Failure] = []
@@ -82,15 +84,16 @@ def cross_validate(
         folder = out / FOLD.format(number)
         say(f"fold {number + 1} of {len(folds)}")
         mine = [row for row in rows if row.split is not None]
-        if overwrite or not is_finished(folder, mine, config):
-            train(mine, config, folder, say=say, overwrite=overwrite, cache=cache)
-        answered = _answered(folder, mine, config, reading or Reading(), cache)
-        columns = list(dict.fromkeys([*columns, *answered.columns]))
-        lines += [{"fold": str(number), **line} for line in answered.lines]
-        failures += answered.failures
+        train_unless_done(
+            mine, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress
+        )
+        tested = answered(folder, mine, config, reading or Reading(), cache)
+        columns = list(dict.fromkeys([*columns, *tested.columns]))
+        lines += [{"fold": str(number), **line} for line in tested.lines]
+        failures += tested.failures
         with writing(out):
             write_atomic(out / PREDICTIONS, csv_of_records(["fold", *columns], lines))
-        answers.append(answered)
+        answers.append(tested)
     pooled = _pooled(answers, config)
     folders = [out / FOLD.format(number) for number in range(len(folds))]
     units = rows_by(config.train.by, [replace(row, split="train") for row in folds[0]])
@@ -106,8 +109,25 @@ def cross_validate(
     )
 
 
+def train_unless_done(
+    rows: Sequence[Row],
+    config: Config,
+    folder: Path,
+    *,
+    say: Say,
+    overwrite: bool,
+    cache: TileCache,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """One of several runs of a command: trained, or left as it is where it is finished. Raises as `train` does."""
+    if overwrite or not is_finished(folder, rows, config):
+        train(rows, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress)
+
+
 @dataclass(frozen=True)
-class _Answered:
+class Answered:
+    """Answers of a run's model to its test slides."""
+
     columns: list[str]
     lines: list[dict[str, str]]
     failures: list[Failure]
@@ -120,10 +140,10 @@ class _Answered:
     """Targets of the same slides."""
 
 
-def _answered(
+def answered(
     folder: Path, rows: Sequence[Row], config: Config, reading: Reading, cache: TileCache
-) -> _Answered:
-    """The fold's test slides, answered by its model; as they were where that was done before."""
+) -> Answered:
+    """The run's test slides, answered by its model; as they were where that was done before."""
     kept = folder / "test.json"
     model = load_model(folder / "model")
     units = rows_by(config.train.by, rows)
@@ -135,9 +155,7 @@ def _answered(
             done = [known[slide] for slide in stored["slides"]]
             values, outputs = ([np.array(v, np.float64) for v in stored[k]] for k in ("values", "outputs"))
             failed, targets = [Failure(**f) for f in stored["failures"]], targets_of(model.tasks, done)
-            return _Answered(
-                stored["columns"], stored["lines"], failed, model.tasks, values, outputs, targets
-            )
+            return Answered(stored["columns"], stored["lines"], failed, model.tasks, values, outputs, targets)
     model.cache = cache
     test = [row for row in units if row.split == "test"]
     examples = Examples(test, list(model.tasks), config, 1 << 30, stored=may_be_stored(config))
@@ -166,10 +184,10 @@ def _answered(
     }
     with writing(folder):
         write_atomic(kept, json.dumps(content).encode())
-    return _Answered(columns, lines, failures, model.tasks, values, outputs, examples.targets)
+    return Answered(columns, lines, failures, model.tasks, values, outputs, examples.targets)
 
 
-def _pooled(answers: Sequence[_Answered], config: Config) -> Figures:
+def _pooled(answers: Sequence[Answered], config: Config) -> Figures:
     """Figures of all slides together, each answered by its fold's model."""
     rng = np.random.default_rng(config.train.seed)
     pooled: Figures = {}
@@ -184,7 +202,7 @@ def _pooled(answers: Sequence[_Answered], config: Config) -> Figures:
 
 
 def _record(
-    out: Path, models: Sequence[SlideModel], answers: Sequence[_Answered], pooled: Figures, config: Config
+    out: Path, models: Sequence[SlideModel], answers: Sequence[Answered], pooled: Figures, config: Config
 ) -> str:
     """Content of run.json: figures of all slides together, and fold by fold."""
     rng = np.random.default_rng(config.train.seed)

@@ -69,8 +69,8 @@ def write_ensemble(
 ) -> None:
     """Write the models of all folds as one into `out/model`, or say why they cannot be one.
 
-    folders: the runs of the folds. rows: slides or patients of all folds. outputs, targets: of each that was answered, by the model of its fold, an
-    array a task. figures: what these answers are worth.
+    folders: the runs of the folds. rows: slides or patients of all folds. outputs, targets: of each that was answered,
+    by the model of its fold, an array a task. figures: what these answers are worth.
     """
     tasks = ask(config, rows)
     for task, every in zip(tasks, targets, strict=True):

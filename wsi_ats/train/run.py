@@ -9,11 +9,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader
@@ -32,10 +34,13 @@ from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
 from wsi_ats.shown import cell
 from wsi_ats.slide_model import SlideModel
+from wsi_ats.stopwatch import noting
 from wsi_ats.tasks.task import Task
+from wsi_ats.train.ahead import LookingAhead
+from wsi_ats.train.balance import balanced_chances, chances_in_words, check_balanced, in_words
 from wsi_ats.train.calibrate import calibrate, outputs_of_tasks, values_of_outputs
 from wsi_ats.train.card import Trained, model_card
-from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
+from wsi_ats.train.data import TILES, BadTiles, Example, Examples, Shuffled
 from wsi_ats.train.epoch_checkpoint import Checkpoints, EpochCheckpoint, Say
 from wsi_ats.train.figures import Figures, final_figures
 from wsi_ats.train.folder import (
@@ -48,10 +53,14 @@ from wsi_ats.train.folder import (
     write_validation,
 )
 from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
+from wsi_ats.train.hardware import accelerator, check_precision
+from wsi_ats.train.loggers import check_loggers, loggers_of
 from wsi_ats.train.looked_at import look_at
 from wsi_ats.train.module import TrainingModule, answer
 from wsi_ats.train.patients import patients_in_words, say_patients
+from wsi_ats.train.progress import OnProgress, TellProgress
 from wsi_ats.train.reference import reference_of
+from wsi_ats.train.stages import StageClock, stages_in_words, stages_table, total_of
 from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import ask, classes_of, counts_of, refuse_lacking, targets_of
 
@@ -70,6 +79,7 @@ def train(
     say: Say = print,
     overwrite: bool = False,
     cache: TileCache | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
@@ -77,11 +87,14 @@ def train(
     Slides that cannot be used are listed in `out/failures.csv` and left out; one with more damaged tiles than are
     tolerated from the epoch on in which the last of them was drawn. A run that was interrupted goes on after its
     last whole epoch when the same slides and settings are given again, and ends with the same weights as if it had
-    not been. `say` gets progress, a line at a time. `cache` keeps tiles and frozen features beyond this run; by default
-    it is of this run alone, in front of a store beside `out` (`train.disk_mb`). Raises `ConfigError` where a class has
+    not been. `say` gets progress, a line at a time; `on_progress` how far an epoch is, at every step. `cache` keeps
+    tiles and frozen features beyond this run; by default it is of this run alone, in front of a store beside `out`
+    (`train.disk_mb`). Raises `ConfigError` where a class has
     no usable slide, a target makes no sense or `out` holds another run.
     """
     start = time.monotonic()
+    check_precision(config)
+    check_loggers(config)
     tasks = ask(config, rows)
     strata, given = tasks[0].strata(targets_of(tasks, rows)[0]), {row.split for row in rows}
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, strata)
@@ -89,6 +102,8 @@ def train(
     # What is wrong with splits and networks is told before slides are opened and anything is written.
     units = rows_by(config.train.by, rows)
     refuse_lacking(tasks, units)
+    if config.train.balanced:
+        check_balanced(tasks[0])
     found = audit(rows, classes)
     build_model(config, tasks)
     with alone_in(out):
@@ -99,9 +114,8 @@ def train(
         write_table(out, "cohort.csv", found.cohort.as_csv())
         for line in (*found.cohort.lines(), *(f"warning: {words}" for words in found.warnings)):
             say(line)
-        return _train(
-            units, tasks, config, out, say, cache_for(config, out, say) if cache is None else cache, start
-        )
+        cache = cache_for(config, out, say) if cache is None else cache
+        return _train(units, tasks, config, out, say, cache, on_progress, start)
 
 
 def _train(
@@ -111,6 +125,7 @@ def _train(
     out: Path,
     say: Say,
     cache: TileCache,
+    on_progress: OnProgress | None,
     start: float,
 ) -> Trained:
     bad_tiles: BadTiles = {}
@@ -122,8 +137,14 @@ def _train(
         tasks = ask(config, rows)
         for task, targets in zip(tasks, sets["train"].targets, strict=True):
             task.fit(targets)
+        for words in in_words(tasks):
+            say(words)
+        if config.train.balanced:
+            say(chances_in_words(classes_of(tasks[0], sets["train"].rows)))
         try:
-            model, epochs = _train_members(tasks, sets, config, out, say, cache, bad_tiles)
+            members = _train_members(tasks, sets, config, out, say, cache, bad_tiles, on_progress)
+            model = together(config, [member.model for member in members])
+            model.cache = cache
             figures = _validate(model, sets, config, out, say)
             break
         except SlideError as error:
@@ -132,17 +153,31 @@ def _train(
             write_failures(out, failures)
             say(f"left out {failures[-1].slide}: {error.message}")
     tell_store(cache, say)
+    stages = total_of([member.clock for member in members])
+    write_table(out, "stages.csv", stages_table(stages))
+    for line in stages_in_words(stages):
+        say(line)
     seconds = time.monotonic() - start
     bad = {slide: len(tiles) for slide, tiles in sorted(bad_tiles.items()) if tiles}
     if bad:
         say(
             f"{sum(bad.values())} damaged tile(s) of {len(bad)} slide(s) were background: see {out / 'run.json'}"
         )
+    epochs = sum(len(member.keeper.epochs) for member in members)
     result = Trained(out / "model", figures, epochs, seconds, failures, bad, config.train.members)
     with writing(result.folder):
         save_model(model, result.folder, model_card(list(model.tasks), rows, result))
     finish_run(out, config, result)
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A network of the model, trained, and what is known of its training."""
+
+    model: AttentionSampler
+    keeper: EpochCheckpoint
+    clock: StageClock
 
 
 def _train_members(
@@ -153,23 +188,27 @@ def _train_members(
     say: Say,
     cache: TileCache,
     bad_tiles: BadTiles,
-) -> tuple[SlideModel, int]:
-    """The model with the weights of the best epoch of each member, and the number of epochs of all of them."""
-    members: list[AttentionSampler] = []
-    keepers: list[EpochCheckpoint] = []
+    on_progress: OnProgress | None,
+) -> list[_Member]:
+    """Every member of the model, one after the other, with the weights of its best epoch."""
+    members: list[_Member] = []
     for number in range(config.train.members):
         own = config.of_member(number)
         if config.train.members > 1:
             say(f"member {number + 1} of {config.train.members}, of seed {own.train.seed}")
-        members.append(build_member(own, tasks, members))
-        members[-1].cache = cache
+        model = build_member(own, tasks, [member.model for member in members])
+        model.cache = cache
         if own.train.embed_all and not number:
-            embed_all(members[0], [*sets.values()], say)
-        keepers.append(EpochCheckpoint(out, own.train.patience, say, bad_tiles, own.warm_up, tuple(keepers)))
-        _fit(TrainingModule(members[-1]), sets, own, keepers[-1])
-    model = together(config, members)
-    model.cache = cache
-    return model, sum(len(keeper.epochs) for keeper in keepers)
+            embed_all(model, [*sets.values()], say)
+        before = tuple(member.keeper for member in members)
+        keeper = EpochCheckpoint(out, own.train.patience, say, bad_tiles, own.warm_up, before)
+        members.append(_Member(model, keeper, StageClock()))
+        callbacks: list[Callback] = [members[-1].clock, keeper, *loggers_of(out, own, keeper)]
+        if on_progress is not None:
+            callbacks.append(TellProgress(on_progress, sum(map(len, sets.values())), own.train.by))
+        with noting(members[-1].clock.watch):
+            _fit(TrainingModule(model), sets, own, keeper, callbacks)
+    return members
 
 
 def _inspect(
@@ -250,14 +289,22 @@ def _set_aside(error: SlideError, sets: Sets) -> Failure:
     raise error
 
 
-def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckpoint) -> None:
+def _fit(
+    module: TrainingModule,
+    sets: Sets,
+    config: Config,
+    keeper: EpochCheckpoint,
+    callbacks: Sequence[Callback],
+) -> None:
     """Train, or go on training, and leave the weights of the best epoch in `module`."""
     train_set = sets["train"]
-    settings = config.train
+    settings, task = config.train, next(iter(module.model.tasks))
     some = slides_to_standardise_on(train_set, settings.seed)
     fit_standardisation(module.model, some, settings.seed)
     module.standardised_on = some
-    shuffled = Shuffled(train_set, settings.seed)
+    chances = balanced_chances(classes_of(task, train_set.rows)) if settings.balanced else None
+    shuffled = Shuffled(train_set, settings.seed, chances)
+    loader: type[DataLoader[Example]] = LookingAhead if settings.read_ahead else DataLoader
     checkpoints = Checkpoints(module)
     if keeper.last.exists():
         checkpoints.load_checkpoint(
@@ -265,9 +312,9 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckp
         )  # needed at the end: what is wrong with it is told before the work
     try:
         with _without_advice():
-            _trainer(config, keeper, checkpoints).fit(
+            _trainer(config, keeper, callbacks, checkpoints).fit(
                 module,
-                DataLoader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
+                loader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
                 DataLoader(sets["val"], settings.batch, collate_fn=list),
                 ckpt_path=str(keeper.last) if keeper.last.exists() else None,
             )
@@ -285,14 +332,17 @@ def slides_to_standardise_on(train_set: Examples, seed: int) -> list[Prepared]:
     return [train_set[i].prepared for i in chosen[:STANDARDISED_ON].tolist()]
 
 
-def _trainer(config: Config, keeper: EpochCheckpoint, checkpoints: Checkpoints) -> pl.Trainer:
+def _trainer(
+    config: Config, keeper: EpochCheckpoint, callbacks: Sequence[Callback], checkpoints: Checkpoints
+) -> pl.Trainer:
     return pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        accelerator=accelerator(),
         devices=1,
+        precision=config.train.precision,
         max_epochs=config.train.epochs,
         gradient_clip_val=config.train.clip,
         accumulate_grad_batches=config.train.accumulate,
-        callbacks=[keeper],
+        callbacks=[*callbacks],
         # Its own environment, also inside a SLURM job: one process needs no help of the job's manager. There, Lightning
         # also goes on from a state that another program of its kind left in the working folder: ours has none.
         plugins=[checkpoints, LightningEnvironment()],
