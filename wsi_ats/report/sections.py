@@ -189,11 +189,6 @@ def _training(found: Found) -> Iterator[Block]:
         yield Grid(
             "Where the time of the epochs went (stages.csv)", ["stage", "seconds", "share", "meaning"], rows
         )
-    total = sum(series.get("seconds", []))
-    if total:
-        yield Words(
-            f"{counted(len(log), 'epoch')} took {total:,.0f} s, {total / len(log):,.1f} s each on average."
-        )
 
 
 def _epochs(log: Sequence[Mapping[str, str]]) -> Iterator[Block]:
@@ -216,6 +211,11 @@ def _epochs(log: Sequence[Mapping[str, str]]) -> Iterator[Block]:
         if part
     ]
     yield Plots(plots)
+    total = sum(series.get("seconds", []))
+    if total:
+        yield Words(
+            f"{counted(len(log), 'epoch')} took {total:,.0f} s, {total / len(log):,.1f} s each on average."
+        )
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[Found], Iterator[Block]]], ...] = (
