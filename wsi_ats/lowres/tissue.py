@@ -228,7 +228,7 @@ def stain_rule(
     stain = _stain_of_codes(method, counts, shown)
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
-    threshold = float(np.clip(_otsu(stain[met], counts.codes[met]), low, high))
+    threshold: float = np.clip(_otsu(stain[met], counts.codes[met]), low, high)
     stained = stain > threshold
     shown = with_shade(shown, patches)
     light = replace(light, dimmest=shown.dimmest, shaded=shown.shaded)
