@@ -408,6 +408,24 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     return _parsed(text)
 
 
+def holds_settings(path: Path | str) -> bool:
+    """Whether a file is TOML that holds settings and nothing else, whatever their values.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     mine, other = Path(folder, "my.toml"), Path(folder, "pyproject.toml")
+    ...     save_config(Config(), mine)
+    ...     _ = other.write_text("[project]")
+    ...     holds_settings(mine), holds_settings(other)
+    (True, False)
+    """
+    try:
+        values = read_toml(path)
+    except (OSError, ValueError):
+        return False
+    return bool(values) and all(name in Config.model_fields for name in values)
+
+
 def _parsed(text: str) -> dict[str, Any]:
     """Values of a TOML text. Raises ValueError."""
     # For a key of n parts, tomllib takes n^2 steps.

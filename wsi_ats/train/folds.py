@@ -37,7 +37,7 @@ from wsi_ats.train.of_folds import FOLDER as MODEL
 from wsi_ats.train.of_folds import hashes, is_ensemble_of, models_of, write_ensemble
 from wsi_ats.train.progress import OnProgress
 from wsi_ats.train.run import train
-from wsi_ats.train.targets import targets_of
+from wsi_ats.train.targets import ask, refuse_lacking, targets_of
 
 FOLD, PREDICTIONS = "fold-{}", "predictions.csv"
 FORMAT = 2
@@ -72,8 +72,10 @@ def cross_validate(
     """Train on each fold's `train` rows, choose by its `val` rows, answer its `test` rows; write all into `out`.
 
     A fold that is finished is not trained again, so that the same command goes on after an interruption. reading: how
-    the test slides are read. Raises `ConfigError` as `train` does.
+    the test slides are read. Raises `ConfigError` as `train` does, before the first fold where a fold lacks a class.
     """
+    for rows in folds:  # what the last one lacks is told before the first is trained
+        refuse_lacking(ask(config, rows), rows_by(config.train.by, [row for row in rows if row.split]))
     make_folder(out)
     cache = cache_for(config, out, say) if cache is None else cache
     answers: list[Answered] = []
