@@ -35,7 +35,7 @@ FLOORS = (
     "model",
     "build",
     "model_folder",
-    "train batch",
+    "train batch export",
     "evaluate",
     "report",
     "demo",
@@ -58,7 +58,7 @@ TENSORS = (
 """The arm that computes: never opens a slide."""
 BOTH = (
     "attention.attend attention.inside attention.levels embed reference predict model build model_folder train batch "
-    "evaluate report demo cli __main__"
+    "export evaluate report demo cli __main__"
 )
 """Where they meet."""
 
