@@ -143,7 +143,8 @@ def _train(
         )
     result = Trained(out / "model", figures, len(keeper.epochs), seconds, failures, bad)
     with writing(result.folder):
-        save_model(module.model, result.folder, model_card(list(module.model.tasks), rows, result))
+        card = model_card(list(module.model.tasks), rows, result, module.model.reference)
+        save_model(module.model, result.folder, card)
     finish_run(out, config, result)
     return result
 
