@@ -37,7 +37,7 @@ FLOORS = (
     "ensemble",
     "build",
     "model_folder",
-    "train batch",
+    "train batch export",
     "evaluate",
     "report",
     "demo",
@@ -61,7 +61,7 @@ TENSORS = (
 """The arm that computes: never opens a slide."""
 BOTH = (
     "attention.attend attention.inside attention.levels attention.mixed embed reference predict slide_model model "
-    "ensemble build model_folder train batch evaluate report demo cli __main__"
+    "ensemble build model_folder train batch export evaluate report demo cli __main__"
 )
 """Where they meet."""
 

@@ -69,7 +69,7 @@ def tile_features(
     if network.frozen:
         names = _keys(located, network, px, settings, device)
         made = cache.get_or_make(
-            names, lambda new: features_of(_tensor(read(new), device)).detach().cpu().numpy()
+            names, lambda new: features_of(to_tensor(read(new), device)).detach().cpu().numpy()
         )
         return torch.from_numpy(made).to(device)
     pixels = (
@@ -77,7 +77,7 @@ def tile_features(
         if moved is None
         else read([*range(len(located.cells))])
     )
-    tiles = _tensor(pixels, device)
+    tiles = to_tensor(pixels, device)
     return features_of(tiles if augment is None else augment(tiles))
 
 
@@ -182,6 +182,6 @@ def _read(
     return out
 
 
-def _tensor(pixels: UInt8[np.ndarray, "M h w 3"], device: torch.device) -> Float[Tensor, "M 3 h w"]:
-    """Pixels as networks take them, in [0, 1]."""
+def to_tensor(pixels: UInt8[np.ndarray, "M h w 3"], device: torch.device) -> Float[Tensor, "M 3 h w"]:
+    """Tiles as feature networks take them, in [0, 1]."""
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)

@@ -170,9 +170,9 @@ class BlockwisePass:
     def padded(self, part: Block, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 y x"]:
         """Pixels as the network sees them, with glass where the halo lies outside the view."""
         pads = surroundings(self.net, self.grid, part.cells)[1]
-        return F.pad(self._seen(pixels), pads, value=self.net.background)
+        return F.pad(self.seen(pixels), pads, value=self.net.background)
 
-    def _seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
+    def seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
         """Pixels as the network sees them."""
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         if self.stain_table is None:

@@ -25,6 +25,7 @@ from wsi_ats.cli.convert import convert
 from wsi_ats.cli.device import device_named
 from wsi_ats.cli.evaluate import compare, evaluate
 from wsi_ats.cli.evidence import evidence
+from wsi_ats.cli.export import export
 from wsi_ats.cli.options import (
     TABLES,
     BadTiles,
@@ -523,6 +524,7 @@ command(evaluate)
 command(compare)
 command(report)
 command(evidence)
+command(export)
 
 
 @command

@@ -97,8 +97,9 @@ def write_ensemble(
     runs = [json.loads((folder / RECORD).read_bytes()) for folder in folders]
     epochs, seconds = (sum(run[key] for run in runs) for key in ("epochs", "seconds"))
     result = Trained(out / FOLDER, card, epochs, seconds, failures, {}, len(members))
+    text = model_card(tasks, rows, result, ensemble.reference, BY_FOLD)
     with writing(result.folder):
-        save_model(ensemble, result.folder, model_card(tasks, rows, result, BY_FOLD))
+        save_model(ensemble, result.folder, text)
     say(f"the models of all folds as one: {result.folder}")
 
 

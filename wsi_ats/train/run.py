@@ -166,7 +166,8 @@ def _train(
     epochs = sum(len(member.keeper.epochs) for member in members)
     result = Trained(out / "model", figures, epochs, seconds, failures, bad, config.train.members)
     with writing(result.folder):
-        save_model(model, result.folder, model_card(list(model.tasks), rows, result))
+        card = model_card(list(model.tasks), rows, result, model.reference)
+        save_model(model, result.folder, card)
     finish_run(out, config, result)
     return result
 
