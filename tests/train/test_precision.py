@@ -17,7 +17,7 @@ from wsi_ats.sampling import generator_for
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.train.data import Examples
 from wsi_ats.train.hardware import check_precision
-from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.module import TrainingModule, answer
 from wsi_ats.train.run import train
 
 
@@ -49,9 +49,9 @@ def test_validation_steps_are_in_full_precision(rows: list[Row]) -> None:
     torch.manual_seed(0)
     module = TrainingModule(build_model(config, as_tasks(["normal", "tumour"])))
     example = Examples([r for r in rows if r.split == "val"], ["normal", "tumour"], config, 1 << 30)[0]
-    plain = module.answer(example).results[0].values
+    plain = answer(module.model, example).results[0].values
     with torch.autocast("cpu", torch.bfloat16):
-        assert (module.answer(example).results[0].values == plain).all()
+        assert (answer(module.model, example).results[0].values == plain).all()
 
 
 @pytest.mark.parametrize("frozen", [True, False])
