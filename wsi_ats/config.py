@@ -266,6 +266,9 @@ class AugmentSettings(Section):
     stain: float = Field(default=0.0, ge=0, le=0.5)
     """Haematoxylin, eosin and the rest of every slide, in optical density: factors of 1 +- this and offsets of +- this
     (D. Tellez et al. 2019); .05 is light, .2 strong."""
+    stain_vectors: Literal["usual", "own"] = "usual"
+    """Which haematoxylin and eosin `stain` changes: the usual ones (Ruifrok and Johnston 2001), or each slide's own,
+    found in the tiles of each step (Macenko et al. 2009)."""
     light: float = Field(default=0.0, ge=0, le=0.9)
     """Light of every slide: a factor of 1 +- this."""
     blur: float = Field(default=0.0, ge=0, le=10)
@@ -327,7 +330,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _changes_what_is_learned(self) -> Config:
-        wished = [f"augment.{name} = {value:g}" for name, value in self.augment if value]
+        wished = [
+            f"augment.{name} = {value:g}"
+            for name, value in self.augment
+            if isinstance(value, float) and value
+        ]
         if wished and self.features.is_frozen:
             raise ValueError(
                 f"{', '.join(wished)}, but network {self.features.network!r} is fixed: its features are made once and "
