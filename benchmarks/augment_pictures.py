@@ -26,6 +26,7 @@ ROWS = {
     "train.augment = true": (AugmentSettings(), True),
     "augment.stain = 0.05": (AugmentSettings(stain=0.05), False),
     "augment.stain = 0.2": (AugmentSettings(stain=0.2), False),
+    'the same, with\nstain_vectors = "own"': (AugmentSettings(stain=0.2, stain_vectors="own"), False),
     "augment.light = 0.3": (AugmentSettings(light=0.3), False),
     "augment.blur = 2": (AugmentSettings(blur=2.0), False),
     "augment.place = 1": (AugmentSettings(place=1.0), False),
@@ -54,7 +55,7 @@ def main() -> None:
             )
             augment = Augmentation(settings, [1] * SLIDES, 0, 0, 0, turn=turn)
             pictures.append(torch.cat([plain, augment(tiles)]))
-    figure, axes = plt.subplots(len(ROWS), SLIDES + 1, figsize=(9.2, 8.4), squeeze=False)
+    figure, axes = plt.subplots(len(ROWS), SLIDES + 1, figsize=(9.2, 9.8), squeeze=False)
     for row, (name, tiles) in enumerate(zip(ROWS, pictures, strict=True)):
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         for axis, tile in zip(axes[row], tiles, strict=True):

@@ -31,17 +31,19 @@ import pandas as pd
 import torch
 from baselines import POOLS, DownsampledCNN
 from mosaic_all_tiles import all_tiles, bags_of, score_of
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config, load_config
 from wsi_ats.demo import concentration
 from wsi_ats.features.store import FeatureStore
 from wsi_ats.manifest import Row
-from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import load_model
 from wsi_ats.predict import predict_prepared
 from wsi_ats.prediction import Prediction
 from wsi_ats.reading import Reading as Budget
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.statistics.metrics import auc, auc_interval, balanced_accuracy
 from wsi_ats.synthetic.mosaic import load_tiles, write_cohort
 from wsi_ats.synthetic.truth import SlideTruth
@@ -77,6 +79,7 @@ SCRATCH = [
 ]
 """With prior 0.5 a feature network from scratch does not begin to learn."""
 METHODS = {
+    "MobileNet, refined attention, 3 members": [*BOTH, "train.members=3"],
     "MobileNet, refined attention": BOTH,
     "MobileNet, plain attention": [*BOTH, "sampling.refined=false"],
     "MobileNet, full soft attention": [*BOTH, "sampling.refined=false", "sampling.sampler=all"],
@@ -149,7 +152,9 @@ def three_sets(group: str, split: str) -> str:
 
 
 def config_of(settings: Iterable[str], seed: int) -> Config:
-    return load_config(None, [*settings, f"train.seed={seed}"])
+    """Settings of a run: no two runs of a method have members of the same seed."""
+    config = load_config(None, settings)
+    return load_config(None, [*settings, f"train.seed={seed * config.train.members}"])
 
 
 def sampled(rows: list[Row], config: Config, out: Path, cache: TileCache | None) -> dict[str, float]:
@@ -190,11 +195,17 @@ def at_one_half(answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "balanced_accuracy_at_one_half": share_right(answers.argmax(1), labels),
         "median_logit_benign": round(float(np.median(logits[labels == 0])), 2),
         "median_logit_tumour": round(float(np.median(logits[labels == 1])), 2),
+        "offset": round(offset_of(logits, labels), 2),
     }
 
 
+def offset_of(logits: np.ndarray, labels: np.ndarray) -> float:
+    """What would have to be added to the logits for the probabilities to be right on average."""
+    return float(brentq(lambda shift: expit(logits + shift).mean() - labels.mean(), -60, 60))
+
+
 def decisions(
-    model: AttentionSampler, predictions: list[Prediction], labels: np.ndarray, seed: int
+    model: SlideModel, predictions: list[Prediction], labels: np.ndarray, seed: int
 ) -> dict[str, object]:
     """What threshold and sets of the model are worth on the test slides, and those of a calibration anew on some."""
     named = np.array([CLASSES.index(p.label) for p in predictions])
@@ -225,7 +236,7 @@ def share_right(named: np.ndarray, labels: np.ndarray) -> float:
     return round(balanced_accuracy(named, labels), 4)
 
 
-def in_detail(model: AttentionSampler, test: list[Row]) -> dict[str, object]:
+def in_detail(model: SlideModel, test: list[Row]) -> dict[str, object]:
     """Slide AUC from other numbers of tiles, the mean of several draws; and from N tiles by the tumour's share of the
     tissue: its lower, middle and upper third, against all negatives."""
     examples = Examples(test, CLASSES, model.config, 1 << 30)
@@ -363,12 +374,13 @@ def answers(groups: dict[str, list[dict[str, object]]]) -> list[str]:
     lines = [
         "",
         "Answers on the slides of unseen groups: balanced accuracy at the model's own threshold, at one half, and "
-        f"after a calibration anew on {OWN_SLIDES} of these slides (others judged, mean of {DRAWS} choices); median "
-        "logits; prediction sets at an error rate of .1:",
+        f"after a calibration anew on {OWN_SLIDES} of these slides (others judged, mean of {DRAWS} choices); what "
+        "would have to be added to the logits for probabilities that are right on average; median logits; prediction "
+        "sets at an error rate of .1:",
         "",
-        "| method | own threshold | one half | anew | median logit benign / tumour | sets hold benign / tumour | sets' "
-        "mean size |",
-        "|---|---|---|---|---|---|---|",
+        "| method | own threshold | one half | anew | offset | median logit benign / tumour "
+        "| sets hold benign / tumour | sets' mean size |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, group in groups.items():
         some = [r for r in group if "balanced_accuracy" in r]
@@ -384,7 +396,8 @@ def answers(groups: dict[str, list[dict[str, object]]]) -> list[str]:
         )
         lines.append(
             f"| {name} | {each('balanced_accuracy')} | {each('balanced_accuracy_at_one_half')} "
-            f"| {each('balanced_accuracy_calibrated_anew')} | {medians} | {hold} | {each('sets_mean_size', '.2f')} |"
+            f"| {each('balanced_accuracy_calibrated_anew')} | {each('offset', '+.1f')} | {medians} | {hold} "
+            f"| {each('sets_mean_size', '.2f')} |"
         )
     return lines
 

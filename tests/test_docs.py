@@ -140,7 +140,17 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
     known = set.union(
         *(
             options_of(command_named(name))
-            for name in ("train", "predict", "heatmap", "info", "convert", "config", "evaluate", "evidence")
+            for name in (
+                "train",
+                "predict",
+                "heatmap",
+                "info",
+                "convert",
+                "config",
+                "evaluate",
+                "evidence",
+                "export",
+            )
         )
     )
     for span in re.findall(r"`([^`\n]+)`", text):

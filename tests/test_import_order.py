@@ -21,8 +21,8 @@ ROOT = Path(wsi_ats.__file__).parent
 TORCH = ("torch", "pytorch_lightning", "torchmetrics", "lightning", "torchvision")
 
 FLOORS = (
-    "shown regular process",
-    "errors atomic cache prefetch settings stopwatch",
+    "shown regular process stopwatch",
+    "errors atomic cache prefetch progress settings",
     "catalogue output arguments statistics",
     "geometry reading features.published features.segment tasks.answer tasks.texts tasks.weights",
     "slides synthetic sampling",
@@ -32,10 +32,12 @@ FLOORS = (
     "attention convert heatmap",
     "embed prediction reference",
     "predict",
+    "slide_model",
     "model",
+    "ensemble",
     "build",
     "model_folder",
-    "train batch",
+    "train batch export",
     "evaluate",
     "report",
     "demo",
@@ -46,9 +48,10 @@ FLOORS = (
 module is named beside its folder, it stands on a floor of its own."""
 
 PIXELS = (
-    "shown regular process errors arguments output atomic cache prefetch settings stopwatch catalogue geometry reading "
-    "slides statistics synthetic tiles lowres convert manifest config heatmap prediction features.published "
-    "features.settings features.segment features.store tasks.answer tasks.texts tasks.weights tasks.settings"
+    "shown regular process errors arguments output atomic cache prefetch progress settings stopwatch catalogue "
+    "geometry reading slides statistics synthetic tiles lowres convert manifest config heatmap prediction "
+    "features.published features.settings features.segment features.store tasks.answer tasks.texts tasks.weights "
+    "tasks.settings"
 )
 """The arm that reads slides: never torch."""
 TENSORS = (
@@ -57,8 +60,8 @@ TENSORS = (
 )
 """The arm that computes: never opens a slide."""
 BOTH = (
-    "attention.attend attention.inside attention.levels embed reference predict model build model_folder train batch "
-    "evaluate report demo cli __main__"
+    "attention.attend attention.inside attention.levels attention.mixed embed reference predict slide_model model "
+    "ensemble build model_folder train batch export evaluate report demo cli __main__"
 )
 """Where they meet."""
 

@@ -40,6 +40,9 @@ def test_from_tiles_to_answers(tmp_path: Path) -> None:
     assert "train: 4 slides (benign 2, tumour 2)" in said
     assert "model in run/model" in said
 
+    said = run("sweep.py", "slides/manifest.csv", "sweep", "small.toml", "--trials", 1, cwd=tmp_path)
+    assert "settings in sweep/best.toml" in said
+
     said = run("predict_cohort.py", "run/model", "slides/manifest.csv", "out", cwd=tmp_path)
     assert said.startswith("prediction\n")
     table, manifest = (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import shutil
 import stat
 import time
 import uuid
@@ -87,10 +89,16 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{writer}-{uuid.uuid4().hex[:12]}{TEMPORARY}")
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what processes that are gone left half-written in `folder`; what a living one writes stays."""
-    for path in folder.glob(f".*{TEMPORARY}"):
-        if _is_left_behind(path):
+def remove_temporaries(folder: Path, name: str | None = None) -> None:
+    """Delete what processes that are gone left half-written in `folder`, files and folders; what a living one writes
+    stays. name: of what alone they were to become; None: of anything."""
+    beginning = "." if name is None else f".{glob.escape(name)}."
+    for path in folder.glob(f"{beginning}*{TEMPORARY}"):
+        if not _is_left_behind(path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Shaped
 
+from wsi_ats.stopwatch import WAITING, noted
+
 
 class Key(NamedTuple):
     """Name of an array in a cache: number `item` of those that `made_by` made.
@@ -83,6 +85,17 @@ class TileCache:
         found |= stored | fresh
         return np.stack([found[key[:2]] for key in keys])
 
+    def missing(self, keys: Sequence[Key]) -> list[int]:
+        """Positions of those keys whose arrays `get_or_make` would have made, each distinct one once. What the store
+        has is in memory from now on, as long as there is room."""
+        found = self._kept(keys)
+        missing = {
+            key[:2]: position for position, key in reversed([*enumerate(keys)]) if key[:2] not in found
+        }
+        stored = self._stored([keys[position] for position in missing.values()])
+        self._keep(stored)
+        return sorted(position for name, position in missing.items() if name not in stored)
+
     def _kept(self, keys: Sequence[Key]) -> dict[tuple[Hashable, Hashable], np.ndarray]:
         found = {}
         with self._lock:
@@ -105,7 +118,8 @@ class TileCache:
         """What the store has of `keys`."""
         found: dict[tuple[Hashable, Hashable], np.ndarray] = {}
         for name, mine in self._by_name(keys).items():
-            rows = self.store.get(name, [_number(key) for key in mine]) if self.store else {}
+            with noted(WAITING):
+                rows = self.store.get(name, [_number(key) for key in mine]) if self.store else {}
             found |= {key[:2]: rows[_number(key)] for key in mine if _number(key) in rows}
         return found
 

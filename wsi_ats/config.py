@@ -193,6 +193,10 @@ class TrainSettings(Section):
     """What one answer is about: each slide, or each patient. By patient, attention is one distribution over the tissue
     of all slides of a patient, `sampling.tiles` are drawn from it, and labels are of patients; the tumour need not be
     on each of the slides."""
+    members: int = Field(default=1, ge=1, le=100)
+    """Networks that are trained, one after the other, each from a seed of its own, and answer together: the mean of
+    their outputs, from the same drawn tiles. Right more often on tissue that training has not seen; training takes so
+    many times as long, reading slides does not."""
     epochs: int = Field(default=40, ge=1, le=1_000_000)
     """Passes over the slides, at most; early stopping may end sooner."""
     warm_up: int | None = Field(default=None, ge=0, le=1_000_000)
@@ -205,6 +209,13 @@ class TrainSettings(Section):
     """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
     accumulate: int = Field(default=1, ge=1, le=10_000)
     """Batches whose gradients are added up for a step: a larger batch in the memory of a smaller one."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Precision of the arithmetic of a training step: the mixed ones take less time and memory on a GPU that has them,
+    16-mixed on a GPU alone. It is that of the attention network and of features that are learned; weights, draws,
+    estimate, head, validation and predictions stay in full precision, and fixed features go by features.precision."""
+    balanced: bool = False
+    """Draw the slides of an epoch with replacement, such that the classes of the main task come equally often (weighted
+    sampling); else each comes once. Like class weights it moves probabilities; calibration moves them back."""
     lr: float = Field(default=3e-3, gt=0, le=10)
     """Learning rate of features, score and head (AdamW); the rates fall to zero along a cosine over the epochs."""
     lr_attention: float = Field(default=1e-2, gt=0, le=10)
@@ -239,6 +250,12 @@ class TrainSettings(Section):
     embed_all: bool = False
     """Make the frozen features of all tissue tiles before the first epoch, not only of those drawn: then no later run
     on these slides reads a tile. For slides with hundreds of tiles; on whole slides it takes hours."""
+    read_ahead: bool = False
+    """Draw the tiles of the next step with the attention of this one and read them meanwhile, in a thread. The weights
+    of the draw keep the estimate unbiased; attention is computed once more a step. For a GPU that waits for tiles."""
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Where the figures of every epoch go beside log.csv, into the run's folder: tensorboard, mlflow (extras of these
+    names). Nothing is sent anywhere."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of initial weights, slide order, draws and splits."""
 
@@ -249,6 +266,9 @@ class AugmentSettings(Section):
     stain: float = Field(default=0.0, ge=0, le=0.5)
     """Haematoxylin, eosin and the rest of every slide, in optical density: factors of 1 +- this and offsets of +- this
     (D. Tellez et al. 2019); .05 is light, .2 strong."""
+    stain_vectors: Literal["usual", "own"] = "usual"
+    """Which haematoxylin and eosin `stain` changes: the usual ones (Ruifrok and Johnston 2001), or each slide's own,
+    found in the tiles of each step (Macenko et al. 2009)."""
     light: float = Field(default=0.0, ge=0, le=0.9)
     """Light of every slide: a factor of 1 +- this."""
     blur: float = Field(default=0.0, ge=0, le=10)
@@ -274,6 +294,13 @@ class Config(Section):
     augment: AugmentSettings = AugmentSettings()
     tasks: dict[str, TaskSettings] = Field(default_factory=dict)
 
+    def of_member(self, number: int) -> Config:
+        """Settings of one of the members of a model, which has a seed of its own; the first has that of the model."""
+        if self.train.members == 1:
+            return self
+        seed = (self.train.seed + number) % (MAX_SEED + 1)
+        return self.model_copy(update={"train": self.train.model_copy(update={"members": 1, "seed": seed})})
+
     @property
     def warm_up(self) -> int:
         """Number of epochs in which tiles are drawn uniformly: `train.warm_up` or, without one, what suits the rest."""
@@ -293,8 +320,21 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _reads_ahead_on_one_level(self) -> Config:
+        if self.train.read_ahead and self.attention.levels == 2:
+            raise ValueError(
+                "train.read_ahead is true and attention.levels is 2: which cells there are is known when their regions "
+                "are drawn; leave it false, or take one level"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _changes_what_is_learned(self) -> Config:
-        wished = [f"augment.{name} = {value:g}" for name, value in self.augment if value]
+        wished = [
+            f"augment.{name} = {value:g}"
+            for name, value in self.augment
+            if isinstance(value, float) and value
+        ]
         if wished and self.features.is_frozen:
             raise ValueError(
                 f"{', '.join(wished)}, but network {self.features.network!r} is fixed: its features are made once and "
@@ -373,6 +413,24 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     """Values of a TOML file. Raises OSError where it cannot be read, ValueError where it is no TOML, or absurd."""
     text = read_regular(path, MOST_BYTES).decode("utf-8")
     return _parsed(text)
+
+
+def holds_settings(path: Path | str) -> bool:
+    """Whether a file is TOML that holds settings and nothing else, whatever their values.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     mine, other = Path(folder, "my.toml"), Path(folder, "pyproject.toml")
+    ...     save_config(Config(), mine)
+    ...     _ = other.write_text("[project]")
+    ...     holds_settings(mine), holds_settings(other)
+    (True, False)
+    """
+    try:
+        values = read_toml(path)
+    except (OSError, ValueError):
+        return False
+    return bool(values) and all(name in Config.model_fields for name in values)
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from wsi_ats.batch.settings import PredictSettings
 from wsi_ats.config import Config, parse_config
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.manifest import Row, read_manifest
-from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import load_model
 from wsi_ats.output import make_folder, writing
 from wsi_ats.prediction import Prediction
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.statistics.interval import Interval
 from wsi_ats.statistics.metrics import auc_interval
 from wsi_ats.synthetic.cohort import CLASSES, Cohort, make_slides
@@ -144,7 +144,7 @@ def run_demo(
 
 
 def _report(
-    out: Path, cohort: Cohort, test: Sequence[Row], model: AttentionSampler, seed: int, start: float
+    out: Path, cohort: Cohort, test: Sequence[Row], model: SlideModel, seed: int, start: float
 ) -> Report:
     sampled = {row.slide: model.predict(row.path, TILES, seed=seed) for row in test}
     some = test[:EXACT_SLIDES]

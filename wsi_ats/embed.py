@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +15,15 @@ from wsi_ats.cache import Key, TileCache
 from wsi_ats.features.fingerprint import fingerprint
 from wsi_ats.lowres.prepare import PreparedSlide
 from wsi_ats.sampling import Draws
+from wsi_ats.stopwatch import WAITING, noted
 from wsi_ats.tiles import read_tiles
 
 TILES_AT_ONCE = 64
 """Tiles in one pass of the feature network at prediction: bounds memory with `all`, and is fixed so that a
 prediction never depends on a batch size."""
 
+Pixels = dict[int, UInt8[np.ndarray, "h w 3"]]
+"""Pixels of drawn tiles by their place among all that were drawn."""
 Augment = Callable[[Float[Tensor, "M 3 h w"]], Float[Tensor, "M 3 h w"]]
 
 
@@ -33,43 +37,68 @@ def tile_features(
     half: bool = False,
     augment: Augment | None = None,
     moved: Float64[np.ndarray, "M 2"] | None = None,
+    fetched: Callable[[], Pixels] | None = None,
 ) -> Float[Tensor, "M D"]:
     """Features (M, D) of all drawn tiles, slide after slide, in one pass of the network.
 
     px: side of a tile. cache: keeps the pixels or, where the network is frozen, its features; these also on disk.
     settings: what the network works by beside its weights. half: whether it computes in bfloat16. augment: changes the
     tiles, (M, 3, h, w) in [0, 1], before a network that learns sees them. moved: where such a network's tiles lie in
-    their cells (`read_tiles`); these are not kept. Raises `SlideError` where a slide cannot be read.
+    their cells (`read_tiles`); these are not kept. fetched: gives pixels that `fetch` has read already. Raises
+    `SlideError` where a slide cannot be read.
     """
-    slides, owners, cells = _located(drawn)
+    located = _located(drawn)
     device = drawn[0].log_p.device
 
     def read(positions: list[int]) -> UInt8[np.ndarray, "M h w 3"]:
-        return _read(
-            slides, owners[positions], cells[positions], px, None if moved is None else moved[positions]
-        )
-
-    def keys(*made_by: str, stored: bool) -> list[Key]:
-        places = [(*made_by, slide.view.grid, slide.tile_downsample, px) for slide in slides]
-        pairs = zip(owners.tolist(), cells.tolist(), strict=True)
-        return [slides[owner].key(cell, *places[owner], stored=stored) for owner, cell in pairs]
+        with noted(WAITING):
+            known = fetched() if fetched is not None else {}
+            rest = [position for position in positions if position not in known]
+            if rest:
+                known = known | dict(zip(rest, _read(located, rest, px, moved), strict=True))
+            return np.stack([known[position] for position in positions])
 
     def features_of(tiles: Float[Tensor, "M 3 h w"]) -> Float[Tensor, "M D"]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        # Of a network that learns also where training is in mixed precision; what is fixed is kept for others.
+        mixed = torch.is_autocast_enabled(device.type) and not network.frozen
+        dtype = torch.bfloat16 if half else torch.get_autocast_dtype(device.type)
+        with torch.autocast(device.type, dtype, enabled=half or mixed):
             features: Tensor = network(tiles)
         return features.float()
 
     if network.frozen:
-        names = keys("features", fingerprint(network, settings), device.type, stored=True)
+        names = _keys(located, network, px, settings, device)
         made = cache.get_or_make(
-            names, lambda new: features_of(_tensor(read(new), device)).detach().cpu().numpy()
+            names, lambda new: features_of(to_tensor(read(new), device)).detach().cpu().numpy()
         )
         return torch.from_numpy(made).to(device)
     pixels = (
-        cache.get_or_make(keys("tiles", stored=False), read) if moved is None else read([*range(len(cells))])
+        cache.get_or_make(_keys(located, network, px, settings, device), read)
+        if moved is None
+        else read([*range(len(located.cells))])
     )
-    tiles = _tensor(pixels, device)
+    tiles = to_tensor(pixels, device)
     return features_of(tiles if augment is None else augment(tiles))
+
+
+def fetch(
+    network: nn.Module,
+    drawn: Sequence[Drawn],
+    px: int,
+    cache: TileCache,
+    *,
+    settings: str = "",
+    moved: Float64[np.ndarray, "M 2"] | None = None,
+) -> Pixels:
+    """Pixels of those drawn tiles that `tile_features` with the same arguments would read; any thread may.
+
+    Raises `SlideError` where a slide cannot be read.
+    """
+    located = _located(drawn)
+    every = [*range(len(located.cells))]
+    if moved is None:
+        every = cache.missing(_keys(located, network, px, settings, drawn[0].log_p.device))
+    return dict(zip(every, _read(located, every, px, moved), strict=True))
 
 
 def in_chunks(known: Drawn, cells: Int64[Tensor, " M"]) -> list[Drawn]:
@@ -110,10 +139,15 @@ class TileVectors:
         return self._vectors[[self._rows[cell] for cell in drawn.draws.cells.tolist()]]
 
 
-def _located(
-    drawn: Sequence[Drawn],
-) -> tuple[list[PreparedSlide], Int64[np.ndarray, " M"], Int64[np.ndarray, " M"]]:
-    """All slides of what was drawn, the one of each of M tiles by its place among them, and the tile's cell in it."""
+class _Located(NamedTuple):
+    """Slides of what was drawn and, of each of M tiles, its slide by its place among them and its cell in it."""
+
+    slides: list[PreparedSlide]
+    owners: Int64[np.ndarray, " M"]
+    cells: Int64[np.ndarray, " M"]
+
+
+def _located(drawn: Sequence[Drawn]) -> _Located:
     slides: list[PreparedSlide] = []
     owners, cells = [], []
     for d in drawn:
@@ -121,26 +155,33 @@ def _located(
         owners.append(owner + len(slides))
         cells.append(cell)
         slides += d.slide.slides
-    return slides, np.concatenate(owners), np.concatenate(cells)
+    return _Located(slides, np.concatenate(owners), np.concatenate(cells))
+
+
+def _keys(located: _Located, network: nn.Module, px: int, settings: str, device: torch.device) -> list[Key]:
+    """Cache keys of the tiles: of their features where the network is frozen, else of their pixels."""
+    frozen = bool(network.frozen)
+    made_by = ("features", fingerprint(network, settings), device.type) if frozen else ("tiles",)
+    slides = located.slides
+    places = [(*made_by, slide.view.grid, slide.tile_downsample, px) for slide in slides]
+    pairs = zip(located.owners.tolist(), located.cells.tolist(), strict=True)
+    return [slides[owner].key(cell, *places[owner], stored=frozen) for owner, cell in pairs]
 
 
 def _read(
-    slides: Sequence[PreparedSlide],
-    owners: Int64[np.ndarray, " M"],
-    cells: Int64[np.ndarray, " M"],
-    px: int,
-    moved: Float64[np.ndarray, "M 2"] | None,
-) -> UInt8[np.ndarray, "M h w 3"]:
-    """Pixels of M cells, each of the slide at its place in `owners`; every slide is opened once."""
+    located: _Located, positions: list[int], px: int, moved: Float64[np.ndarray, "M 2"] | None
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Pixels of the tiles at `positions`; every slide is opened once."""
+    owners, cells = located.owners[positions], located.cells[positions]
     out = np.empty((len(cells), px, px, 3), np.uint8)
     for owner in set(owners.tolist()):
-        slide, mine = slides[owner], owners == owner
+        slide, mine = located.slides[owner], owners == owner
         with slide.open() as handle:
-            places = None if moved is None else moved[mine]
+            places = None if moved is None else moved[positions][mine]
             out[mine] = read_tiles(handle, slide.view.grid, cells[mine], px, slide.tile_downsample, places)
     return out
 
 
-def _tensor(pixels: UInt8[np.ndarray, "M h w 3"], device: torch.device) -> Float[Tensor, "M 3 h w"]:
-    """Pixels as networks take them, in [0, 1]."""
+def to_tensor(pixels: UInt8[np.ndarray, "M h w 3"], device: torch.device) -> Float[Tensor, "M 3 h w"]:
+    """Tiles as feature networks take them, in [0, 1]."""
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)

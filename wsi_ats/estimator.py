@@ -29,10 +29,21 @@ class Summary:
 
     phi: Float[torch.Tensor, " D"]
     """Estimate of the slide's summary Phi, with its graph."""
-    shares: Float[torch.Tensor, " N"]
-    """Share of each drawn tile in phi: w_i a_i, or p_i of refined attention; detached."""
-    log_mass: Float[torch.Tensor, ""]
+    shares: Float[torch.Tensor, "*m N"]
+    """Share of each drawn tile in phi: w_i a_i, or p_i of refined attention; of each of m models; detached."""
+    log_mass: Float[torch.Tensor, "*m"]
     """Logarithm of what phi counts for among the summaries of other draws (`log_mass`): 0 for a plain one; detached."""
+
+    def reweighted(
+        self, factors: Float[torch.Tensor, "R N"], *, sums_to_one: bool
+    ) -> Float[torch.Tensor, "R *m N"]:
+        """The shares where the weights of the tiles are so many times what they are, R times; `sums_to_one`: what one
+        tile loses the others have."""
+        each = factors.to(self.shares).reshape(
+            factors.shape[0], *[1] * (self.shares.ndim - 1), factors.shape[1]
+        )
+        shares = self.shares * each
+        return shares / shares.sum(-1, keepdim=True) if sums_to_one else shares
 
 
 def plain_summary(

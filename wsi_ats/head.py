@@ -36,6 +36,17 @@ class Head(nn.Module):
         outputs: torch.Tensor = self.linear(self.scale * phi)
         return outputs
 
+    def by_member(self, vectors: Float[torch.Tensor, "N dim"]) -> Float[torch.Tensor, "*m N outputs"]:
+        """Outputs (O,) that each tile would have alone; with several heads, of each of them."""
+        outputs: torch.Tensor = self(vectors)
+        return outputs
+
+    def summary(
+        self, shares: Float[torch.Tensor, "*b N"], features: Float[torch.Tensor, "N dim"]
+    ) -> Float[torch.Tensor, "*b dim"]:
+        """Summaries (D,) of tiles of these vectors (N, D) and shares."""
+        return shares.to(features) @ features
+
     def contributions(
         self, features: Float[torch.Tensor, "N dim"], shares: Float[torch.Tensor, " N"]
     ) -> Float[torch.Tensor, "N outputs"]:

@@ -6,10 +6,8 @@ the refined summary is attention MIL (M. Ilse et al., ICML 2018) estimated from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
@@ -21,17 +19,12 @@ from wsi_ats.attention.levels import Drawn, SlideAttention
 from wsi_ats.attention.networks import ConvAttention
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
-from wsi_ats.embed import Augment, tile_features
+from wsi_ats.embed import Augment, Pixels, fetch, tile_features
 from wsi_ats.estimator import Summary, plain_summary, refined_summary
 from wsi_ats.features.standardise import Standardise
 from wsi_ats.head import Head
 from wsi_ats.lowres.patient import Prepared
-from wsi_ats.predict import predict_patient, predict_slide
-from wsi_ats.prediction import PatientPrediction, Prediction
-from wsi_ats.reading import Reading
-from wsi_ats.slides.base import Slide
-from wsi_ats.statistics.novelty import Reference
-from wsi_ats.tasks.answer import TaskSpec
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.task import Task, Tasks
 
 
@@ -49,19 +42,13 @@ class Estimate:
     """Outputs (O,) of the head, task after task: of classes, their logits."""
 
 
-class AttentionSampler(nn.Module):
+class AttentionSampler(SlideModel):
     """Attention sampling on slides: what `tasks` ask of a slide is answered from the tiles that attention proposes.
 
     The networks are passed in ready-made (`wsi_ats.build` has the sizes). `score` is the refining score on a
     feature, None for plain attention sampling. `region_attention` is the attention network of the coarse view, None
     with one level of attention. All tasks share the summary; the first is the main one.
     """
-
-    hash: str = ""
-    """Digest of the model's files, set when it is loaded: part of the provenance of every prediction."""
-
-    reference: Reference | None = None
-    """What the training slides were like, set by training and when the model is loaded; None: not known."""
 
     def __init__(
         self,
@@ -107,10 +94,12 @@ class AttentionSampler(nn.Module):
         drawn: Sequence[Drawn],
         augment: Augment | None = None,
         moved: Float64[np.ndarray, "M 2"] | None = None,
+        fetched: Callable[[], Pixels] | None = None,
     ) -> list[Float[Tensor, "_ D"]]:
         """Read the drawn tiles, and no others, and turn each into a unit vector; all slides in one pass. In training,
-        `augment` changes the tiles and `moved` is where they lie in their cells (`embed.tile_features`)."""
-        features = self.raw_features(drawn, augment, moved)
+        `augment` changes the tiles, `moved` is where they lie in their cells, and `fetched` gives what `fetch` has
+        read already (`embed.tile_features`)."""
+        features = self.raw_features(drawn, augment, moved, fetched)
         return list(torch.split(self.standardise(features), [len(d.draws) for d in drawn]))
 
     def raw_features(
@@ -118,13 +107,27 @@ class AttentionSampler(nn.Module):
         drawn: Sequence[Drawn],
         augment: Augment | None = None,
         moved: Float64[np.ndarray, "M 2"] | None = None,
+        fetched: Callable[[], Pixels] | None = None,
     ) -> Float[Tensor, "M D"]:
         """Features of all drawn tiles, slide after slide, before they are standardised."""
         px, how = self.config.tile.px, self.config.features.fingerprint
         half = self.config.features.precision == "bfloat16"
         return tile_features(
-            self.features, drawn, px, self.cache, settings=how, half=half, augment=augment, moved=moved
+            self.features,
+            drawn,
+            px,
+            self.cache,
+            settings=how,
+            half=half,
+            augment=augment,
+            moved=moved,
+            fetched=fetched,
         )
+
+    def fetch(self, drawn: Sequence[Drawn], moved: Float64[np.ndarray, "M 2"] | None = None) -> Pixels:
+        """Read the drawn tiles, as far as nothing of them is remembered, for a later `embed`; any thread may."""
+        px, how = self.config.tile.px, self.config.features.fingerprint
+        return fetch(self.features, drawn, px, self.cache, settings=how, moved=moved)
 
     def estimate(self, drawn: Drawn, features: Float[Tensor, "N D"]) -> Summary:
         """The slide's summary Phi from the vectors of its drawn tiles, refined by their scores where there are any."""
@@ -138,77 +141,3 @@ class AttentionSampler(nn.Module):
         summaries = [self.estimate(d, f) for d, f in zip(drawn, features, strict=True)]
         every = zip(drawn, features, summaries, strict=True)
         return [Estimate(d, f, s, self.head(s.phi)) for d, f, s in every]
-
-    @overload
-    def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts
-        self,
-        slide: Slide | Path | str,
-        tiles: int | None = ...,
-        sampler: str = ...,
-        seed: int = ...,
-        repeats: int | None = ...,
-        tolerance: float | None = ...,
-    ) -> Prediction: ...
-
-    @overload
-    def predict(
-        self,
-        slide: Sequence[Slide | Path | str],
-        tiles: int | None = ...,
-        sampler: str = ...,
-        seed: int = ...,
-        repeats: int | None = ...,
-        tolerance: float | None = ...,
-    ) -> PatientPrediction: ...
-
-    def predict(
-        self,
-        slide: Slide | Path | str | Sequence[Slide | Path | str],
-        tiles: int | None = None,
-        sampler: str = "systematic",
-        seed: int = 0,
-        repeats: int | None = None,
-        tolerance: float | None = None,
-    ) -> Prediction | PatientPrediction:
-        """Classify one slide, an open one, a path or a URL; or one patient by a list of all slides.
-
-        `tiles` (64) are drawn and dealt out to `repeats` (16) rounds; what the answer would be without each of these
-        gives its standard error and its interval. With a `tolerance` more and more tiles are drawn until no interval
-        of the main task reaches farther than that (docs/method.md, section 8): 64 at first, at most `tiles` (512);
-        where it takes no more than these, all tissue tiles in the end.
-        `sampler="all"` reads every tissue tile: the exact answer. The draws depend on `seed` and on the slide's name
-        alone, never on batch, order or worker. Of a patient, so many tiles are drawn from all slides together, wherever
-        attention, which is one distribution over all their tissue, is; the order of the slides does not matter. Raises
-        `ConfigError` for a reading that makes no sense, `SlideError` where a slide cannot be read, `NoTissueError`
-        where it shows none.
-        """
-        return self.read(slide, Reading.of(tiles, sampler, seed, repeats, tolerance))
-
-    @overload
-    def read(self, slide: Slide | Path | str, reading: Reading) -> Prediction: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def read(self, slide: Sequence[Slide | Path | str], reading: Reading) -> PatientPrediction: ...
-
-    def read(
-        self, slide: Slide | Path | str | Sequence[Slide | Path | str], reading: Reading
-    ) -> Prediction | PatientPrediction:
-        """Classify one slide or patient as `reading` says: `predict` with its arguments in one value."""
-        if isinstance(slide, list | tuple):
-            return predict_patient(self, slide, reading)
-        return predict_slide(self, slide, reading)  # type: ignore[arg-type]  # which names what is no slide
-
-    @property
-    def specs(self) -> tuple[TaskSpec, ...]:
-        """Specs of the model's tasks, the main one first."""
-        return self.tasks.specs
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Classes, labels or grades of the main task; empty where its answer is a number."""
-        return self.specs[0].names
-
-    @property
-    def srgb(self) -> bool:
-        """Whether the model is for slides whose colours were turned to sRGB."""
-        return self.config.slide.srgb

@@ -21,9 +21,9 @@ from wsi_ats.build import build_model
 from wsi_ats.config import RENAMED, parse_config, read_toml, to_values
 from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.features.kept import check_encoder, find_encoder, keep_encoder
-from wsi_ats.model import AttentionSampler
 from wsi_ats.reference import REFERENCE, read_reference, write_reference
 from wsi_ats.regular import open_regular, regular_stat
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.make import from_card, to_card
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Task
@@ -38,7 +38,7 @@ RENAMED_WEIGHTS = {"overview.": "region_attention."}
 """New beginnings of the names of weights, by those up to format 2; settings: `config.RENAMED`."""
 
 
-def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
+def save_model(model: SlideModel, folder: Path, card: str) -> None:
     """Write `model.safetensors`, `config.toml`, `model-card.md` and, where the training slides were described,
     `reference.safetensors` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
     if encoder is not None:
         header["encoder"] = encoder
     # As bytes: safetensors' own writing makes files that nobody else may read, whatever the umask.
-    write_atomic(folder / WEIGHTS, save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    write_atomic(folder / WEIGHTS, save({k: v.contiguous() for k, v in model.weights().items()}))
     write_atomic(folder / CARD, card.encode())
     if model.reference is None:
         (folder / REFERENCE).unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def save_model(model: AttentionSampler, folder: Path, card: str) -> None:
 
 def load_model(
     folder: Path | str, device: str = "cpu", *, encoder: Path | str | None = None, trust: bool = False
-) -> AttentionSampler:
+) -> SlideModel:
     """The model of a folder written by training (`run/model`, not `run`), in evaluation mode on `device`.
 
     encoder: where the weights of an encoder are that the folder only refers to, if they have moved; they are known by
@@ -95,7 +95,7 @@ def load_model(
     try:
         regular_stat(folder / WEIGHTS)  # of a pipe, safetensors would wait for the writer
         weights = load_file(folder / WEIGHTS)
-        model.load_state_dict(_renamed(weights) if old else weights)
+        model.set_weights(_renamed(weights) if old else weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"{folder / WEIGHTS} does not hold the weights that {SETTINGS} describes: {error}",
@@ -106,7 +106,7 @@ def load_model(
     return _moved(model.eval(), device)
 
 
-def _moved(model: AttentionSampler, device: str) -> AttentionSampler:
+def _moved(model: SlideModel, device: str) -> SlideModel:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError, TypeError) as error:

@@ -320,10 +320,8 @@ def _look(
 
     def outputs(factors: Float[Tensor, "R N"]) -> Float[Tensor, "R O"]:
         """Outputs where the weights of the tiles are so many times what they are."""
-        shares = summary.shares * factors.to(summary.shares)
-        if _sums_to_one(model, reading):
-            shares = shares / shares.sum(1, keepdim=True)
-        logits: Tensor = model.head(shares.to(features) @ features)
+        shares = summary.reweighted(factors, sums_to_one=_sums_to_one(model, reading))
+        logits: Tensor = model.head(model.head.summary(shares, features))
         return logits
 
     without = _without_each(parts, drawn, reading, generator)

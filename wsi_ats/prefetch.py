@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from wsi_ats.stopwatch import WAITING, noted
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -25,7 +27,12 @@ def prefetch(read: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[t
         for item in items:
             ready, waiting = waiting, (item, pool.submit(read, item))
             if ready is not None:
-                yield ready[0], ready[1].result()
+                yield ready[0], _waited_for(ready[1])
                 del ready  # else its value would be held while the one after next is read
         if waiting is not None:
-            yield waiting[0], waiting[1].result()
+            yield waiting[0], _waited_for(waiting[1])
+
+
+def _waited_for(future: Future[Value]) -> Value:
+    with noted(WAITING):
+        return future.result()

@@ -340,7 +340,7 @@ def test_a_looser_tolerance_reads_less_and_opens_less(paths: list[Path]) -> None
 def test_attention_of_regions_that_were_not_opened_is_spread_over_their_tissue(paths: list[Path]) -> None:
     model = model_with()
     prediction, prepared = model.predict(paths[1], tiles=4, repeats=1), prepared_of(model, paths[1])
-    log_a = model.attend(prepared)._log_a.exp().detach().numpy()
+    log_a = model.attend(prepared).log_a.exp().detach().numpy()
     row, col = np.divmod(prediction.tissue, prediction.grid.cols)
     region = row // 4 * prepared.view.grid.cols + col // 4
     flat = 0

@@ -63,7 +63,7 @@ def test_every_set_of_tiles_answers_as_the_model_does(model: AttentionSampler, s
     assert len(found) == len(tiles) == len(exact.tissue)
     assert found.sure == pytest.approx(exact.probabilities[answer], abs=1e-5)
     order = tiles.by_attention()
-    shares = tiles.shares[order]
+    shares = tiles.shares.mean(0)[order]
     assert shares.sum() == pytest.approx(1)
     assert (np.diff(shares) <= 0).all()
     for k in (1, 2, 5, len(order) - 1):
@@ -87,7 +87,7 @@ def test_figures_of_a_slide_whose_answer_rests_on_three_tiles() -> None:
     outputs[[7, 70, 170]] = 12.0
     shares = np.full(200, 0.5 / 197)
     shares[[7, 70, 170]] = 0.5 / 3
-    tiles = Tiles(np.log(shares), outputs)
+    tiles = Tiles(np.log(shares)[None], outputs[None])
 
     def sureness(outputs: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-outputs[:, 0]))
@@ -103,7 +103,7 @@ def test_figures_of_a_slide_whose_answer_rests_on_three_tiles() -> None:
 
 
 def test_tiles_of_next_to_no_attention_have_an_answer() -> None:
-    tiles = Tiles(np.array([0.0, -2000.0, -3000.0]), np.array([[1.0], [5.0], [7.0]]))
+    tiles = Tiles(np.array([[0.0, -2000.0, -3000.0]]), np.array([[[1.0], [5.0], [7.0]]]))
     assert tiles.of_first(tiles.by_attention()).ravel() == pytest.approx([1, 1, 1])
     assert tiles.without_first(tiles.by_attention()).ravel() == pytest.approx([1, 6, 7])
 

@@ -16,6 +16,7 @@ from tests.support.training import silent
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, WsiAtsError
 from wsi_ats.manifest import Row
+from wsi_ats.train import folds
 from wsi_ats.train import run as training
 from wsi_ats.train.card import Trained
 from wsi_ats.train.run import train
@@ -47,6 +48,44 @@ def test_what_is_wrong_is_told_before_slides_are_opened(
     assert caught.value.remedy
     assert "failures.csv" not in caught.value.remedy
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--folds", "2"), "--folds is '2'; it must be a whole number from 3 to 100, or each"),
+        (("--folds", "3", "--splits", "s.csv"), "--splits is s.csv and --folds is 3"),
+        (("--fold", "1"), "--fold is 1, and no file of splits is given"),
+        (("--set", "tile.px=1"), "tile.px = 1"),
+        (("--folds", "9", "--set", "train.epochs=1"), "too few for 9 folds"),
+    ],
+)
+def test_a_wrong_call_is_told_before_libraries_are_imported(
+    tmp_path: Path, words: tuple[str, ...], complaint: str
+) -> None:
+    """In a process of its own: what takes seconds to import is not needed to say so."""
+    (tmp_path / "m.csv").write_text("slide,label\n" + "".join(f"{i}.svs,{i % 2}\n" for i in range(8)))
+    call = ["train", "m.csv", "--out", "out", *words]
+    code = (
+        f"import sys; sys.argv[1:] = {call}\nfrom wsi_ats.cli.main import main\ntry:\n    main()\n"
+        "finally:\n    assert 'pytorch_lightning' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert complaint in done.stderr
+    assert done.returncode == 2, done.stderr
+
+
+def test_what_a_later_fold_lacks_is_told_before_the_first_is_trained(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: object, **__: object) -> None:
+        raise AssertionError("a fold was trained")
+
+    monkeypatch.setattr(folds, "train", begun)
+    lacking = [row for row in rows if (row.split, row.label) != ("val", "tumour")]
+    with pytest.raises(ConfigError, match="the val split has no"):
+        folds.cross_validate([rows, lacking], ONE, tmp_path / "out", say=silent)
+    assert not (tmp_path / "out").exists()
 
 
 def start(rows: list[Row], out: Path, config: Config) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.field.test_pen import GLASS, PLAIN, prepared, section, texture
+from tests.field.test_pen import GLASS, PLAIN, TISSUE, prepared, section, texture
 from tests.support.helpers import shared_data
 from wsi_ats.errors import NoTissueError
 from wsi_ats.lowres.light import Light
@@ -41,6 +41,35 @@ def test_a_tint_is_told(name: str) -> None:
     slide = prepared(in_light(PLAIN, 1.0, tint(name, 0.08)))
     assert [note for note in slide.notes if "glass is tinted" in note]
     assert len(set(slide.tissue.tolist()) ^ set(prepared(PLAIN).tissue.tolist())) <= 3
+
+
+@pytest.mark.parametrize("lamp", [1.0, 0.6])
+@pytest.mark.parametrize(
+    "cast", [(0.6, 1.0, 1.0), (0.5, 1.0, 1.0), (1.0, 1.0, 0.5), (0.5, 1.0, 0.5), (0.55, 0.8, 1.0)]
+)
+def test_a_cast_over_the_whole_view_that_is_no_stain_s_is_light_and_no_pen(
+    cast: tuple[float, float, float], lamp: float
+) -> None:
+    shown = prepared(in_light(PLAIN, lamp, cast))
+    assert shown.view_shares["pen"] == 0
+    assert [note for note in shown.notes if "glass is tinted" in note]
+    assert len(set(shown.tissue.tolist()) ^ set(prepared(PLAIN).tissue.tolist())) <= 3
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_where_a_cast_may_be_pen_the_reason_and_the_remedy_are_those_of_a_cast(levels: int) -> None:
+    two = ["attention.levels=2", "attention.network=wide", "regions.side=4", "regions.shrink=2"]
+    with pytest.raises(
+        NoTissueError, match=r"no glass is found, and its large even parts \(RGB 24\d"
+    ) as caught:
+        prepared(in_light(PLAIN, 1.0, (1.0, 0.6, 0.6)), *(two if levels == 2 else []))
+    assert "white balance" in caught.value.remedy
+
+
+def test_much_pen_where_no_glass_is_found_may_be_tinted_glass_and_is_told() -> None:
+    half = PLAIN[64:192, 40:216]  # less than half of it glass
+    notes = prepared(in_light(half, 1.0, (1.0, 0.6, 0.6))).notes
+    assert [note for note in notes if "strong tint, and count as pen" in note], notes
 
 
 STRONG = {
@@ -117,6 +146,15 @@ def test_falling_light_is_told_and_takes_no_tissue(stain: str, radial: bool, low
     assert slide.view_shares["pen"] == 0
     assert slide.view_shares["black"] < 0.01
     assert len(set(slide.tissue.tolist()) ^ set(even.tissue.tolist())) <= 0.03 * len(even.tissue)
+
+
+@pytest.mark.parametrize("lowest", [0.6, 0.45, 0.35])
+def test_tissue_in_the_bright_middle_of_a_view_with_dim_glass_stays(lowest: float) -> None:
+    view = section("DAB and haematoxylin")[0][32:224, 32:224]  # its glass lies in the corners alone
+    expected = prepared(view).tissue
+    slide = prepared(in_falling_light(view, lowest, radial=True))
+    assert len(set(expected.tolist()) - set(slide.tissue.tolist())) <= 0.03 * len(expected)
+    assert [note for note in slide.notes if note.startswith("uneven light")]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +255,30 @@ def test_much_that_is_textured_and_too_pale_is_told() -> None:
     light = stain_rule([pale((0.028, 0.026, 0.025))[0]]).light
     assert [note for note in light.notes if "too pale to count as tissue" in note]
     assert not stain_rule([PLAIN]).light.notes
+
+
+def faded(view: np.ndarray, strength: float) -> np.ndarray:
+    """A view whose stain has a share of its strength."""
+    noise = np.random.default_rng(0).normal(0, 1, view.shape)
+    glass = np.asarray(GLASS, float)
+    return np.clip(glass * (np.maximum(view, 1) / glass) ** strength + noise, 0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5], ids=["much tissue", "little tissue"])
+@pytest.mark.parametrize(
+    ("strength", "least"), [(1.0, 0.99), (0.5, 0.99), (0.2, 0.99), (0.12, 0.5), (0.1, 0.1)]
+)
+def test_a_pale_stain_of_which_much_counts_as_glass_is_told(
+    strength: float, least: float, share: float
+) -> None:
+    rows = round(256 * share)
+    view = np.full_like(PLAIN, GLASS)
+    view[:rows] = PLAIN[:rows]
+    pale = faded(view, strength)
+    kept = tissue_mask(pale, min_object=64, min_hole=64)[:rows][TISSUE[:rows]].mean()
+    assert kept > least
+    told = [note for note in stain_rule([pale]).light.notes if note.startswith("pale stain: ")]
+    assert len(told) == (kept < 0.9), told
 
 
 @pytest.mark.parametrize(

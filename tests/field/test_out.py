@@ -101,7 +101,7 @@ def test_what_a_user_named_is_replaced_whole_or_not_at_all(
 ) -> None:
     """The old file stays as it is where the new one cannot be finished; a link stays a link."""
     old = tmp_path / "old.toml"
-    old.write_text("mine")
+    old.write_text("[tile]\npx = 64  # mine\n")
     (tmp_path / "link.toml").symlink_to(old)
 
     def fill(path: Path, content: bytes) -> None:
@@ -114,12 +114,26 @@ def test_what_a_user_named_is_replaced_whole_or_not_at_all(
         said = run("config", "--out", old, status=2).stderr
     assert said.startswith(f"error: --out {old} cannot be written: No space left on device")
     assert (old.read_text(), sorted(path.name for path in tmp_path.iterdir())) == (
-        "mine",
+        "[tile]\npx = 64  # mine\n",
         ["link.toml", "old.toml"],
     )
     run("config", "--out", tmp_path / "link.toml")
     assert (tmp_path / "link.toml").is_symlink()
-    assert "[tile]" in old.read_text()
+    assert "mine" not in old.read_text()
+
+
+@pytest.mark.parametrize("content", ["# notes of mine\n", "[project]\nname = 1\n", "no: toml\n", "\x00\xff"])
+def test_a_file_that_holds_no_settings_is_not_replaced_by_them(tmp_path: Path, content: str) -> None:
+    mine = tmp_path / "mine.toml"
+    (tmp_path / "link.toml").symlink_to(mine)
+    mine.write_text(content)
+    for name in ("mine.toml", "link.toml"):
+        said = run("config", "--out", tmp_path / name, status=2).stderr
+        assert f"--out {tmp_path / name} is there and holds no settings" in said
+    assert mine.read_text() == content
+    mine.write_text("")
+    run("config", "--out", mine)
+    assert "[tile]" in mine.read_text()
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,14 @@ def test_real_tissue_is_not_taken_for_pen() -> None:
             view = read_view(slide, resolve_downsample(slide, mpp=mpp, downsample=None, setting="view"), 4)
             mask = tissue_mask(view.pixels, min_object=16, min_hole=16)
             assert np.array_equal(mask, tissue_mask(view.pixels, min_object=16, min_hole=16, pen=False))
+
+
+@pytest.mark.parametrize("place", ["on glass", "on tissue alone"])
+@pytest.mark.parametrize("grey", [30, 60])
+def test_grey_ink_that_is_too_little_for_a_pen_is_told(grey: int, place: str) -> None:
+    """On a large view, where as much may be pigment or dirt."""
+    view = np.tile(PLAIN, (4, 4, 1))
+    inked = with_pen(view, (grey, grey, grey), STROKES[place], 14.0, opacity=1.0)
+    assert not prepared(view).notes
+    (note,) = prepared(inked).notes
+    assert note.startswith("even dark grey on 0.")

@@ -37,6 +37,8 @@ LINES = (
     r"epoch 1/1  loss .*",
     r"validation AUC .*",
     r"frozen features: .*",
+    r"where the time of the epochs went .*",
+    r"  [a-z]+ +\d+\.\d +\d+\.\d%  .*",
     r"label: not calibrated, 4 slides are fewer than 6",
     r"slides unlike the training slides cannot be told: .*",
     r"model: run/model",

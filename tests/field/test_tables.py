@@ -477,6 +477,34 @@ def test_comments_below_the_header_are_left_out_and_told(tmp_path: Path, delimit
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "# one, two",  # as wide as the header, so that it was a row
+        "# one, two, three, four",  # wider: the table was refused
+        "# b.svs, old",  # a row that was put out
+        "#total,2",
+    ],
+)
+def test_comments_that_hold_the_delimiter_are_no_slides(tmp_path: Path, comment: str, delimiter: str) -> None:
+    text = f"slide,label\na.svs,x\n{comment}\n"
+    path = written(tmp_path, text.replace(",", delimiter))
+    with pytest.warns(UserWarning, match=r"1 row\(s\) of comment are left out \(row 2: '#"):
+        assert [row.slide for row in read_manifest(path)] == ["a.svs"]
+    assert [item.id for item in find_slides([path], warn=[].append)] == ["a.svs"]
+
+
+def test_slides_and_other_cells_that_begin_so_are_rows(tmp_path: Path) -> None:
+    for name in ("# 1.svs", "#2.svs", "#4"):
+        (tmp_path / name).touch()
+    path = written(tmp_path, "slide,label\n# 1.svs,x\n#2,x\n#3.svs,y\n#4,y\n")
+    assert told(path) == []
+    assert [row.slide for row in read_manifest(path)] == ["# 1.svs", "#2", "#3.svs", "#4"]
+    numbered = written(tmp_path, "#,slide,label\n#1,a.svs,x\n#2,b.svs,y\n# end,of,it\n")
+    assert [row.slide for row in read_manifest(numbered, warn=[].append)] == ["a.svs", "b.svs"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_titles_before_the_header_are_named_with_the_header(tmp_path: Path, delimiter: str) -> None:
     text = f"Cohort of 2024\n\n{PLAIN.replace(',', delimiter)}"
     error = refused(

@@ -137,7 +137,7 @@ def test_what_to_know_first(tmp_path: Path) -> None:
     )
     assert f"sites are of one class: north{SCRIPT} (tumour)" in said
     assert "2 slides of 80 are unlike the slides that the model was trained on" in said
-    assert "Each slide counts as a patient" not in said
+    assert "each slide counts as a patient" not in said
     (tmp_path / "predictions.csv").write_text("slide,prob_a,prob_b\ns,0.5,0.5\n")
     assert "predictions.csv has changed since it was evaluated" in "\n".join(cautions(find(tmp_path)))
 
@@ -200,7 +200,7 @@ def test_every_kind_of_task_has_a_page(tmp_path: Path, kind: str) -> None:
     assert ("Confusion matrix" in text) == (kind in ("three classes", "ordinal"))
     assert ("C-index" in text) == (kind == "survival")
     assert len(list(svgs(text))) == (0 if kind == "survival" else 10 if kind == "ordinal" else 15)
-    assert "Each slide counts as a patient of its own" in text
+    assert "each slide counts as a patient of its own" in text
 
 
 def test_a_damaged_evaluation_is_told(tmp_path: Path) -> None:

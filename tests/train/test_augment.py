@@ -17,8 +17,10 @@ from wsi_ats.config import AugmentSettings, load_config
 from wsi_ats.errors import ConfigError
 from wsi_ats.geometry import Grid
 from wsi_ats.manifest import Row
+from wsi_ats.sampling import generator_for
 from wsi_ats.tiles import read_tiles
-from wsi_ats.train.augment import REACH, Augmentation, blurred, places, relit, restained
+from wsi_ats.train.augment import REACH, Augmentation, blurred, density_of, places, relit, restained
+from wsi_ats.train.macenko import stain_vectors
 from wsi_ats.train.run import train
 
 ALL = AugmentSettings(stain=0.2, light=0.3, blur=2.0, place=1.0)
@@ -39,6 +41,61 @@ def test_stain_is_changed_in_optical_density() -> None:
                 density = rgb_from_hed.T @ (amounts * factors[tile] + offsets[tile])
                 expected = np.clip(10**-density, 0, 1)
                 np.testing.assert_allclose(after[tile, :, y, x], expected, atol=1e-4)
+
+
+TURNED = np.array([[0.55, 0.75, 0.37], [0.15, 0.90, 0.41]])
+"""Haematoxylin and eosin of another laboratory."""
+
+
+def stained(vectors: np.ndarray, px: int = 64, seed: int = 0) -> torch.Tensor:
+    """A tile (1, 3, px, px) of glass, of each stain alone and of both, with a camera's noise."""
+    rng = np.random.default_rng(seed)
+    amounts = rng.gamma(2.0, 0.3, (px * px, 2)) * rng.integers(0, 2, (px * px, 2))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    light = np.clip(10 ** -(amounts @ unit) + rng.normal(0, 0.002, (px * px, 3)), 0, 1)
+    return torch.tensor(light.T.reshape(1, 3, px, px)).float()
+
+
+@pytest.mark.parametrize("vectors", [TURNED, rgb_from_hed[:2]], ids=["another", "usual"])
+def test_the_stain_vectors_of_a_slide_are_found(vectors: np.ndarray) -> None:
+    usual = torch.tensor(rgb_from_hed).float()
+    found = stain_vectors(density_of(stained(vectors))[0].reshape(3, -1).T, usual).double().numpy()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    angles = np.degrees(np.arccos((found[:2] * unit).sum(1).clip(-1, 1)))
+    assert angles.max() < 3
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(found[:2] @ found[2], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["glass", "few", "one stain", "black"])
+def test_where_they_cannot_be_told_the_usual_ones_are_taken(what: str) -> None:
+    one = TURNED * np.array([[1.0], [0.0]]) + np.array([[0.0], [1.0]]) * TURNED[:1]
+    tile = {
+        "glass": torch.ones(1, 3, 64, 64),
+        "few": stained(TURNED, px=16),
+        "one stain": stained(one),
+        "black": torch.zeros(1, 3, 64, 64),
+    }[what]
+    usual = torch.tensor(rgb_from_hed).float()
+    assert torch.equal(stain_vectors(density_of(tile)[0].reshape(3, -1).T, usual), usual)
+
+
+def test_each_slide_is_changed_along_its_own_stains() -> None:
+    own, usual = stained(TURNED, seed=1), stained(rgb_from_hed[:2], seed=2)
+    before = torch.cat([own, own, usual])
+    how = AugmentSettings(stain=0.3, stain_vectors="own")
+    after = Augmentation(how, [2, 1], 0, 0, 0, turn=False)(before)
+    assert torch.equal(after[0], after[1])
+    assert bool(after.isfinite().all())
+    generator = torch.rand(2, 8, generator=generator_for(0, "augment", 0, 0))
+    both = 2 * generator - 1
+    both[:, [2, 5]] = 0  # what is neither stain stays
+    for tile, slide in ((0, 0), (2, 1)):
+        vectors = stain_vectors(density_of(before[[tile]])[0].reshape(3, -1).T, torch.eye(3))[None]
+        expected = restained(before[[tile]], 1 + 0.3 * both[[slide], :3], 0.3 * both[[slide], 3:6], vectors)
+        torch.testing.assert_close(after[[tile]], expected, atol=2e-3, rtol=0)
+    plain = Augmentation(AugmentSettings(stain=0.3), [2, 1], 0, 0, 0, turn=False)(before)
+    assert not torch.allclose(after[0], plain[0], atol=1e-3)
 
 
 def test_haematoxylin_alone_leaves_eosin_as_it_is() -> None:

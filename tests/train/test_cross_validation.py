@@ -7,13 +7,16 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from tests.support.cohort import write_cohort
 from tests.support.commands import TRAINING, run, send_at, start
 from wsi_ats import load_model
+from wsi_ats.ensemble import Ensemble
 from wsi_ats.report.found import find
 
 FOLDS = ("--folds", "3", "--patient", "case", *TRAINING)
@@ -34,6 +37,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(manifest: Path) -> Path:
     """The cross-validation, without an interruption."""
+    torch.set_num_threads(1)  # as in processes of their own: more threads may change the last digit
     said = run("train", manifest, "--out", manifest.parent / "whole", *FOLDS).stdout
     assert "18 of 18 slides answered by models that have not seen them" in said
     return manifest.parent / "whole"
@@ -70,6 +74,30 @@ def test_the_figures_are_those_of_the_table(whole: Path) -> None:
         )
         shares = mine.assign(right=mine.prediction == mine.label).groupby("label").right.mean()
         assert figures["balanced_accuracy"] == pytest.approx(shares.mean())
+
+
+def test_the_models_of_all_folds_answer_as_one(manifest: Path, whole: Path) -> None:
+    model, slide = load_model(whole / "model"), manifest.parent / "train_1.tif"
+    assert isinstance(model, Ensemble)
+    alone = [load_model(whole / f"fold-{fold}" / "model").predict(slide, sampler="all") for fold in range(3)]
+    mean = np.mean([one.results[0].outputs for one in alone], axis=0)
+    assert model.predict(slide, sampler="all").results[0].outputs == pytest.approx(mean, abs=1e-5)
+    card = (whole / "model" / "model-card.md").read_text()
+    assert "An ensemble of 3 networks, those of all folds" in card
+    assert "answered by the networks of its fold alone" in card
+    assert "calibrated on 18 slides, each answered by the fold that had not seen it" in card
+    auc = json.loads((whole / "run.json").read_text())["figures"]["auc"]["value"]
+    assert f"| AUC | {auc:.3f}" in card
+
+
+def test_the_same_command_again_makes_nothing_anew(manifest: Path, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (whole / "model").iterdir()}
+    run("train", manifest, "--out", whole, *FOLDS)
+    assert {path: path.stat().st_mtime_ns for path in (whole / "model").iterdir()} == before
+    (whole / "model" / "config.toml").unlink()
+    said = run("train", manifest, "--out", whole, *FOLDS).stdout
+    assert "the models of all folds as one" in said
+    assert load_model(whole / "model").hash == json.loads((whole / "run.json").read_text())["model"]
 
 
 def test_the_report_is_of_all_folds(whole: Path) -> None:

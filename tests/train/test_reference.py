@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import wsi_ats.train.reference
 from tests.support.cohort import settings, write_cohort
 from tests.support.training import silent
 from wsi_ats import load_model
@@ -13,9 +14,9 @@ from wsi_ats.errors import SlideError
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reference import REFERENCE
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.statistics.novelty import LEAST
 from wsi_ats.train.data import Example
-from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.run import train
 
 
@@ -47,14 +48,14 @@ def test_a_training_slide_that_no_longer_can_be_read_is_left_out(
 ) -> None:
     """Where that leaves too few, it is said, and the run ends well."""
     first = next(row.slide for row in many if row.split == "train")
-    answer = TrainingModule.answer
+    answer = wsi_ats.train.reference.answer
 
-    def broken(module: TrainingModule, example: Example) -> PatientPrediction:
+    def broken(model: SlideModel, example: Example) -> PatientPrediction:
         if example.slides == (first,):
             raise SlideError("a tile cannot be read")
-        return answer(module, example)
+        return answer(model, example)
 
-    monkeypatch.setattr(TrainingModule, "answer", broken)
+    monkeypatch.setattr(wsi_ats.train.reference, "answer", broken)
     said: list[str] = []
     train(many, settings("train.epochs=1"), tmp_path, say=said.append)
     assert any("cannot be told" in line for line in said)

@@ -37,9 +37,9 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_the_files_of_a_run(trained: Path, rows: list[Row]) -> None:
-    assert sorted(path.name for path in trained.iterdir()) == sorted({*OWN} - {"examples", "report.html"}), (
-        "the page is the command's"
-    )
+    assert sorted(path.name for path in trained.iterdir()) == sorted(
+        {*OWN} - {"examples", "report.html", "tensorboard", "mlflow"}
+    ), "the page is the command's, and loggers are asked for"
     log = table(trained / "log.csv")
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
     record = json.loads((trained / "run.json").read_text())
@@ -310,6 +310,29 @@ def test_gradients_that_are_added_up_are_those_of_the_larger_batch(rows: list[Ro
 
     assert apart(small) < 1e-5
     assert apart(steps) > 1e-4
+
+
+def test_the_sum_of_gradients_is_that_of_the_larger_batch(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly, where no figure of the batch standardises the features."""
+    stepped: dict[str, list[dict[str, torch.Tensor]]] = {}
+
+    def keep(self: TrainingModule, optimizer: object) -> None:
+        grads = {name: p.grad.clone() for name, p in self.named_parameters() if p.grad is not None}
+        stepped.setdefault(name_of_run, []).append(grads)
+
+    monkeypatch.setattr(TrainingModule, "on_before_optimizer_step", keep)
+    same = ("train.epochs=1", "train.warm_up=0", "features.frozen=true", "train.clip=1000")
+    for name_of_run, how in (("large", ["batch=6"]), ("small", ["batch=2", "accumulate=3"])):
+        settings_ = settings(*(f"train.{word}" for word in how), *same)
+        train(rows, settings_, tmp_path / name_of_run, say=silent)
+    (large,), (small,) = stepped["large"], stepped["small"]
+    assert any(name.startswith("model.attention.") for name in large)
+    assert large.keys() == small.keys()
+    for name, grad in large.items():
+        torch.testing.assert_close(small[name], grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert max(float(grad.abs().max()) for grad in large.values()) > 1e-3
 
 
 def test_half_precision_learns_much_the_same(rows: list[Row], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsi_ats.attention.blockwise import cell_channels, cell_logits
+from wsi_ats.attention.blockwise import cell_channels, cell_logits, single
 from wsi_ats.attention.levels import SlideAttention, TwoLevelAttention
 from wsi_ats.attention.networks import ConvAttention, PretrainedAttention
 from wsi_ats.cache import TileCache
@@ -71,7 +71,7 @@ class Attend:
 
     def _cell_logits(self, slide: PreparedSlide) -> Float[Tensor, " K"]:
         if isinstance(self.network, PretrainedAttention):
-            return self.network.logits_from_channels(self.channels(slide))
+            return single(self.network.logits_from_channels(self.channels(slide)))
         return self._logits(self.network, slide)
 
     def _of_regions(self, slide: Prepared, *, uniform: bool) -> Float[Tensor, " R"]:

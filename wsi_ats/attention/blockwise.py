@@ -26,6 +26,7 @@ from wsi_ats.attention.networks import ConvAttention, PretrainedAttention
 from wsi_ats.geometry import Box, Grid
 from wsi_ats.lowres.stain_normalisation import StainTable
 from wsi_ats.prefetch import prefetch
+from wsi_ats.stopwatch import WAITING, noted
 
 Read = Callable[[Box], UInt8[np.ndarray, "h w 3"]]
 """Pixels of a box, in view px, that lies inside the view."""
@@ -92,8 +93,9 @@ def cell_logits(
             return blockwise.logits()
     parts = list(blocks_of(cells, grid, blockwise.side))
     if len(parts) == 1:
-        with source() as read:
-            return blockwise.logits_of(parts[0], blockwise.pixels(read, parts[0]))[_order(parts[0])]
+        with noted(WAITING), source() as read:
+            pixels = blockwise.pixels(read, parts[0])
+        return blockwise.logits_of(parts[0], pixels)[_order(parts[0])]
     logits: Tensor = _TwoPasses.apply(blockwise, tuple(learning), *learning.values())  # type: ignore[no-untyped-call]
     return logits
 
@@ -113,10 +115,17 @@ def cell_channels(
     """
     blockwise = BlockwisePass(net, source, grid, cells, max(1, block // net.stride), stain_table)
     out = blockwise.like.new_empty(len(cells), net.channels)
-    for part, pixels in blockwise.blocks():
-        seen = net.channels_of(blockwise.padded(part, pixels))[0].flatten(1).T.to(out.dtype)
-        out[torch.from_numpy(part.which).to(out.device)] = seen[torch.from_numpy(part.inside).to(out.device)]
+    with torch.autocast(out.device.type, enabled=False):  # they are kept for others
+        for part, pixels in blockwise.blocks():
+            seen = net.channels_of(blockwise.padded(part, pixels))[0].flatten(1).T.to(out.dtype)
+            inside, which = (torch.from_numpy(i).to(out.device) for i in (part.inside, part.which))
+            out[which] = seen[inside]
     return out
+
+
+def single(logits: Float[Tensor, "*b K"]) -> Float[Tensor, "*b K"]:
+    """Logits in float32 at least: probabilities of draws are not for half precision, in which they do not sum to 1."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,14 +165,14 @@ class BlockwisePass:
     ) -> Float[Tensor, " n"]:
         """Logits of the cells of a block; `instead`: stand-ins for parameters, by their name in `_Valid`."""
         logits: Tensor = functional_call(_Valid(self.net), instead or {}, (self.padded(part, pixels),))
-        return logits.reshape(-1)[torch.from_numpy(part.inside).to(logits.device)]
+        return single(logits.reshape(-1)[torch.from_numpy(part.inside).to(logits.device)])
 
     def padded(self, part: Block, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 y x"]:
         """Pixels as the network sees them, with glass where the halo lies outside the view."""
         pads = surroundings(self.net, self.grid, part.cells)[1]
-        return F.pad(self._seen(pixels), pads, value=self.net.background)
+        return F.pad(self.seen(pixels), pads, value=self.net.background)
 
-    def _seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
+    def seen(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
         """Pixels as the network sees them."""
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         if self.stain_table is None:

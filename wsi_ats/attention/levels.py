@@ -46,6 +46,8 @@ class Drawn:
     """Log-weight of the region of each cell (`sampling.opened`), with two levels of attention; None with one."""
     owners: Int64[Tensor, " K"] | None = None
     """Region of each cell, with two levels of attention; None with one."""
+    log_each: Float[Tensor, "M K"] | None = None
+    """Log-attention of each of M models whose mean `log_p` is (`attention/mixed.py`); None where there is one."""
 
     def of(self, draws: Draws) -> Drawn:
         """Other draws from this attention, as far as it is known here."""
@@ -61,17 +63,21 @@ class Drawn:
 class SlideAttention:
     """Attention over the tissue cells of a slide, or of all slides of a patient, with its graph.
 
-    slide: the prepared slide or patient, whose `tissue` are the K cells. log_p (K,): their log-probabilities.
+    slide: the prepared slide or patient, whose `tissue` are the K cells. log_p (K,): their log-probabilities. log_each:
+    those of each of M models whose mean it is.
     """
 
-    def __init__(self, slide: Prepared, log_p: Float[Tensor, " K"]) -> None:
+    def __init__(
+        self, slide: Prepared, log_p: Float[Tensor, " K"], log_each: Float[Tensor, "M K"] | None = None
+    ) -> None:
         self.slide = slide
         self.log_p = log_p
+        self.log_each = log_each
 
     def draw(self, n: int, sampler: str, generator: torch.Generator) -> Drawn:
         """Draw n cells, or all where there are no more. Raises `ConfigError` as `sampling.draw` does."""
         order = torch.from_numpy(self.slide.order).to(self.log_p.device)
-        return Drawn(self.slide, self.log_p, draw(self.log_p, n, sampler, generator=generator, order=order))
+        return self._drawn(draw(self.log_p, n, sampler, generator=generator, order=order))
 
     def draw_each(
         self, sizes: Sequence[int], sampler: str, generator: torch.Generator
@@ -82,11 +88,11 @@ class SlideAttention:
         """
         order = torch.from_numpy(self.slide.order).to(self.log_p.device)
         for draws in draw_growing(self.log_p, sizes, sampler, generator=generator, order=order):
-            yield [Drawn(self.slide, self.log_p, draws)]
+            yield [self._drawn(draws)]
 
     def all(self) -> Drawn:
         """The draw of every cell, with weight 1."""
-        return Drawn(self.slide, self.log_p, every_cell(self.log_p))
+        return self._drawn(every_cell(self.log_p))
 
     def exceeds(self, n: int) -> bool:
         """Whether the slide has more than n tissue cells."""
@@ -95,6 +101,9 @@ class SlideAttention:
     def by_cell(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
         """The slide's tissue cells, ascending, and their attention, which sums to 1."""
         return self.slide.tissue, self.log_p.detach().exp().float().cpu().numpy()
+
+    def _drawn(self, draws: Draws) -> Drawn:
+        return Drawn(self.slide, self.log_p, draws, log_each=self.log_each)
 
 
 class TwoLevelAttention(SlideAttention):
@@ -116,25 +125,26 @@ class TwoLevelAttention(SlideAttention):
         tiles_per_region: float = 1.0,
         cache: TileCache | None = None,
     ) -> None:
-        self._coarse, self._log_a = coarse, log_a
+        self.coarse, self.log_a = coarse, log_a
         self._owner, self._region = coarse.locate(coarse.tissue)
-        self._net, self._smoothing, self._tiles_per_region = net, smoothing, tiles_per_region
-        cache = TileCache(REGION_BYTES) if cache is None else cache
-        self._inside = [Inside(slide, net, cache) for slide in coarse.slides]
+        self._smoothing, self.tiles_per_region = smoothing, tiles_per_region
+        self.cache = TileCache(REGION_BYTES) if cache is None else cache
+        self._inside = [Inside(slide, net, self.cache) for slide in coarse.slides]
         self._known: set[int] = set()
         self._owners = torch.empty(0, dtype=torch.int64, device=log_a.device)
         super().__init__(coarse.fine, log_a[:0])
 
     def draw(self, n: int, sampler: str, generator: torch.Generator) -> Drawn:
         """Draw regions, open those that are not open yet, draw n cells in them."""
-        order = torch.from_numpy(self._coarse.order).to(self._log_a.device)
-        regions = draw(self._log_a, self._regions_for(n), sampler, generator=generator, order=order)
+        order = torch.from_numpy(self.coarse.order).to(self.log_a.device)
+        regions = draw(self.log_a, self._regions_for(n), sampler, generator=generator, order=order)
         self._open(regions.cells.tolist())
         log_opened = opened(self._owners, regions)
-        order = torch.from_numpy(self.slide.order).to(self._log_a.device)
+        order = torch.from_numpy(self.slide.order).to(self.log_a.device)
         log_q = within_regions(self.log_p, log_opened)
         inner = draw(log_q, n, sampler, generator=generator, order=order)
-        return Drawn(self.slide, self.log_p, through(inner, log_opened), log_opened, self._owners)
+        drawn = self._drawn(through(inner, log_opened))
+        return replace(drawn, log_opened=log_opened, owners=self._owners)
 
     def draw_each(
         self, sizes: Sequence[int], sampler: str, generator: torch.Generator
@@ -156,10 +166,10 @@ class TwoLevelAttention(SlideAttention):
     def exceeds(self, n: int) -> bool:
         """Whether the slide has more than n tissue cells; to know, all regions are opened where that many cells are
         possible: never more regions than n."""
-        closed = len(self._log_a) - len(self._known)
+        closed = len(self.log_a) - len(self._known)
         if len(self.log_p) + closed > n:  # no region is empty
             return True
-        self._open(range(len(self._log_a)))
+        self._open(range(len(self.log_a)))
         return super().exceeds(n)
 
     def by_cell(self) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
@@ -168,7 +178,7 @@ class TwoLevelAttention(SlideAttention):
         That of a region that was not opened is spread evenly over what the coarse view shows of tissue.
         """
         cells, values = super().by_cell()
-        coarse = self._log_a.detach().exp().float().cpu().numpy()
+        coarse = self.log_a.detach().exp().float().cpu().numpy()
         closed = [i for i in range(len(coarse)) if i not in self._known]
         shown = [self._shown(i) for i in closed]
         spread = [np.full(len(s), coarse[i] / len(s), np.float32) for i, s in zip(closed, shown, strict=True)]
@@ -183,7 +193,7 @@ class TwoLevelAttention(SlideAttention):
         return np.asarray(self.slide.first_cells[number] + shown, np.int64)
 
     def _regions_for(self, n: int) -> int:
-        return math.ceil(n / self._tiles_per_region)
+        return math.ceil(n / self.tiles_per_region)
 
     def _open(self, positions: Iterable[int]) -> None:
         """Find the cells of regions, given by their positions in `log_a`, and their attention."""
@@ -192,14 +202,25 @@ class TwoLevelAttention(SlideAttention):
             return
         found = self._cells_of(np.array(new, np.int64))
         counts = torch.tensor([len(cells) for cells in found])
-        logits = torch.tensor_split(self._logits(np.concatenate(found)), counts.cumsum(0)[:-1])
-        inside = torch.cat([smooth(torch.log_softmax(part, 0), self._smoothing) for part in logits])
-        owners = torch.tensor(new).repeat_interleave(counts).to(self._log_a.device)
+        owners = torch.tensor(new).repeat_interleave(counts).to(self.log_a.device)
+        self._attend_to(np.concatenate(found), counts, owners)
         self._known.update(new)
         self._owners = torch.cat([self._owners, owners])
-        self.log_p = torch.cat([self.log_p, self._log_a[owners] + inside])
-        cells = np.concatenate([self.slide.tissue, *found])
-        self.slide = self.slide.with_cells(cells)
+        self.slide = self.slide.with_cells(np.concatenate([self.slide.tissue, *found]))
+
+    def _attend_to(
+        self, cells: Int64[np.ndarray, " K"], counts: Int64[Tensor, " r"], owners: Int64[Tensor, " K"]
+    ) -> None:
+        """Add the log-attention of all cells of r regions, so many in each, which is the owner of its cells."""
+        self.log_p = torch.cat([self.log_p, self.of_cells(cells, counts, owners)])
+
+    def of_cells(
+        self, cells: Int64[np.ndarray, " K"], counts: Int64[Tensor, " r"], owners: Int64[Tensor, " K"]
+    ) -> Float[Tensor, " K"]:
+        """Log-attention of all cells of r regions, by their place in `log_a`, likewise."""
+        logits = torch.tensor_split(self._logits(cells), counts.cumsum(0)[:-1])
+        inside = torch.cat([smooth(torch.log_softmax(part, 0), self._smoothing) for part in logits])
+        return self.log_a[owners] + inside
 
     def _cells_of(self, positions: Int64[np.ndarray, " r"]) -> list[Int64[np.ndarray, " n"]]:
         """Cells of the regions at these positions, each as the patient's fine grids count them."""
@@ -215,6 +236,6 @@ class TwoLevelAttention(SlideAttention):
         owners, local = self.slide.locate(cells)
         parts = [np.flatnonzero(owners == number) for number in range(len(self._inside))]
         pairs = zip(self._inside, parts, strict=True)
-        logits = torch.cat([inside.logits(local[mine], self._log_a) for inside, mine in pairs if len(mine)])
+        logits = torch.cat([inside.logits(local[mine], self.log_a) for inside, mine in pairs if len(mine)])
         back = torch.from_numpy(np.argsort(np.concatenate(parts))).to(logits.device)
         return logits[back]

@@ -49,6 +49,14 @@ Manifest = Annotated[
 Split = Annotated[
     Literal["train", "val", "test"] | None, typer.Option(help="Only slides of this split of the manifest.")
 ]
+Positive = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS",
+        help="Which of two classes is the positive one. Default: as the model says, else the last of the classes, of a "
+        "table those of its columns.",
+    ),
+]
 Resamples = Annotated[int, typer.Option(min=100, help="Number of resamples of the patients.")]
 Method = Annotated[Literal["bca", "percentile"], typer.Option(help="How intervals are taken from resamples.")]
 
@@ -74,6 +82,7 @@ def evaluate(
     site: Site = None,
     patient: Patient = None,
     slides_dir: SlidesDir = None,
+    positive: Positive = None,
     resamples: Resamples = 1000,
     method: Method = "bca",
     seed: Annotated[
@@ -104,7 +113,7 @@ def evaluate(
     from wsi_ats.evaluate.run import evaluate as run
     from wsi_ats.reading import Reading
 
-    how = How(Chosen(target, split, site, patient, slides_dir), resamples, method, seed)
+    how = How(Chosen(target, split, site, patient, slides_dir, positive), resamples, method, seed)
     places, failed = [what], False
     if not (what.is_file() or any((what / name).is_file() for name in (PREDICTIONS, VALIDATION))):
         settings = PredictSettings(
@@ -143,6 +152,7 @@ def compare(
     split: Split = None,
     patient: Patient = None,
     slides_dir: SlidesDir = None,
+    positive: Positive = None,
     resamples: Resamples = 1000,
     method: Method = "bca",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
@@ -153,7 +163,7 @@ def compare(
     from wsi_ats.evaluate.join import Chosen
     from wsi_ats.evaluate.run import How
 
-    how = How(Chosen(target, split, "none", patient, slides_dir), resamples, method, seed)
+    how = How(Chosen(target, split, "none", patient, slides_dir, positive), resamples, method, seed)
     comparison = run(first, second, manifest, how, warn=_warn)
     for name, joined in zip("AB", comparison.joined, strict=True):
         for line in joined.flow.lines():
@@ -225,6 +235,8 @@ def _show_task(task: TaskEvaluation, seeds: int, by: str) -> None:
         else f"{whole.slides} slides of {whole.patients} patients"
     )
     say(f"{task.task.spec.name}: {whom} ({counts})")
+    if task.positive:
+        say(f"positive class: {task.positive}")
     if task.rule:
         say(f"decided by: {task.rule}")
     rows = []

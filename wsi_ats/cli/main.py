@@ -25,6 +25,7 @@ from wsi_ats.cli.convert import convert
 from wsi_ats.cli.device import device_named
 from wsi_ats.cli.evaluate import compare, evaluate
 from wsi_ats.cli.evidence import evidence
+from wsi_ats.cli.export import export
 from wsi_ats.cli.options import (
     TABLES,
     BadTiles,
@@ -60,6 +61,7 @@ from wsi_ats.cli.terminal import (
     slide_facts,
     with_status,
 )
+from wsi_ats.cli.training import epoch_bar, train_with_seeds
 from wsi_ats.errors import ConfigError
 from wsi_ats.output import check_folder, make_folder, remedy_for, write_file
 from wsi_ats.reading import Reading
@@ -163,6 +165,14 @@ def train(
             "then has an answer for every slide from a model that has not seen it.",
         ),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Train N times, with train.seed and those that follow, on one split: OUT/seed-0 and so on; "
+            "OUT/seeds.csv then says how much of each figure is chance.",
+        ),
+    ] = None,
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
     tolerate_bad_tiles: Annotated[
@@ -173,14 +183,20 @@ def train(
 ) -> None:
     """Train a model on slides with labels, grades, numbers or times."""
     from wsi_ats.config import load_config
-    from wsi_ats.train.run import train as run
 
+    # What needs no slide and no manifest is told first, before libraries that take seconds to import.
+    if folds is not None:
+        number_of_folds(folds)
+    _refuse_two_splits(split_file, fold, folds)
+    check_folder(out)
     settings = list(settings or ())
     if by is not None:
         settings.append(f"train.by={by}")
     if tolerate_bad_tiles is not None:
         settings.append(f"train.tolerate_bad_tiles={tolerate_bad_tiles}")
     chosen = load_config(config, settings)
+    if seeds is not None and folds is not None:
+        raise ConfigError(f"--seeds is {seeds} and --folds is {folds}", "give one of them")
     if target is not None and chosen.tasks:
         raise ConfigError(
             f"--target is {target} and the settings name the tasks {', '.join(chosen.tasks)}",
@@ -197,11 +213,20 @@ def train(
         site=site,
         slides_dir=slides_dir,
     )
-    rows = _split_as(split_file, fold, folds, rows)
+    if split_file is not None:
+        from wsi_ats.manifest.split_files import read_splits
+
+        rows = read_splits(split_file, rows, fold, warn=_warn)
     if folds is not None:
         _cross_validate(rows, folds, chosen, out, overwrite, with_report)
         return
-    result = run(rows, chosen, out, say=say, overwrite=overwrite)
+    if seeds is not None:
+        train_with_seeds(rows, seeds, chosen, out, overwrite, with_report)
+        return
+    from wsi_ats.train.run import train as run
+
+    with epoch_bar() as on_progress:
+        result = run(rows, chosen, out, say=say, overwrite=overwrite, on_progress=on_progress)
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
     if with_report:
@@ -227,17 +252,11 @@ def _labelled(
     return [replace(row, mpp=override_mpp if row.mpp is None else row.mpp, default_mpp=mpp) for row in rows]
 
 
-def _split_as(file: Path | None, fold: int | None, folds: str | None, rows: list[Any]) -> list[Any]:
-    """The rows with the splits of a file, where one is given."""
-    from wsi_ats.manifest.split_files import read_splits
-
-    if file is None:
-        if fold is not None:
-            raise ConfigError(f"--fold is {fold}, and no file of splits is given", "give it with --splits")
-        return rows
-    if folds is not None:
+def _refuse_two_splits(file: Path | None, fold: int | None, folds: str | None) -> None:
+    if file is None and fold is not None:
+        raise ConfigError(f"--fold is {fold}, and no file of splits is given", "give it with --splits")
+    if file is not None and folds is not None:
         raise ConfigError(f"--splits is {file} and --folds is {folds}", "give one of them")
-    return read_splits(file, rows, fold, warn=_warn)
 
 
 def _cross_validate(
@@ -245,7 +264,6 @@ def _cross_validate(
 ) -> None:
     """Train and answer fold by fold."""
     from wsi_ats.manifest.folds import folds_of
-    from wsi_ats.train.folds import cross_validate
     from wsi_ats.train.targets import ask, targets_of
 
     count = number_of_folds(folds)
@@ -253,7 +271,10 @@ def _cross_validate(
     strata = tasks[0].strata(targets_of(tasks, rows)[0])
     how = config.train
     made = folds_of(rows, count, how.val_fraction, how.seed, strata)
-    result = cross_validate(made, config, out, say=say, overwrite=overwrite)
+    from wsi_ats.train.folds import cross_validate  # takes seconds to import
+
+    with epoch_bar() as on_progress:
+        result = cross_validate(made, config, out, say=say, overwrite=overwrite, on_progress=on_progress)
     say(
         f"{result.answered} of {result.asked} {config.train.by}s answered by models that have not seen them: "
         f"{out / 'predictions.csv'}"
@@ -503,6 +524,7 @@ command(evaluate)
 command(compare)
 command(report)
 command(evidence)
+command(export)
 
 
 @command
@@ -512,8 +534,13 @@ def config(
     out: Annotated[Path | None, typer.Option(help="Write there instead of to the terminal.")] = None,
 ) -> None:
     """Print every setting with its default and its meaning, as TOML for `train --config`."""
-    from wsi_ats.config import load_config, template
+    from wsi_ats.config import holds_settings, load_config, template
 
+    if out is not None and out.is_file() and out.stat().st_size and not holds_settings(out):
+        raise ConfigError(
+            f"--out {out} is there and holds no settings: it would be lost",
+            "give another name, or move it away",
+        )
     text = template(load_config(file, settings or ()))
     if out is None:
         console.print(text, markup=False, end="")

@@ -41,6 +41,8 @@ class Answers:
     """Folder and hash of the model, settings of the batch and their hash, as run.json has them; empty where unknown."""
     by: str = "slide"
     """What a row is about: `slide` or `patient`."""
+    told_by_columns: bool = False
+    """Whether nothing but the table's columns tells of the task, as of another program's."""
 
     @property
     def path(self) -> Path:
@@ -83,12 +85,16 @@ class Answers:
         if spec.kind not in ("classes", "ordinal"):
             return np.zeros(len(rows), np.int64)
         index = {cell(name): i for i, name in enumerate(spec.names)}
-        told = self.optional(f"{self._prefix(task)}prediction")
+        told = self.optional(self.decision_column(task))
         texts = (
             told[row] if told[row] in index else cell(spec.text(np.nan_to_num(mine)))
             for row, mine in zip(rows, values, strict=True)
         )
         return np.array([index[text] for text in texts], np.int64)
+
+    def decision_column(self, task: Task) -> str:
+        """Column of the answers of a task in a word; a table need not have it."""
+        return f"{self._prefix(task)}prediction"
 
     def _prefix(self, task: Task) -> str:
         return "" if task is self.tasks[0] else f"{task.spec.name}_"
@@ -126,10 +132,11 @@ def read_answers(place: Path, warn: Warn) -> Answers:
         path = there[0]
     table = read_table(path, warn)
     record = _run_record(path.parent) if path.name == PREDICTIONS else {}
-    tasks = _tasks_beside(path, record) or [_told_by_columns(table)]
+    beside = _tasks_beside(path, record)
+    tasks = beside or [_told_by_columns(table)]
     slide, patient = (next(iter(known(table.columns, names)), "") for names in (SLIDE, PATIENT))
     by = "patient" if patient and not slide else "slide"
-    answers = Answers(table, tuple(tasks), slide or patient, record, by)
+    answers = Answers(table, tuple(tasks), slide or patient, record, by, not beside)
     for column in (answers.slide or "slide", *(c for task in tasks for c in answers.columns(task))):
         if column not in table.columns:
             raise ConfigError(

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from wsi_ats.errors import ConfigError
 from wsi_ats.evaluate.answers import read_answers
 from wsi_ats.evaluate.join import Joined, Truth, join, read_truth
+from wsi_ats.evaluate.positive import choose_positive
 from wsi_ats.evaluate.run import How, patients_of
 from wsi_ats.manifest.table import Warn
 from wsi_ats.statistics.clusters import Patients, Sampled, sample_figures, values_of
@@ -86,6 +87,7 @@ def compare(
             remedy="predict both with the same --by",
         )
     pairs = _paired(tables[0].tasks, tables[1].tasks)
+    choose_positive(tables[0], how.chosen.positive, warn)
     truth = read_truth(Path(manifest), tables[0].tasks, how.chosen, warn)
     one, other = (join(answers, truth, warn) for answers in tables)
     common = {row.slide for row in one.rows} & {row.slide for row in other.rows}

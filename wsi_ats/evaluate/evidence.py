@@ -17,10 +17,10 @@ from wsi_ats.batch.inputs import SlideItem
 from wsi_ats.embed import in_chunks
 from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
-from wsi_ats.model import AttentionSampler
 from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
 from wsi_ats.shown import cell, csv_bytes
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.slides import open_slide
 from wsi_ats.statistics.evidence import ORDERS, SUFFICIENT, Evidence, Tiles, cohort_curve, evidence_of
 from wsi_ats.tasks.answer import TaskSpec, number_cell
@@ -54,7 +54,7 @@ class SlideEvidence:
 
 
 @torch.inference_mode()
-def tiles_of(model: AttentionSampler, slide: PreparedSlide) -> Tiles:
+def tiles_of(model: SlideModel, slide: PreparedSlide) -> Tiles:
     """What each tissue tile of a slide counts for, and what it says alone; the vectors of 64 tiles at a time are kept.
 
     Raises `SlideError` where the slide cannot be read.
@@ -65,13 +65,15 @@ def tiles_of(model: AttentionSampler, slide: PreparedSlide) -> Tiles:
         (features,) = model.embed([part])
         summary = model.estimate(part, features)
         # Of refined attention the shares sum to 1 in each part, and its mass says what the part counts for.
-        log_shares.append((summary.shares.double().log() + summary.log_mass.double()).cpu())
-        outputs.append(model.head(features).double().cpu())
-    return Tiles(torch.cat(log_shares).numpy(), torch.cat(outputs).numpy())
+        log_share = summary.shares.double().log() + summary.log_mass.double().unsqueeze(-1)
+        log_shares.append(log_share.reshape(-1, len(features)).cpu())
+        alone = model.head.by_member(features).double()
+        outputs.append(alone.reshape(-1, *alone.shape[-2:]).cpu())
+    return Tiles(torch.cat(log_shares, 1).numpy(), torch.cat(outputs, 1).numpy())
 
 
 def slide_evidence(
-    model: AttentionSampler, slide: PreparedSlide, *, seed: int = 0, orders: int = ORDERS
+    model: SlideModel, slide: PreparedSlide, *, seed: int = 0, orders: int = ORDERS
 ) -> tuple[str, Evidence]:
     """The answer of a slide from all its tiles in a word, and the evidence for it.
 
@@ -91,7 +93,7 @@ def slide_evidence(
 
 
 def evidence(
-    model: AttentionSampler,
+    model: SlideModel,
     items: Sequence[SlideItem],
     *,
     mpp: float | None = None,
@@ -125,7 +127,7 @@ def evidence(
     return found, failures
 
 
-def refuse_numbers(model: AttentionSampler) -> TaskSpec:
+def refuse_numbers(model: SlideModel) -> TaskSpec:
     """The spec of the main task. Raises `ConfigError` where its answer is a number."""
     spec = model.specs[0]
     if not spec.names:
@@ -168,7 +170,7 @@ def _row(each: SlideEvidence) -> Iterator[object]:
 
 
 @torch.inference_mode()
-def _values(model: AttentionSampler, outputs: Float64[np.ndarray, "P O"]) -> Float64[np.ndarray, "P V"]:
+def _values(model: SlideModel, outputs: Float64[np.ndarray, "P O"]) -> Float64[np.ndarray, "P V"]:
     """Values of the main task, of outputs of all tasks."""
     task = next(iter(model.tasks))
     mine = torch.from_numpy(np.ascontiguousarray(outputs[:, : task.outputs]))

@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.evaluate.answers import Answers
+from wsi_ats.evaluate.contradictions import tell_contradictions
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.manifest.columns import site_column
 from wsi_ats.manifest.patients import rows_by
@@ -43,6 +44,8 @@ class Chosen:
     """Column of the patients, likewise."""
     slides_dir: Path | str | None = None
     """Folder that paths start at; None: that of the manifest."""
+    positive: str | None = None
+    """Positive one of the only task's two classes; None: that of the model, or the last of them."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,9 @@ def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
         by_name = _by_name(list(place), ids)
         ids = [by_name.get(id, id) for id in ids]
         if by_name:
-            warn(f"{answers.path} and {truth.path} are joined by the names of files: their folders differ")
+            warn(
+                f"{answers.path} and {truth.path} are joined by the names of files: their {_differing(by_name)} differ"
+            )
     found = [place.get(id) for id in ids]
     status = answers.optional("status")
     states = Counter(status[p] for p in found if p is not None)
@@ -209,6 +214,7 @@ def join(answers: Answers, truth: Truth, warn: Warn) -> Joined:
             remedy=f"the column `{answers.by}` of both must name the same {answers.by}s",
         )
     rows = tuple(truth.rows[i] for i in kept)
+    tell_contradictions(answers, truth.path, rows, tuple(kept.values()), warn)
     folds = answers.optional("fold")
     flow = Flow(
         labelled=len(truth.rows),
@@ -265,6 +271,16 @@ def _by_name(predicted: Sequence[str], labelled: Sequence[str]) -> dict[str, str
     theirs, ours = (Counter(map(_name, ids)) for ids in (predicted, labelled))
     full = {_name(id): id for id in predicted if theirs[_name(id)] == 1}
     return {id: full[_name(id)] for id in labelled if ours[_name(id)] == 1 and _name(id) in full}
+
+
+def _differing(joined: Mapping[str, str]) -> str:
+    """Words for what differs between the ids of slides that have one name: folders, suffixes or both."""
+    pairs = [tuple(re.split(r"[/\\]", id) for id in pair) for pair in joined.items()]
+    differ = {
+        "folders": any(one[:-1] != other[:-1] for one, other in pairs),
+        "suffixes": any(one[-1] != other[-1] for one, other in pairs),
+    }
+    return " and ".join(what for what, does in differ.items() if does)
 
 
 def tell_trained_on(truth: Truth, trained: Sequence[str], warn: Warn) -> None:

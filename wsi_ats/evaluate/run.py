@@ -13,6 +13,7 @@ from wsi_ats.arguments import whole_number
 from wsi_ats.errors import ConfigError
 from wsi_ats.evaluate.answers import Answers, read_answers, trained_on
 from wsi_ats.evaluate.join import Chosen, Joined, Truth, join, read_truth, tell_trained_on
+from wsi_ats.evaluate.positive import choose_positive
 from wsi_ats.manifest.table import Warn
 from wsi_ats.statistics.clusters import ROUNDS, Method, Patients, Sampled, sample_figures, values_of
 from wsi_ats.statistics.evaluation import Answered, figures_of
@@ -158,6 +159,7 @@ def evaluate(
     """
     how, told = how or How(), Told(warn)
     tables = [read_answers(Path(place), told) for place in places]
+    choose_positive(tables[0], how.chosen.positive, told)
     truth = read_truth(Path(manifest), tables[0].tasks, how.chosen, told)
     tell_trained_on(truth, trained_on(tables[0]), told)
     return evaluate_answers(tables, truth, how, seeds=seeds, told=told)

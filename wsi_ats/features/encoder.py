@@ -83,10 +83,10 @@ class Encoder(nn.Module):
     def forward(self, tiles: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N dim"]:
         """Vectors (N, dim) of unit length; under `no_grad`, and a few tiles at a time, where frozen."""
         if not self.frozen:
-            return self._vectors(tiles)
+            return self.in_one_pass(tiles)
         with torch.no_grad():
             parts = torch.split(tiles, _CHUNK.get(tiles.device.type, _MOST))
-            return torch.cat([self._vectors(part) for part in parts])
+            return torch.cat([self.in_one_pass(part) for part in parts])
 
     def train(self, mode: bool = True) -> Encoder:
         """Set the mode of this module alone: the network stays in evaluation mode."""
@@ -104,7 +104,8 @@ class Encoder(nn.Module):
             state_dict.update({prefix + name: value for name, value in super().state_dict().items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _vectors(self, tiles: Tensor) -> Tensor:
+    def in_one_pass(self, tiles: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N dim"]:
+        """Vectors (N, dim) of unit length, all tiles at once."""
         px = self.input_px
         if px is not None and tuple(tiles.shape[2:]) != (px, px):
             if not self.any_scale:

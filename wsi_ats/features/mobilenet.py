@@ -57,9 +57,9 @@ class MobileNetV1(nn.Module):
     def forward(self, tiles: Float[torch.Tensor, "N 3 h w"]) -> Float[torch.Tensor, "N dim"]:
         """Features (N, dim) of unit length; under `no_grad`, and a few tiles at a time, where frozen."""
         if not self.frozen:
-            return self._vectors(tiles)
+            return self.in_one_pass(tiles)
         with torch.no_grad():
-            return torch.cat([self._vectors(part) for part in torch.split(tiles, _CHUNK)])
+            return torch.cat([self.in_one_pass(part) for part in torch.split(tiles, _CHUNK)])
 
     @property
     def pairs(self) -> list[nn.ModuleList]:
@@ -74,7 +74,8 @@ class MobileNetV1(nn.Module):
             maps = F.relu6(layer(maps), inplace=True)
         return maps
 
-    def _vectors(self, tiles: torch.Tensor) -> torch.Tensor:
+    def in_one_pass(self, tiles: Float[torch.Tensor, "N 3 h w"]) -> Float[torch.Tensor, "N dim"]:
+        """Features (N, dim) of unit length, all tiles at once."""
         return F.normalize(self.activations(tiles).mean((2, 3)), dim=1)
 
     def _fill(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:

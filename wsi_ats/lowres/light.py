@@ -41,9 +41,10 @@ FAINTEST, STRONGEST_TINT, PINKEST = 125, 0.18, 0.08
 """Bounds of what is taken for glass: least luma, largest saturation, and largest saturation where green is darkest, as
 it is in tissue that eosin or haematoxylin has stained. Tissue that is flat and pale is never taken for glass."""
 
-STRONGEST_CAST, PINKEST_CAST = 0.35, 0.27
-"""Largest saturations, the second where green is darkest, of glass that a slide has where none is found within the
-bounds above: such glass is told from pale tissue by what is as even and as bright as nothing else on the slide."""
+STRONGEST_CAST, PINKEST_CAST, COLDEST_CAST = 0.35, 0.27, 0.6
+"""Largest saturations, the second where green is darkest, the third of yellow, green and cyan, of glass that a slide
+has where none is found within the bounds above: such glass is told from pale tissue by what is as even and as bright as
+nothing else on the slide. Yellow to cyan is no stain's colour where it is even, and would else be taken for pen."""
 
 LEAST_CAST_SHARE = 0.2
 """Least share of the patches that such glass makes up: it is all of the glass of the slide."""
@@ -62,6 +63,10 @@ LEAST_EVEN = 0.05
 
 FAINT_NOTED = 0.3
 """Share of what is textured and too pale for tissue from which a note says so; of H&E it is at most an eighth."""
+
+PALER_NOTED = 0.15
+"""Share of the tissue from which a note says that as much is hardly paler than tissue; on slides of common stain it is
+a fiftieth at most. Where it is .15, about a tenth of the tissue is lost."""
 
 SHADE = 0.85
 """Share of the light of the brightest glass below which glass lies in the shade."""
@@ -97,6 +102,8 @@ class Light:
     """Luma that the brightest even parts of the view reach."""
     doubtful: Rgb | None = field(default=None, compare=False)
     """Colour of large even parts that count as tissue, where no glass is seen: they may be glass."""
+    inky: Rgb | None = field(default=None, compare=False)
+    """Colour of large even parts that count as pen, likewise."""
     dimmest: float = field(default=1.0, compare=False)
     """Share of the light that the dimmest glass has of that of the brightest; 1 where the light is even."""
     shaded: float = field(default=0.0, compare=False)
@@ -104,6 +111,10 @@ class Light:
 
     faint: float = field(default=0.0, compare=False)
     """Share of the view that is textured as tissue is, and too pale to count as such."""
+    marks: float = field(default=0.0, compare=False)
+    """Share of the view that is even and as dark and grey as ink, where it is too little to be taken for a pen."""
+    paler: float = field(default=0.0, compare=False)
+    """How much is hardly too pale for tissue, even or not, as a share of what is tissue."""
 
     @property
     def is_uneven(self) -> bool:
@@ -126,15 +137,21 @@ class Light:
         return self.saturation <= TINT and self.luma >= DIM
 
     def even(self, pixels: UInt8[np.ndarray, "*any 3"]) -> UInt8[np.ndarray, "*any 3"]:
-        """The pixels as they would be in ordinary light."""
+        """The pixels as they would be in ordinary light.
+
+        What is brighter than glass can be, as tissue in the middle of a view whose glass lies in its dark corners,
+        keeps its hue and saturation: cut off colour by colour it would be white.
+        """
         if self.glass is None or self.is_ordinary:
             return pixels
         levels = np.arange(256)
-        out = np.empty_like(pixels)
+        out = np.empty(pixels.shape, np.int32)
         for channel, glass in enumerate(self.glass):
-            table = np.minimum((levels * (2 * ORDINARY) + glass) // (2 * glass), 255).astype(np.uint8)
-            out[..., channel] = table[pixels[..., channel]]
-        return out
+            out[..., channel] = ((levels * (2 * ORDINARY) + glass) // (2 * glass))[pixels[..., channel]]
+        highest = np.maximum(np.maximum(out[..., 0], out[..., 1]), out[..., 2])
+        over = highest > 255
+        out[over] = out[over] * 255 // highest[over][:, None]
+        return out.astype(np.uint8)
 
     def undone(self, glass: Rgb) -> Rgb:
         """The colour that `even` makes this one of."""
@@ -167,10 +184,20 @@ class Light:
                 "nothing on the view is taken for glass: its large even parts (RGB {}, {}, {}) may be tinted glass, "
                 "and count as tissue".format(*self.doubtful)
             )
+        if self.marks:
+            notes.append(
+                f"even dark grey on {self.marks:.2%} of the view, too little to be taken for pen: where it is pen or "
+                "dirt on tissue, tiles may show it"
+            )
         if self.faint >= FAINT_NOTED:
             notes.append(
                 f"{self.faint:.0%} of the view is textured as tissue is, but too pale to count as tissue: "
                 "nothing is read there"
+            )
+        elif self.paler >= PALER_NOTED:
+            notes.append(
+                f"pale stain: beside the tissue, {self.paler:.0%} of its area is hardly paler and counts as glass: "
+                "but for small holes, nothing is read there"
             )
         return tuple(notes)
 
@@ -246,7 +273,8 @@ def find_cast(patches: PatchColours) -> Light:
     lit = luma(colours) >= DARK
     inside = np.where(lit, patches.inside, 0)
     flat, rough = (np.where(lit, counts, 0) for counts in (patches.flat, patches.rough))
-    around = _with_neighbours(np.where(_may_be_glass(colours, PINKEST_CAST, STRONGEST_CAST), flat, 0))
+    may_be = _may_be_glass(colours, PINKEST_CAST, STRONGEST_CAST, COLDEST_CAST)
+    around = _with_neighbours(np.where(may_be, flat, 0))
     peak = int(np.argmax(around))
     near = np.asarray(np.abs(colours - colours[peak]).max(axis=1) <= 8.5, bool)
     enough = around[peak] >= max(LEAST_CAST_SHARE * inside.sum(), LEAST_OF_BLANK * patches.blank, 1)
@@ -300,12 +328,16 @@ def _mean(patches: PatchColours, colours: Bool[np.ndarray, " n"]) -> Rgb:
 
 
 def _may_be_glass(
-    colours: Float64[np.ndarray, "n 3"], pinkest: float = PINKEST, strongest: float = STRONGEST_TINT
+    colours: Float64[np.ndarray, "n 3"],
+    pinkest: float = PINKEST,
+    strongest: float = STRONGEST_TINT,
+    coldest: float = STRONGEST_TINT,
 ) -> Bool[np.ndarray, " n"]:
     red, green, blue = colours.T
     saturation = (colours.max(axis=1) - colours.min(axis=1)) / colours.max(axis=1)
     pink = green < np.minimum(red, blue)
-    limit = np.where(pink, pinkest, strongest)
+    cold = (green >= 0.9 * red) & (green >= 1.1 * np.minimum(red, blue))
+    limit = np.where(pink, pinkest, np.where(cold, coldest, strongest))
     return np.asarray((saturation <= limit) & (luma(colours) >= FAINTEST), bool)
 
 

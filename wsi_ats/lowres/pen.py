@@ -9,7 +9,7 @@ of these hues: ink is even, tissue is not. So a slide that is blue all over has 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -33,6 +33,13 @@ OVER_TISSUE, OVER_RANGE, OVER_SHARE = 0.28, 32, 0.2
 """Least optical density, and largest differences, in grey levels and as a share of the brightness, of a patch that is
 ink over tissue, whatever its hue, on a slide with a pen. Flat tissue (colloid, keratin) is paler; dense tissue and
 folds differ more for their brightness."""
+
+GREY_INK = 0.6
+"""Optical density from which flat grey patches that are too few for a pen are told: pigment, folds and silver are
+textured where they are so dark."""
+
+LEAST_MARKS = 1e-4
+"""Least share of the patches that they make up."""
 
 GREY = 0.25
 """Chroma below which ink is grey or black: difference of the densities of two colours over the larger one."""
@@ -79,6 +86,8 @@ class PenRule:
     """Whether each is that of a grey or black pen on it; such ink is flat, as dark nuclei and pigment are not."""
     dense: Bool[np.ndarray, " colours"]
     """Whether each is dense enough for ink over tissue."""
+    marks: float = 0.0
+    """Share of the patches that look like grey ink, where they are too few to be taken for a pen."""
 
     @property
     def is_needed(self) -> bool:
@@ -97,7 +106,8 @@ class PenRule:
         return np.asarray(self.inks[colours] | grey | spread(dense, pixels.shape[:2]), bool)
 
 
-NO_PEN = PenRule(*(np.zeros(1 << 3 * PIXEL_BITS, bool) for _ in range(3)))
+_NO_COLOUR = np.zeros(1 << 3 * PIXEL_BITS, bool)
+NO_PEN = PenRule(_NO_COLOUR, _NO_COLOUR, _NO_COLOUR)
 """The rule of a slide without a pen."""
 
 
@@ -112,8 +122,9 @@ def find_pen(patches: PatchColours, light: Light) -> PenRule:
     if light.is_uneven:  # in the shade all is more even and more grey than it is, glass and tissue too
         sure[:], least[doubtful] = SURE_IN_SHADE, np.inf
     found = (flat >= least) & (flat >= sure * rough)
+    marks = 0.0 if found[HUES] or light.is_uneven else _marks(hue, patches, light)
     if not found.any():
-        return NO_PEN
+        return replace(NO_PEN, marks=marks)
     # A pen's hue may lie at the edge of its bin.
     beside = np.zeros(HUES + 1, bool)
     beside[:HUES] = np.roll(found[:HUES], 1) | np.roll(found[:HUES], -1)
@@ -124,7 +135,15 @@ def find_pen(patches: PatchColours, light: Light) -> PenRule:
     of_pen = np.append(found | beside, False)[pixel_hue]
     grey = pixel_hue == HUES
     dense = (_density(colours, light).mean(axis=1) >= OVER_TISSUE) & (not light.is_uneven)
-    return PenRule(of_pen & ~grey, of_pen & grey, dense)
+    return PenRule(of_pen & ~grey, of_pen & grey, dense, marks)
+
+
+def _marks(hue: Int64[np.ndarray, " n"], patches: PatchColours, light: Light) -> float:
+    """Share of the patches that are flat, grey and as dark as ink; 0 where they are few, or as many are rough."""
+    grey = (hue == HUES) & (_density(palette(), light).mean(axis=1) >= GREY_INK)
+    flat, rough = int(patches.flat[grey].sum()), int(patches.rough[grey].sum())
+    of = int(patches.flat.sum() + patches.rough.sum())
+    return flat / of if flat >= max(LEAST_PATCHES, SURE * rough, LEAST_MARKS * of) else 0.0
 
 
 def _count(hue: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " hues"]:

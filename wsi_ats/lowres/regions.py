@@ -151,7 +151,7 @@ def find_regions(
     stain = stain_rule([view.pixels], method, background=background, pen=pen)
     rule = TissueRule(stain, min_object, min_hole, min_fraction)
     tissue, shares = rule.survey(view.pixels, side * fine.stride / view.stride)
-    refuse_pen_everywhere(name, shares)
+    refuse_pen_everywhere(name, shares, stain.light)
     share = tissue.reshape(view.grid.rows, view.stride, view.grid.cols, view.stride).mean((1, 3)).ravel()
     regions = np.flatnonzero((share > 0) & (share >= min_fraction / side**2)).astype(np.int64)
     if not len(regions):

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from wsi_ats.errors import NoTissueError
+from wsi_ats.lowres.light import Light, Rgb
 
 PEN_NOTED = 1e-4
 """Share of pen from which a note says so."""
 
 MOST_PEN = 0.5
 """Share of pen, black aside, that none has: what would be more is glass or tissue whose colours are taken for ink."""
+
+PEN_OR_TINT = 0.2
+"""Share of pen, black aside, from which a note asks whether it is tinted glass, where no glass is seen."""
 
 BLACK_NOTED = 0.05
 """Share of black from which a note says so."""
@@ -64,14 +68,34 @@ NOT_KNOWN = ViewShares()
 """Shares of a view that were not counted."""
 
 
-def refuse_pen_everywhere(name: str, shares: ViewShares) -> None:
-    """Raises NoTissueError where so much of slide `name` counts as pen that what is left cannot be trusted."""
-    if shares.is_pen_everywhere:
-        raise NoTissueError(
-            f"slide {name!r}: tissue cannot be told from pen; the view would be {shares}, and no pen covers more than "
-            f"{MOST_PEN:.0%} of what was scanned",
-            "look at the slide: where there is no pen on it, set tissue.pen=false; else scan it again",
+def notes_of(shares: ViewShares, light: Light) -> tuple[str, ...]:
+    """Clauses on what may shift an answer: pen, black, the light, and pen that may be tinted glass."""
+    notes = [*shares.notes, *light.notes]
+    if light.inky is not None and shares.pen > PEN_OR_TINT * (1 - shares.black):
+        notes.append(
+            f"nothing on the view is taken for glass: {_may_be_tinted(light.inky)}, and count as pen"
         )
+    return tuple(notes)
+
+
+def refuse_pen_everywhere(name: str, shares: ViewShares, light: Light) -> None:
+    """Raises NoTissueError where so much of slide `name` counts as pen that what is left cannot be trusted."""
+    if not shares.is_pen_everywhere:
+        return
+    what = "tissue cannot be told from pen"
+    remedy = "look at the slide: where there is no pen on it, set tissue.pen=false; else scan it again"
+    if light.inky is not None:
+        what = f"no glass is found, and {_may_be_tinted(light.inky)}, or pen"
+        remedy = "look at the slide: correct its white balance, or scan it again"
+    raise NoTissueError(
+        f"slide {name!r}: {what}; the view would be {shares}, and no pen covers more than {MOST_PEN:.0%} of what was "
+        "scanned",
+        remedy,
+    )
+
+
+def _may_be_tinted(even: Rgb) -> str:
+    return "its large even parts (RGB {}, {}, {}) may be glass in light of a strong tint".format(*even)
 
 
 def no_tissue(name: str, shares: ViewShares, is_lit: bool, method: str, settings: str) -> NoTissueError:

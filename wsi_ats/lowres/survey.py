@@ -13,7 +13,7 @@ from wsi_ats.errors import SlideError
 from wsi_ats.lowres.light import Light
 from wsi_ats.lowres.regions import TissueRule
 from wsi_ats.lowres.same_picture import blank_places, check_levels
-from wsi_ats.lowres.shares import ViewShares
+from wsi_ats.lowres.shares import ViewShares, notes_of
 from wsi_ats.lowres.tissue import stain_rule
 from wsi_ats.lowres.view import LazyView, View, frame_view
 from wsi_ats.slides.base import Slide
@@ -40,7 +40,7 @@ class Survey:
     @property
     def notes(self) -> tuple[str, ...]:
         """Clauses on what may shift an answer: other levels, pen, black, the light."""
-        return (*self.levels, *self.shares.notes, *self.light.notes)
+        return (*self.levels, *notes_of(self.shares, self.light))
 
 
 def survey(slide: Slide) -> Survey | None:

@@ -39,7 +39,7 @@ from wsi_ats.lowres.light import (
 from wsi_ats.lowres.mask import Bits, Masks, masks_of
 from wsi_ats.lowres.patches import SIDE, PatchColours, Patches, spread
 from wsi_ats.lowres.pen import LEAST_PX, MARGIN, NO_PEN, PenRule, find_pen
-from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue, refuse_pen_everywhere
+from wsi_ats.lowres.shares import NOT_KNOWN, ViewShares, no_tissue, notes_of, refuse_pen_everywhere
 from wsi_ats.lowres.view import LazyView, Read, View, boxes
 from wsi_ats.prefetch import prefetch
 
@@ -63,6 +63,9 @@ PALE_DENSITY = 0.04
 
 PALE_TINT = 0.02
 """Saturation beyond that of the glass from which a pixel is stained on a slide with a pale stain."""
+
+HARDLY = 0.015
+"""Saturation below the threshold of what is hardly too pale for tissue, as long as it is that of no glass."""
 
 LEAST_PALE = 0.06
 """Least share of the view that is textured and that dense, and has too little saturation, for a pale stain."""
@@ -126,7 +129,7 @@ class Tissue:
     @property
     def notes(self) -> tuple[str, ...]:
         """Clauses on what may shift the answer: pen, black, the light."""
-        return (*self.shares.notes, *self.light.notes)
+        return notes_of(self.shares, self.light)
 
 
 def find_tissue(
@@ -155,7 +158,7 @@ def find_tissue(
         view, read, background=background, method=method, min_object=min_object, min_hole=min_hole, pen=pen
     )
     cells, shares = _cells_of(mask, view, min_fraction)
-    refuse_pen_everywhere(name, shares)
+    refuse_pen_everywhere(name, shares, mask.rule.light)
     if not len(cells):
         settings = (
             f"min_object={min_object} px, min_hole={min_hole} px, min_fraction={min_fraction} of a cell"
@@ -225,26 +228,26 @@ def stain_rule(
     stain = _stain_of_codes(method, counts, shown)
     met = counts.codes > 0
     low, high = THRESHOLD_RANGE[method]
-    stained = stain > np.clip(_otsu(stain[met], counts.codes[met]), low, high)
+    threshold: float = np.clip(_otsu(stain[met], counts.codes[met]), low, high)
+    stained = stain > threshold
     shown = with_shade(shown, patches)
     light = replace(light, dimmest=shown.dimmest, shaded=shown.shaded)
     if method == "saturation":
-        stained |= _pale(counts, stain, stained, shown)
+        pale = _pale(counts, stain, stained, shown)
+        light = replace(light, paler=0.0 if pale.any() else _paler(counts, stain, threshold, shown))
+        stained |= pale
     light = replace(light, faint=float(counts.textured[~stained].sum() / counts.codes.sum()))
-    rule = StainRule(method, stained, light, find_pen(patches, shown) if pen else NO_PEN, background)
-    return (
-        rule
-        if light.glass is not None
-        else replace(rule, light=replace(light, doubtful=_doubtful(rule, patches)))
-    )
+    inks = find_pen(patches, shown) if pen else NO_PEN
+    rule = StainRule(method, stained, replace(light, marks=inks.marks), inks, background)
+    return rule if light.glass is not None else replace(rule, light=_with_doubts(rule, patches))
 
 
-def _doubtful(rule: StainRule, patches: PatchColours) -> Rgb | None:
-    """The colour of the even parts of a view that the rule takes for tissue, if they are as large as glass is."""
+def _with_doubts(rule: StainRule, patches: PatchColours) -> Light:
+    """The light of a view without glass, with the colour of even parts as large as glass that the rule takes for tissue
+    or for pen."""
     even = find_even(patches)
-    if even is None or not rule.mask(np.full((SIDE, SIDE, 3), even, np.uint8)).any():
-        return None
-    return even
+    kind = None if even is None else rule.classes(np.full((SIDE, SIDE, 3), even, np.uint8))[0, 0]
+    return replace(rule.light, doubtful=even if kind == STAINED else None, inky=even if kind == INK else None)
 
 
 def _light_of(
@@ -351,6 +354,23 @@ def _pale(
     return np.asarray(
         dense | (saturation > max(THRESHOLD_RANGE[counts.method][0], light.saturation + PALE_TINT)), bool
     )
+
+
+def _paler(
+    counts: _Counts,
+    saturation: Float32[np.ndarray, " codes"],
+    threshold: float,
+    light: Light,
+) -> float:
+    """How much is hardly too pale for tissue, as a share of what is not; 0 in uneven light, which takes colour away.
+
+    A threshold that parts tissue from glass has few pixels beside it; one that parts pale tissue from paler has many.
+    """
+    if light.is_uneven:
+        return 0.0
+    stained = saturation > threshold
+    hardly = saturation > max(threshold - HARDLY, light.saturation + HARDLY)
+    return float(counts.codes[hardly & ~stained].sum() / max(counts.codes[stained].sum(), 1))
 
 
 def _percentile(counts: Int64[np.ndarray, " n"], percent: float | int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import glob
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -223,8 +224,8 @@ def _table(
             while not header[-1]:
                 header.pop()
             continue
-        if _is_comment(path, cells):
-            comments.append(f"row {number - offset}: {_cut_short(cells[0])!r}")
+        if _is_comment(path, header[0], cells):
+            comments.append(f"row {number - offset}: {_words(cells)!r}")
             continue
         if len(cells) != len(header):
             cells = _cut(cells, len(header), f"{path}, row {number - offset}", delimiter)
@@ -240,15 +241,21 @@ def _table(
         raise ConfigError(f"manifest {path}{where} has no rows", remedy="write one row a slide")
     if comments:
         warn(
-            f"manifest {path}{where}: {len(comments)} row(s) of comment are left out ({'; '.join(comments[:LISTED])})"
+            f"manifest {path}{where}: {len(comments)} row(s) of comment are left out ({'; '.join(comments[:LISTED])}); "
+            "a slide whose name begins with # is written with its suffix"
         )
     columns, rows = _named(path, header, rows)
     return Table(path, columns, rows, numbers, delimiter or ",", encoding, where)
 
 
-def _is_comment(path: Path, cells: Sequence[str]) -> bool:
-    """Whether a row is one text that begins with #, and no slide: people write notes below a table, too."""
-    return cells[0].startswith("#") and not any(cells[1:]) and not _is_slide(path, cells[0])
+def _is_comment(path: Path, first_column: str, cells: Sequence[str]) -> bool:
+    """Whether a row is a comment, which may hold the delimiter: it begins with # and a blank; or with # alone where no
+    slide is called so, and nothing else is in the row or a slide should stand there. No file has the cell's name."""
+    mark = cells[0]
+    if not mark.startswith("#") or _is_file(path, mark):
+        return False
+    of_slides = known([first_column.lstrip("# ")], SLIDE)
+    return mark[1:2].isspace() or not (_is_slide(path, mark) or (any(cells[1:]) and not of_slides))
 
 
 def _refuse_no_header(path: Path, begin: Sequence[Sequence[str]], where: str) -> None:
@@ -274,8 +281,14 @@ def _refuse_no_header(path: Path, begin: Sequence[Sequence[str]], where: str) ->
 
 def _is_slide(path: Path, cell: str) -> bool:
     """Whether a cell names a slide: it ends as one, or a file is there."""
+    return has_slide_suffix(cell) or cell.endswith(".zarr") or _is_file(path, cell)
+
+
+def _is_file(path: Path, cell: str) -> bool:
+    """Whether a file beside the table has the name in a cell, which may lack the suffix."""
+    folder, name = os.path.split(path.parent / cell)
     try:
-        return has_slide_suffix(cell) or cell.endswith(".zarr") or os.path.isfile(path.parent / cell)
+        return os.path.isfile(path.parent / cell) or any(Path(folder).glob(f"{glob.escape(name)}.*"))
     except ValueError:  # a zero byte
         return False
 

@@ -79,10 +79,12 @@ def _of_answers(found: Found) -> Iterator[str]:
 
 def _of_patients(evaluation: Values) -> Iterator[str]:
     flow = evaluation["flow"]
-    if flow.get("by", "slide") == "slide" and flow["patients"] == flow["evaluated"] > 1:
+    slides = [slide for task in evaluation["tasks"] for slide in task["slides"]]
+    named = any(slide["patient"] != slide["slide"] for slide in slides)
+    if flow.get("by", "slide") == "slide" and flow["evaluated"] > 1 and not named:
         yield (
-            "Each slide counts as a patient of its own. If the manifest did not name the patients, all intervals are "
-            "too narrow where patients have several slides."
+            "No patients were named, so each slide counts as a patient of its own: all intervals are too narrow where "
+            "patients have several slides."
         )
     for task in evaluation["tasks"]:
         if task["kind"] not in ("classes", "ordinal"):

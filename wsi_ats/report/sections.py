@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from wsi_ats.report import cautions, cost, evidence, examples, performance, provenance
 from wsi_ats.report.blocks import Block, Grid, Heading, Image, Plot, Plots, Points, Section, Words
@@ -176,13 +176,28 @@ def _training(found: Found) -> Iterator[Block]:
     if not found.is_run or found.folds:
         return
     log = found.table("log.csv")
+    members = list(dict.fromkeys(line.get("member", "") for line in log))
+    for member in members:
+        if member:
+            yield Heading(f"Member {member} of {len(members)}")
+        yield from _epochs([line for line in log if line.get("member", "") == member])
+    stages = found.table("stages.csv")
+    if stages:
+        rows = [
+            [line.get(column, "") for column in ("stage", "seconds", "share", "meaning")] for line in stages
+        ]
+        yield Grid(
+            "Where the time of the epochs went (stages.csv)", ["stage", "seconds", "share", "meaning"], rows
+        )
+
+
+def _epochs(log: Sequence[Mapping[str, str]]) -> Iterator[Block]:
+    """Figures of every epoch of a network; nothing where the table does not hold them."""
     try:
         series = {
-            name: [float(line[name]) for line in log] for name in (log[0] if log else ()) if name != "epoch"
+            name: [float(line[name]) for line in log] for name in log[0] if name not in ("epoch", "member")
         }
     except (ValueError, KeyError):
-        return
-    if not series:
         return
     epochs = [float(i) for i in range(1, len(log) + 1)]
     scores = series.get("val_score", [])

@@ -26,6 +26,7 @@ from wsi_ats.geometry import MATCH, Box, Level, Pyramid, Region, Size
 from wsi_ats.slides import resample
 from wsi_ats.slides.associated import AssociatedImages
 from wsi_ats.slides.colour import convert_all, to_srgb
+from wsi_ats.stopwatch import DECODING, noted
 
 if TYPE_CHECKING:
     from dask.array import Array
@@ -299,7 +300,8 @@ class Slide(ABC):
         """Write the pixels of boxes that lie inside `level` to `targets`, arrays of the boxes' shapes."""
 
         def fill(box: Box, target: np.ndarray) -> None:
-            target[:] = self._pixels(level, box.x, box.y, Size(box.width, box.height))
+            with noted(DECODING):  # of a library that reads and decodes in one, both
+                target[:] = self._pixels(level, box.x, box.y, Size(box.width, box.height))
 
         if self.threads == 1 or len(boxes) < 2:
             for box, target in zip(boxes, targets, strict=True):

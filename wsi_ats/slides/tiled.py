@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from wsi_ats.errors import SlideError
 from wsi_ats.geometry import Box, Level
 from wsi_ats.slides.base import Slide, SlideAddress, SlideFacts, Whole
+from wsi_ats.stopwatch import DECODING, READING, noted, noted_each
 
 Encoded = bytes | memoryview
 BATCH = 32
@@ -150,7 +151,7 @@ class TiledSlide(Slide):
         while rest := list(left):
             left = iter(rest)
             try:
-                for encoded in self._fetch(level, [job.tile for job in rest]):
+                for encoded in noted_each(READING, self._fetch(level, [job.tile for job in rest])):
                     yield next(left), encoded
                 return
             except UndecodableTile as error:
@@ -163,7 +164,8 @@ class TiledSlide(Slide):
             return
         window = job.copies[0].box if len(job.copies) == 1 else None
         try:
-            pixels, x, y = self._decode(level, job.tile, encoded, window)
+            with noted(DECODING):
+                pixels, x, y = self._decode(level, job.tile, encoded, window)
         except UndecodableTile as error:
             self._give_up(level, job, error)
             return

@@ -34,33 +34,35 @@ LEVEL = 0.95
 class Tiles:
     """What each of the K tissue tiles of a slide counts for."""
 
-    log_share: Float64[np.ndarray, " K"]
-    """Logarithm of the attention of each tile, as the answer weighs it, but for a constant."""
-    outputs: Float64[np.ndarray, "K O"]
+    log_share: Float64[np.ndarray, "M K"]
+    """Logarithm of the attention of each tile, as the answer weighs it, but for a constant; of each of M models whose
+    mean the answer is."""
+    outputs: Float64[np.ndarray, "M K O"]
     """Outputs that each tile would have alone."""
 
     def __len__(self) -> int:
-        return len(self.log_share)
+        return int(self.log_share.shape[1])
 
     @property
-    def shares(self) -> Float64[np.ndarray, " K"]:
+    def shares(self) -> Float64[np.ndarray, "M K"]:
         """Attention of each tile; sums to 1."""
-        powers = np.exp(np.maximum(self.log_share - self.log_share.max(), LEAST_LOG))
-        return np.asarray(powers / powers.sum())
+        powers = np.exp(np.maximum(self.log_share - self.log_share.max(1, keepdims=True), LEAST_LOG))
+        return np.asarray(powers / powers.sum(1, keepdims=True))
 
     def by_attention(self) -> Int64[np.ndarray, " K"]:
         """The tiles, the most attended first."""
-        return np.argsort(-self.log_share, kind="stable").astype(np.int64)
+        attention = self.log_share[0] if len(self.log_share) == 1 else self.shares.mean(0)
+        return np.argsort(-attention, kind="stable").astype(np.int64)
 
     def of_first(self, order: Int64[np.ndarray, " K"]) -> Float64[np.ndarray, "K O"]:
         """Outputs of the first 1, 2, ..., K tiles of an order.
 
-        >>> tiles = Tiles(np.log([0.5, 0.25, 0.25]), np.array([[4.0], [0.0], [8.0]]))
+        >>> tiles = Tiles(np.log([[0.5, 0.25, 0.25]]), np.array([[[4.0], [0.0], [8.0]]]))
         >>> tiles.of_first(tiles.by_attention()).round(3).tolist()
         [[4.0], [2.667], [4.0]]
         """
-        share = self.shares[order]
-        return np.asarray(np.cumsum(share[:, None] * self.outputs[order], 0) / np.cumsum(share)[:, None])
+        share = self.shares[:, order, None]
+        return np.asarray((np.cumsum(share * self.outputs[:, order], 1) / np.cumsum(share, 1)).mean(0))
 
     def without_first(self, order: Int64[np.ndarray, " K"]) -> Float64[np.ndarray, "K O"]:
         """Outputs without the first 0, 1, ..., K - 1 tiles of an order."""

@@ -35,6 +35,14 @@ class Classes(Task):
         super().__init__(spec, settings)
         self.register_buffer("weights", torch.ones(len(spec.names)), persistent=False)
 
+    @property
+    def weighting(self) -> str:
+        """Weight of each class."""
+        if self.settings.class_weights == "none":
+            return ""
+        pairs = zip(self.spec.names, self.weights.tolist(), strict=True)
+        return ", ".join(f"{name} {weight:.3f}" for name, weight in pairs)
+
     def losses(self, outputs: Float[Tensor, "B O"], targets: Float[Tensor, "B 1"]) -> Float[Tensor, " B"]:
         """Cross-entropy of each slide, times the weight of its class."""
         known, label = ~targets[:, 0].isnan(), targets[:, 0].nan_to_num().long()

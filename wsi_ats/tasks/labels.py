@@ -31,6 +31,14 @@ class Labels(Task):
         super().__init__(spec, settings)
         self.register_buffer("weights", torch.ones(2, self.outputs), persistent=False)
 
+    @property
+    def weighting(self) -> str:
+        """Weights of each label's presence and absence."""
+        if self.settings.class_weights == "none":
+            return ""
+        sides = zip(self.spec.names, *self.weights.flip(0).tolist(), strict=True)
+        return ", ".join(f"{name} {there:.3f} (without {absent:.3f})" for name, there, absent in sides)
+
     def losses(self, outputs: Float[Tensor, "B L"], targets: Float[Tensor, "B L"]) -> Float[Tensor, " B"]:
         """Mean over the labels of the binary cross-entropy; those that are not known count as 0."""
         known, truth = ~targets.isnan(), targets.nan_to_num()

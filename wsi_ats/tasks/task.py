@@ -56,6 +56,11 @@ class Task(nn.Module, ABC):
         """Numbers by name that a trained task needs beside the weights."""
         return {}
 
+    @property
+    def weighting(self) -> str:
+        """Words on what classes weigh in the loss; empty where the settings say nothing of it."""
+        return ""
+
     # -- from the manifest
 
     @abstractmethod

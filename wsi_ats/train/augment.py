@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from wsi_ats.config import AugmentSettings
 from wsi_ats.sampling import generator_for
+from wsi_ats.train.macenko import stain_vectors
 
 FAINTEST = 1 / 255
 """Least light whose optical density is taken."""
@@ -55,15 +56,30 @@ class Augmentation:
         # All are drawn whatever is wished for, so that one setting does not change what another draws.
         generator = generator_for(self.seed, "augment", self.epoch, self.batch)
         drawn = torch.rand(len(self.counts), 8, generator=generator).to(tiles)
-        drawn = drawn.repeat_interleave(torch.tensor(self.counts, device=tiles.device), 0)
+        drawn = self._to_tiles(drawn)
         both = 2 * drawn - 1
         if self.how.stain:
-            tiles = restained(tiles, 1 + self.how.stain * both[:, :3], self.how.stain * both[:, 3:6])
+            factors, offsets, vectors = 1 + self.how.stain * both[:, :3], self.how.stain * both[:, 3:6], None
+            if self.how.stain_vectors == "own":
+                vectors = self._own_vectors(tiles)
+                factors[:, 2], offsets[:, 2] = 1, 0  # what is neither stain is no stain
+            tiles = restained(tiles, factors, offsets, vectors)
         if self.how.light:
             tiles = relit(tiles, 1 + self.how.light * both[:, 6])
         if self.how.blur:
             tiles = blurred(tiles, self.how.blur * drawn[:, 7])
         return tiles
+
+    def _to_tiles(self, of_slides: Float[Tensor, S * d]) -> Float[Tensor, M * d]:
+        """What is of each slide, for each of its tiles."""
+        return of_slides.repeat_interleave(torch.tensor(self.counts, device=of_slides.device), 0)
+
+    def _own_vectors(self, tiles: Float[Tensor, "M 3 h w"]) -> Float[Tensor, "M 3 3"]:
+        """Stain vectors of the slide of each tile, from all its tiles."""
+        pixels = [
+            density_of(mine).movedim(1, -1).reshape(-1, 3) for mine in torch.split(tiles, [*self.counts])
+        ]
+        return self._to_tiles(torch.stack([stain_vectors(mine, usual_vectors(tiles)) for mine in pixels]))
 
 
 def places(
@@ -79,16 +95,32 @@ def places(
 
 
 def restained(
-    tiles: Float[Tensor, "M 3 h w"], factors: Float[Tensor, "M 3"], offsets: Float[Tensor, "M 3"]
+    tiles: Float[Tensor, "M 3 h w"],
+    factors: Float[Tensor, "M 3"],
+    offsets: Float[Tensor, "M 3"],
+    vectors: Float[Tensor, "M 3 3"] | None = None,
 ) -> Float[Tensor, "M 3 h w"]:
-    """Tiles whose amounts of haematoxylin, eosin and the rest, in optical density, are multiplied and added to."""
+    """Tiles whose amounts of haematoxylin, eosin and the rest, in optical density, are multiplied and added to.
+
+    vectors: the unit vectors of these three for each tile, in rows; None: the usual ones.
+    """
+    if vectors is None:
+        vectors = usual_vectors(tiles).expand(len(tiles), 3, 3)
+    amounts = torch.einsum("mchw,mcs->mshw", density_of(tiles), torch.linalg.inv(vectors))
+    amounts = amounts * factors[:, :, None, None] + offsets[:, :, None, None]
+    return (10 ** -torch.einsum("mshw,msc->mchw", amounts, vectors)).clamp(0, 1)
+
+
+def density_of(tiles: Float[Tensor, "M 3 h w"]) -> Float[Tensor, "M 3 h w"]:
+    """Optical density of each colour."""
+    return -tiles.clamp(min=FAINTEST).log10()
+
+
+def usual_vectors(like: Tensor) -> Float[Tensor, "3 3"]:
+    """Stain vectors of haematoxylin, eosin and the rest (DAB) that Ruifrok and Johnston measured, in rows."""
     from skimage.color import rgb_from_hed
 
-    vectors = torch.tensor(rgb_from_hed).to(tiles)
-    density = -tiles.clamp(min=FAINTEST).log10()
-    amounts = torch.einsum("mchw,cs->mshw", density, torch.linalg.inv(vectors))
-    amounts = amounts * factors[:, :, None, None] + offsets[:, :, None, None]
-    return (10 ** -torch.einsum("mshw,sc->mchw", amounts, vectors)).clamp(0, 1)
+    return torch.tensor(rgb_from_hed).to(like)
 
 
 def relit(tiles: Float[Tensor, "M 3 h w"], factors: Float[Tensor, " M"]) -> Float[Tensor, "M 3 h w"]:

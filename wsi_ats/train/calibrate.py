@@ -13,12 +13,12 @@ from jaxtyping import Float64
 from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.manifest import Row
 from wsi_ats.manifest.patients import rows_by
-from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import CARD, save_model
 from wsi_ats.output import writing
 from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import OfResults, PatientPrediction
 from wsi_ats.reading import Reading
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.task import Task, Tasks
 from wsi_ats.train.card import with_decisions
 from wsi_ats.train.data import Examples
@@ -44,8 +44,18 @@ def calibrate(
     on: the slides' name. A task that has too few of them keeps its outputs as they are, and that is said. Raises
     `ConfigError` where slides enough lack a class.
     """
+    return calibrate_outputs(tasks, outputs_of_tasks(predictions), targets, on)
+
+
+def calibrate_outputs(
+    tasks: Tasks,
+    outputs: Sequence[Float64[np.ndarray, "n _"]],
+    targets: Sequence[Float64[np.ndarray, "n _"]],
+    on: str,
+) -> Calibrated:
+    """The same on outputs of the heads, one array a task."""
     done, missing = [], []
-    for task, mine, true in zip(tasks, outputs_of_tasks(predictions), targets, strict=True):
+    for task, mine, true in zip(tasks, outputs, targets, strict=True):
         slides = int((~np.isnan(true).all(1)).sum())
         if slides < LEAST:
             missing.append(f"{task.spec.name}: not calibrated, {slides} slides are fewer than {LEAST}")
@@ -58,7 +68,7 @@ def calibrate(
 
 
 def calibrate_model(
-    model: AttentionSampler,
+    model: SlideModel,
     folder: Path,
     rows: Sequence[Row],
     reading: Reading,
@@ -97,7 +107,7 @@ def calibrate_model(
 
 
 def _predictions(
-    model: AttentionSampler, examples: Examples, reading: Reading
+    model: SlideModel, examples: Examples, reading: Reading
 ) -> tuple[list[PatientPrediction], list[Failure]]:
     """Predictions of slides or patients, and why some have none: these, whose tiles cannot be read, are dropped."""
     predictions, failures, kept = [], [], []

@@ -24,7 +24,7 @@ from wsi_ats.sampling import generator_for
 from wsi_ats.shown import shown
 from wsi_ats.slides import SlideAddress, open_slide
 from wsi_ats.slides.content import content_of
-from wsi_ats.stopwatch import Stopwatch
+from wsi_ats.stopwatch import WAITING, Stopwatch, noted
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.targets import Targets, target_of, targets_of
@@ -80,7 +80,8 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        prepared = prepared_patient([self.prepared(slide) for slide in row.of_slides])
+        with noted(WAITING):
+            prepared = prepared_patient([self.prepared(slide) for slide in row.of_slides])
         return Example(prepared, target_of(self._tasks, row), tuple(slide.slide for slide in row.of_slides))
 
     @property
@@ -141,14 +142,16 @@ class Examples(Dataset[Example]):
 
 
 class Shuffled(Sampler[int]):
-    """A sampler of every example once an epoch, in an order that depends on (seed, epoch) alone.
+    """A sampler of every example once an epoch or, with `chances` of each, of as many drawn with replacement, in an
+    order that depends on (seed, epoch) alone.
 
     A run that goes on after an interruption then sees what it would have seen.
     """
 
-    def __init__(self, examples: Sized, seed: int) -> None:
-        self._examples = examples
-        self._seed = seed
+    def __init__(
+        self, examples: Sized, seed: int, chances: Float64[torch.Tensor, " n"] | None = None
+    ) -> None:
+        self._examples, self._seed, self._chances = examples, seed, chances
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -160,7 +163,10 @@ class Shuffled(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = generator_for(self._seed, "order", self._epoch)
-        yield from torch.randperm(len(self), generator=generator).tolist()
+        if self._chances is None:
+            yield from torch.randperm(len(self), generator=generator).tolist()
+        else:
+            yield from torch.multinomial(self._chances, len(self), True, generator=generator).tolist()
 
 
 def failure_of(row: Row, error: Exception) -> Failure:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,24 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
     the end of `warm_up`: before it, attention has not begun to learn. Both follow from the list of epochs alone, which
     is part of the state: a run that goes on decides as one that was never interrupted. So are the tiles of `bad_tiles`,
     which count against those that are tolerated.
+
+    Members of a model are trained one after the other, and log.csv is of all: `before` are those before this one.
     """
 
     def __init__(
-        self, out: Path, patience: int, say: Say, bad_tiles: BadTiles | None = None, warm_up: int = 0
+        self,
+        out: Path,
+        patience: int,
+        say: Say,
+        bad_tiles: BadTiles | None = None,
+        warm_up: int = 0,
+        before: Sequence[EpochCheckpoint] = (),
     ) -> None:
-        self.last, self.best = out / "checkpoints" / "last.ckpt", out / "checkpoints" / "best.ckpt"
+        self.member = f"member-{len(before) + 1}" if before else ""
+        """Name of the member by which its files are told from the first one's."""
+        name = f"-{self.member}" if before else ""
+        self.last, self.best = (out / "checkpoints" / f"{which}{name}.ckpt" for which in ("last", "best"))
+        self._members = (*before, self)
         self.epochs: list[dict[str, float]] = []
         """Metrics of every epoch."""
         self._bad_tiles = {} if bad_tiles is None else bad_tiles
@@ -160,8 +172,14 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
         )
 
     def _table(self) -> bytes:
+        """Content of log.csv: an epoch a line, with the number of the member where there are several."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, ["epoch", *self.epochs[0]], lineterminator="\n")
+        columns = ["member"] if len(self._members) > 1 else []
+        writer = csv.DictWriter(
+            text, [*columns, "epoch", *self.epochs[0]], lineterminator="\n", extrasaction="ignore"
+        )
         writer.writeheader()
-        writer.writerows({"epoch": number, **epoch} for number, epoch in enumerate(self.epochs, 1))
+        for member, keeper in enumerate(self._members, 1):
+            lines = enumerate(keeper.epochs, 1)
+            writer.writerows({"member": member, "epoch": number, **epoch} for number, epoch in lines)
         return text.getvalue().encode()

@@ -40,6 +40,9 @@ OWN = (
     "checkpoints",
     "log.csv",
     "validation.csv",
+    "stages.csv",
+    "tensorboard",
+    "mlflow",
     "model",
     "run.json",
     "examples",
@@ -47,7 +50,7 @@ OWN = (
 )
 """Names of what a run writes, in that order. With `run.json` it is finished; the report and the slides that it shows
 come after that."""
-FOLDERS = ("checkpoints", "model", "examples")
+FOLDERS = ("checkpoints", "tensorboard", "mlflow", "model", "examples")
 """Those that are folders."""
 COLUMNS = [field.name for field in fields(Failure)]
 """Columns of failures.csv."""

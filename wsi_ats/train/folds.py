@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +18,30 @@ from wsi_ats.config import Config, to_values
 from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
 from wsi_ats.manifest.patients import rows_by
-from wsi_ats.model_folder import load_model
+from wsi_ats.model_folder import load_model, model_hash
 from wsi_ats.output import make_folder, writing
 from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.shown import csv_of_records
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.answer import columns_of
 from wsi_ats.tasks.task import Tasks
+from wsi_ats.train.calibrate import outputs_of_tasks
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
 from wsi_ats.train.figures import Figures, final_figures, plain_figures, values_of
 from wsi_ats.train.folder import is_finished
 from wsi_ats.train.frozen import cache_for, may_be_stored
+from wsi_ats.train.of_folds import FOLDER as MODEL
+from wsi_ats.train.of_folds import hashes, is_ensemble_of, models_of, write_ensemble
+from wsi_ats.train.progress import OnProgress
 from wsi_ats.train.run import train
-from wsi_ats.train.targets import targets_of
+from wsi_ats.train.targets import ask, refuse_lacking, targets_of
 
 FOLD, PREDICTIONS = "fold-{}", "predictions.csv"
+FORMAT = 2
+"""Format of the answers of a fold that are kept (test.json); those of another are made anew."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,18 @@ def cross_validate(
     say: Say = print,
     overwrite: bool = False,
     cache: TileCache | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CrossValidated:
     """Train on each fold's `train` rows, choose by its `val` rows, answer its `test` rows; write all into `out`.
 
     A fold that is finished is not trained again, so that the same command goes on after an interruption. reading: how
-    the test slides are read. Raises `ConfigError` as `train` does.
+    the test slides are read. Raises `ConfigError` as `train` does, before the first fold where a fold lacks a class.
     """
+    for rows in folds:  # what the last one lacks is told before the first is trained
+        refuse_lacking(ask(config, rows), rows_by(config.train.by, [row for row in rows if row.split]))
     make_folder(out)
     cache = cache_for(config, out, say) if cache is None else cache
-    answers: list[_Answered] = []
+    answers: list[Answered] = []
     lines: list[dict[str, str]] = []
     columns: list[str] = []
     failures: list[Failure] = []
@@ -76,69 +86,95 @@ def cross_validate(
         folder = out / FOLD.format(number)
         say(f"fold {number + 1} of {len(folds)}")
         mine = [row for row in rows if row.split is not None]
-        if overwrite or not is_finished(folder, mine, config):
-            train(mine, config, folder, say=say, overwrite=overwrite, cache=cache)
-        answered = _answered(folder, mine, config, reading or Reading(), cache)
-        columns = list(dict.fromkeys([*columns, *answered.columns]))
-        lines += [{"fold": str(number), **line} for line in answered.lines]
-        failures += answered.failures
+        train_unless_done(
+            mine, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress
+        )
+        tested = answered(folder, mine, config, reading or Reading(), cache)
+        columns = list(dict.fromkeys([*columns, *tested.columns]))
+        lines += [{"fold": str(number), **line} for line in tested.lines]
+        failures += tested.failures
         with writing(out):
             write_atomic(out / PREDICTIONS, csv_of_records(["fold", *columns], lines))
-        answers.append(answered)
+        answers.append(tested)
+    pooled = _pooled(answers, config)
+    folders = [out / FOLD.format(number) for number in range(len(folds))]
+    units = rows_by(config.train.by, [replace(row, split="train") for row in folds[0]])
+    models = models_of(folders)
+    if not is_ensemble_of(out, models):
+        whole = [np.concatenate(parts) for parts in zip(*(a.outputs for a in answers), strict=True)]
+        true = [np.concatenate(parts) for parts in zip(*(a.targets for a in answers), strict=True)]
+        write_ensemble(out, folders, models, config, units, whole, true, pooled, cache, say)
     with writing(out):
-        write_atomic(out / "run.json", _record(answers, config).encode())
+        write_atomic(out / "run.json", _record(out, models, answers, pooled, config).encode())
     return CrossValidated(
         out, len(lines) - len(failures), tuple(failures), len(rows_by(config.train.by, folds[0]))
     )
 
 
+def train_unless_done(
+    rows: Sequence[Row],
+    config: Config,
+    folder: Path,
+    *,
+    say: Say,
+    overwrite: bool,
+    cache: TileCache,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """One of several runs of a command: trained, or left as it is where it is finished. Raises as `train` does."""
+    if overwrite or not is_finished(folder, rows, config):
+        train(rows, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress)
+
+
 @dataclass(frozen=True)
-class _Answered:
+class Answered:
+    """Answers of a run's model to its test slides."""
+
     columns: list[str]
     lines: list[dict[str, str]]
     failures: list[Failure]
     tasks: Tasks
     values: list[Float64[np.ndarray, "n _"]]
     """Values of the answers, an array a task."""
+    outputs: list[Float64[np.ndarray, "n _"]]
+    """Outputs of the heads that these were made of."""
     targets: list[Float64[np.ndarray, "n _"]]
     """Targets of the same slides."""
 
 
-def _answered(
+def answered(
     folder: Path, rows: Sequence[Row], config: Config, reading: Reading, cache: TileCache
-) -> _Answered:
-    """The fold's test slides, answered by its model; as they were where that was done before."""
+) -> Answered:
+    """The run's test slides, answered by its model; as they were where that was done before."""
     kept = folder / "test.json"
     model = load_model(folder / "model")
     units = rows_by(config.train.by, rows)
-    own = [model.hash, asdict(reading)]
+    own = [FORMAT, model.hash, asdict(reading)]
     if kept.exists():
         stored = json.loads(kept.read_bytes())
         if stored["of"] == own:
             known = {row.slide: row for row in units}
             done = [known[slide] for slide in stored["slides"]]
-            values = [np.array(v, np.float64) for v in stored["values"]]
-            failed = [Failure(**f) for f in stored["failures"]]
-            return _Answered(
-                stored["columns"], stored["lines"], failed, model.tasks, values, targets_of(model.tasks, done)
-            )
+            values, outputs = ([np.array(v, np.float64) for v in stored[k]] for k in ("values", "outputs"))
+            failed, targets = [Failure(**f) for f in stored["failures"]], targets_of(model.tasks, done)
+            return Answered(stored["columns"], stored["lines"], failed, model.tasks, values, outputs, targets)
     model.cache = cache
     test = [row for row in units if row.split == "test"]
     examples = Examples(test, list(model.tasks), config, 1 << 30, stored=may_be_stored(config))
     failures = examples.inspect(lambda: None)
-    targets = list(dict.fromkeys(column for task in model.tasks for column in task.columns))
+    asked = list(dict.fromkeys(column for task in model.tasks for column in task.columns))
     predictions = [
         predict_prepared_patient(model, examples[i].prepared, reading) for i in range(len(examples))
     ]
     lines = [
-        {**_of_row(row, targets), **_of_prediction(prediction), "status": "done"}
+        {**_of_row(row, asked), **_of_prediction(prediction), "status": "done"}
         for row, prediction in zip(examples.rows, predictions, strict=True)
     ]
-    values = values_of(predictions)
+    values, outputs = values_of(predictions), outputs_of_tasks(predictions)
     unread = {failure.slide for failure in failures}
-    lines += [{**_of_row(row, targets), "status": "failed"} for row in test if row.slide in unread]
+    lines += [{**_of_row(row, asked), "status": "failed"} for row in test if row.slide in unread]
     names = ["patient", "slides"] if config.train.by == "patient" else ["slide", "patient"]
-    columns = [*names, *targets, *columns_of(model.specs), "tiles_read", "status", "notes"]
+    columns = [*names, *asked, *columns_of(model.specs), "tiles_read", "status", "notes"]
     content = {
         "of": own,
         "columns": columns,
@@ -146,16 +182,16 @@ def _answered(
         "failures": [asdict(f) for f in failures],
         "slides": [row.slide for row in examples.rows],
         "values": [v.tolist() for v in values],
+        "outputs": [o.tolist() for o in outputs],
     }
     with writing(folder):
         write_atomic(kept, json.dumps(content).encode())
-    return _Answered(columns, lines, failures, model.tasks, values, examples.targets)
+    return Answered(columns, lines, failures, model.tasks, values, outputs, examples.targets)
 
 
-def _record(answers: Sequence[_Answered], config: Config) -> str:
-    """Content of run.json: figures of all slides together, each answered by its fold's model, and fold by fold."""
+def _pooled(answers: Sequence[Answered], config: Config) -> Figures:
+    """Figures of all slides together, each answered by its fold's model."""
     rng = np.random.default_rng(config.train.seed)
-    each = [final_figures(a.tasks, a.values, a.targets, rng) for a in answers]
     pooled: Figures = {}
     for position, task in enumerate(answers[0].tasks):
         values, targets = (
@@ -164,7 +200,19 @@ def _record(answers: Sequence[_Answered], config: Config) -> str:
         )
         prefix = f"{task.spec.name}_" if position else ""
         pooled[f"{prefix}{task.metric}"] = task.interval(values, targets, rng)
+    return pooled
+
+
+def _record(
+    out: Path, models: Sequence[SlideModel], answers: Sequence[Answered], pooled: Figures, config: Config
+) -> str:
+    """Content of run.json: figures of all slides together, and fold by fold."""
+    rng = np.random.default_rng(config.train.seed)
+    each = [final_figures(a.tasks, a.values, a.targets, rng) for a in answers]
+    made = out / MODEL
     record = {
+        "members": hashes(models),
+        "model": model_hash(made) if made.exists() else None,
         "config": to_values(config),
         "versions": {"wsi_ats": __version__, "torch": torch.__version__},
         "figures": plain_figures(pooled),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
-from wsi_ats.attention.levels import Drawn
+from wsi_ats.attention.levels import Drawn, SlideAttention
+from wsi_ats.embed import Pixels
 from wsi_ats.estimator import attention_loss, entropy_penalty
 from wsi_ats.lowres.patient import Prepared
 from wsi_ats.model import AttentionSampler, Estimate
@@ -18,6 +21,8 @@ from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.sampling import generator_for
+from wsi_ats.slide_model import SlideModel
+from wsi_ats.train.ahead import Batch, ReadAhead
 from wsi_ats.train.augment import Augmentation, bag_shift, places
 from wsi_ats.train.data import Example
 from wsi_ats.train.figures import epoch_figures, values_of
@@ -38,6 +43,7 @@ class TrainingModule(pl.LightningModule):
         self.settings = model.config.train
         self.standardised_on: Sequence[Prepared] = ()
         """Training slides that the features' mean and variance are taken from before a validation."""
+        self._reader: ReadAhead | None = None
         self._answers: list[PatientPrediction] = []
         self._targets: list[Targets] = []
 
@@ -47,22 +53,59 @@ class TrainingModule(pl.LightningModule):
         It is `model.forward` with what only training does: uniform draws while warming up, tiles turned, bags shifted.
         """
         seed, epoch = self.settings.seed, self.current_epoch
-        generators = [generator_for(seed, epoch, *example.slides) for example in batch]
-        drawn = self._draw([example.prepared for example in batch], generators)
-        how, counts = self.model.config.augment, [len(d.draws) for d in drawn]
-        augment = Augmentation(how, counts, seed, epoch, batch_idx, turn=self.settings.augment)
-        features = self.model.embed(drawn, augment, places(how, sum(counts), seed, epoch, batch_idx))
+        generators = self._generators(batch, batch_idx)
+        drawn, fetched = self._draw(batch, generators, batch_idx)
+        if isinstance(batch, Batch) and batch.after:
+            self._read_ahead(batch.after, batch_idx + 1)
+        how = self.model.config.augment
+        augment = Augmentation(
+            how, [len(d.draws) for d in drawn], seed, epoch, batch_idx, turn=self.settings.augment
+        )
+        features = self.model.embed(drawn, augment, self._places(drawn, batch_idx), fetched)
         if self.settings.shift:
             pairs = zip(features, generators, strict=True)
             features = [bag_shift(f, self.settings.shift, generator) for f, generator in pairs]
-        loss = self._loss(self.model.estimates(drawn, features), batch)
+        with torch.autocast(self.device.type, enabled=False):  # little arithmetic, whose digits count
+            loss = self._loss(self.model.estimates(drawn, features), batch)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
-    def _draw(self, slides: list[Prepared], generators: list[torch.Generator]) -> list[Drawn]:
-        how, warming_up = self.model.config.sampling, self.current_epoch < self.model.config.warm_up
-        attention = [self.model.attend(slide, uniform=warming_up) for slide in slides]
-        return [a.draw(how.tiles, how.sampler, g) for a, g in zip(attention, generators, strict=True)]
+    def _generators(self, batch: list[Example], batch_idx: int) -> list[torch.Generator]:
+        seed, epoch = self.settings.seed, self.current_epoch
+        # With balanced classes a slide may come again, and is to be drawn from anew.
+        again = [(batch_idx, i) if self.settings.balanced else () for i in range(len(batch))]
+        return [generator_for(seed, epoch, *e.slides, *a) for e, a in zip(batch, again, strict=True)]
+
+    def _attend(self, batch: list[Example]) -> list[SlideAttention]:
+        warming_up = self.current_epoch < self.model.config.warm_up
+        return [self.model.attend(example.prepared, uniform=warming_up) for example in batch]
+
+    def _draw(
+        self, batch: list[Example], generators: list[torch.Generator], batch_idx: int
+    ) -> tuple[list[Drawn], Callable[[], Pixels] | None]:
+        """What is drawn of a batch: ahead, with what waits for its pixels, or now."""
+        how, attention = self.model.config.sampling, self._attend(batch)
+        ahead = self._reader.take((self.current_epoch, batch_idx), attention) if self._reader else None
+        if ahead is not None:
+            return ahead
+        pairs = zip(attention, generators, strict=True)
+        return [a.draw(how.tiles, how.sampler, g) for a, g in pairs], None
+
+    @torch.no_grad()
+    def _read_ahead(self, batch: list[Example], batch_idx: int) -> None:
+        """Draw a later batch with the attention as it is now, and have its tiles read."""
+        how, generators = self.model.config.sampling, self._generators(batch, batch_idx)
+        pairs = zip(self._attend(batch), generators, strict=True)
+        drawn = [a.draw(how.tiles, how.sampler, g) for a, g in pairs]
+        moved = self._places(drawn, batch_idx)
+        self._reader = self._reader or ReadAhead()
+        self._reader.begin(
+            (self.current_epoch, batch_idx), [d.draws for d in drawn], lambda: self.model.fetch(drawn, moved)
+        )
+
+    def _places(self, drawn: list[Drawn], batch_idx: int) -> Float64[np.ndarray, "M 2"] | None:
+        count = sum(len(d.draws) for d in drawn)
+        return places(self.model.config.augment, count, self.settings.seed, self.current_epoch, batch_idx)
 
     def _loss(self, estimates: list[Estimate], batch: list[Example]) -> Tensor:
         outputs = torch.stack([estimate.logits for estimate in estimates])
@@ -90,14 +133,8 @@ class TrainingModule(pl.LightningModule):
     def validation_step(self, batch: list[Example], batch_idx: int) -> None:
         """Answer the slides and keep the answers for the end of the epoch."""
         for example in batch:
-            self._answers.append(self.answer(example))
+            self._answers.append(answer(self.model, example))
             self._targets.append(example.targets)
-
-    def answer(self, example: Example) -> PatientPrediction:
-        """The prediction that a user would get, from one pooled draw a slide, always with the same seed."""
-        sampler = "all" if self.model.config.sampling.sampler == "all" else "systematic"
-        reading = Reading(self.settings.val_tiles, sampler, repeats=1, seed=self.settings.seed)
-        return predict_prepared_patient(self.model, example.prepared, reading)
 
     def on_validation_epoch_end(self) -> None:
         """Metric values and losses over all validation slides.
@@ -136,3 +173,12 @@ class TrainingModule(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch as it is: the model moves the pixels that it reads."""
         return batch
+
+
+def answer(model: SlideModel, example: Example) -> PatientPrediction:
+    """The prediction that a user would get, from one pooled draw a slide, always with the same seed."""
+    sampler, how = "all" if model.config.sampling.sampler == "all" else "systematic", model.config.train
+    reading = Reading(how.val_tiles, sampler, repeats=1, seed=how.seed)
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, enabled=False):  # as a user's, whatever precision training is in
+        return predict_prepared_patient(model, example.prepared, reading)

@@ -9,17 +9,18 @@ import torch
 from wsi_ats.errors import SlideError
 from wsi_ats.prediction import PatientPrediction
 from wsi_ats.sampling import generator_for
+from wsi_ats.slide_model import SlideModel
 from wsi_ats.statistics.novelty import LEAST, Description, Reference, expected_rate, fit_reference
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
-from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.module import answer
 
 MOST = 256
 """Number of training slides that are looked at: mean and main components change little with more."""
 
 
 def reference_of(
-    module: TrainingModule, train_set: Examples, validation: Sequence[PatientPrediction], seed: int, say: Say
+    model: SlideModel, train_set: Examples, validation: Sequence[PatientPrediction], seed: int, say: Say
 ) -> Reference | None:
     """The reference of the training slides, with the limit that the predictions of validation slides set.
 
@@ -29,7 +30,7 @@ def reference_of(
     reference, trained = None, []
     if len(train_set) + len(others) >= LEAST:  # else there is no need to read any tile
         chosen = torch.randperm(len(train_set), generator=generator_for(seed, "reference"))[:MOST].tolist()
-        trained = [found for i in chosen if (found := _describe(module, train_set, i)) is not None]
+        trained = [found for i in chosen if (found := _describe(model, train_set, i)) is not None]
         reference = fit_reference(trained, others)
     if reference is None:
         say(
@@ -45,9 +46,9 @@ def reference_of(
     return reference
 
 
-def _describe(module: TrainingModule, train_set: Examples, index: int) -> Description | None:
+def _describe(model: SlideModel, train_set: Examples, index: int) -> Description | None:
     """The description of a training slide; None where a tile of it cannot be read, which no epoch had drawn."""
     try:
-        return module.answer(train_set[index]).description
+        return answer(model, train_set[index]).description
     except SlideError:
         return None

@@ -9,16 +9,18 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader
 
-from wsi_ats.build import build_model
+from wsi_ats.build import build_member, build_model, together
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError, Failure, SlideError
@@ -26,14 +28,19 @@ from wsi_ats.lowres.patient import Prepared
 from wsi_ats.manifest import Row, with_splits
 from wsi_ats.manifest.audit import audit
 from wsi_ats.manifest.patients import rows_by, unit_of
+from wsi_ats.model import AttentionSampler
 from wsi_ats.model_folder import save_model
 from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
 from wsi_ats.shown import cell
+from wsi_ats.slide_model import SlideModel
+from wsi_ats.stopwatch import noting
 from wsi_ats.tasks.task import Task
+from wsi_ats.train.ahead import LookingAhead
+from wsi_ats.train.balance import balanced_chances, chances_in_words, check_balanced, in_words
 from wsi_ats.train.calibrate import calibrate, outputs_of_tasks, values_of_outputs
 from wsi_ats.train.card import Trained, model_card
-from wsi_ats.train.data import TILES, BadTiles, Examples, Shuffled
+from wsi_ats.train.data import TILES, BadTiles, Example, Examples, Shuffled
 from wsi_ats.train.epoch_checkpoint import Checkpoints, EpochCheckpoint, Say
 from wsi_ats.train.figures import Figures, final_figures
 from wsi_ats.train.folder import (
@@ -46,10 +53,14 @@ from wsi_ats.train.folder import (
     write_validation,
 )
 from wsi_ats.train.frozen import cache_for, embed_all, may_be_stored, tell_store
+from wsi_ats.train.hardware import accelerator, check_precision
+from wsi_ats.train.loggers import check_loggers, loggers_of
 from wsi_ats.train.looked_at import look_at
-from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.module import TrainingModule, answer
 from wsi_ats.train.patients import patients_in_words, say_patients
+from wsi_ats.train.progress import OnProgress, TellProgress
 from wsi_ats.train.reference import reference_of
+from wsi_ats.train.stages import StageClock, stages_in_words, stages_table, total_of
 from wsi_ats.train.standardise import fit_standardisation
 from wsi_ats.train.targets import ask, classes_of, counts_of, refuse_lacking, targets_of
 
@@ -68,6 +79,7 @@ def train(
     say: Say = print,
     overwrite: bool = False,
     cache: TileCache | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Trained:
     """Train on the `train` rows, choose the epoch by the `val` rows, write `out/model/`.
 
@@ -75,11 +87,14 @@ def train(
     Slides that cannot be used are listed in `out/failures.csv` and left out; one with more damaged tiles than are
     tolerated from the epoch on in which the last of them was drawn. A run that was interrupted goes on after its
     last whole epoch when the same slides and settings are given again, and ends with the same weights as if it had
-    not been. `say` gets progress, a line at a time. `cache` keeps tiles and frozen features beyond this run; by default
-    it is of this run alone, in front of a store beside `out` (`train.disk_mb`). Raises `ConfigError` where a class has
+    not been. `say` gets progress, a line at a time; `on_progress` how far an epoch is, at every step. `cache` keeps
+    tiles and frozen features beyond this run; by default it is of this run alone, in front of a store beside `out`
+    (`train.disk_mb`). Raises `ConfigError` where a class has
     no usable slide, a target makes no sense or `out` holds another run.
     """
     start = time.monotonic()
+    check_precision(config)
+    check_loggers(config)
     tasks = ask(config, rows)
     strata, given = tasks[0].strata(targets_of(tasks, rows)[0]), {row.split for row in rows}
     rows = with_splits(rows, config.train.val_fraction, config.train.seed, strata)
@@ -87,6 +102,8 @@ def train(
     # What is wrong with splits and networks is told before slides are opened and anything is written.
     units = rows_by(config.train.by, rows)
     refuse_lacking(tasks, units)
+    if config.train.balanced:
+        check_balanced(tasks[0])
     found = audit(rows, classes)
     build_model(config, tasks)
     with alone_in(out):
@@ -97,9 +114,8 @@ def train(
         write_table(out, "cohort.csv", found.cohort.as_csv())
         for line in (*found.cohort.lines(), *(f"warning: {words}" for words in found.warnings)):
             say(line)
-        return _train(
-            units, tasks, config, out, say, cache_for(config, out, say) if cache is None else cache, start
-        )
+        cache = cache_for(config, out, say) if cache is None else cache
+        return _train(units, tasks, config, out, say, cache, on_progress, start)
 
 
 def _train(
@@ -109,6 +125,7 @@ def _train(
     out: Path,
     say: Say,
     cache: TileCache,
+    on_progress: OnProgress | None,
     start: float,
 ) -> Trained:
     bad_tiles: BadTiles = {}
@@ -120,14 +137,15 @@ def _train(
         tasks = ask(config, rows)
         for task, targets in zip(tasks, sets["train"].targets, strict=True):
             task.fit(targets)
-        module = TrainingModule(build_model(config, tasks))
-        module.model.cache = cache
-        keeper = EpochCheckpoint(out, config.train.patience, say, bad_tiles, config.warm_up)
+        for words in in_words(tasks):
+            say(words)
+        if config.train.balanced:
+            say(chances_in_words(classes_of(tasks[0], sets["train"].rows)))
         try:
-            if config.train.embed_all:
-                embed_all(module.model, [*sets.values()], say)
-            _fit(module, sets, config, keeper)
-            figures = _validate(module, sets, config, out, say)
+            members = _train_members(tasks, sets, config, out, say, cache, bad_tiles, on_progress)
+            model = together(config, [member.model for member in members])
+            model.cache = cache
+            figures = _validate(model, sets, config, out, say)
             break
         except SlideError as error:
             # Pixels that cannot be decoded: without that slide, on from the last epoch.
@@ -135,17 +153,63 @@ def _train(
             write_failures(out, failures)
             say(f"left out {failures[-1].slide}: {error.message}")
     tell_store(cache, say)
+    stages = total_of([member.clock for member in members])
+    write_table(out, "stages.csv", stages_table(stages))
+    for line in stages_in_words(stages):
+        say(line)
     seconds = time.monotonic() - start
     bad = {slide: len(tiles) for slide, tiles in sorted(bad_tiles.items()) if tiles}
     if bad:
         say(
             f"{sum(bad.values())} damaged tile(s) of {len(bad)} slide(s) were background: see {out / 'run.json'}"
         )
-    result = Trained(out / "model", figures, len(keeper.epochs), seconds, failures, bad)
+    epochs = sum(len(member.keeper.epochs) for member in members)
+    result = Trained(out / "model", figures, epochs, seconds, failures, bad, config.train.members)
     with writing(result.folder):
-        save_model(module.model, result.folder, model_card(list(module.model.tasks), rows, result))
+        card = model_card(list(model.tasks), rows, result, model.reference)
+        save_model(model, result.folder, card)
     finish_run(out, config, result)
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A network of the model, trained, and what is known of its training."""
+
+    model: AttentionSampler
+    keeper: EpochCheckpoint
+    clock: StageClock
+
+
+def _train_members(
+    tasks: Sequence[Task],
+    sets: Sets,
+    config: Config,
+    out: Path,
+    say: Say,
+    cache: TileCache,
+    bad_tiles: BadTiles,
+    on_progress: OnProgress | None,
+) -> list[_Member]:
+    """Every member of the model, one after the other, with the weights of its best epoch."""
+    members: list[_Member] = []
+    for number in range(config.train.members):
+        own = config.of_member(number)
+        if config.train.members > 1:
+            say(f"member {number + 1} of {config.train.members}, of seed {own.train.seed}")
+        model = build_member(own, tasks, [member.model for member in members])
+        model.cache = cache
+        if own.train.embed_all and not number:
+            embed_all(model, [*sets.values()], say)
+        before = tuple(member.keeper for member in members)
+        keeper = EpochCheckpoint(out, own.train.patience, say, bad_tiles, own.warm_up, before)
+        members.append(_Member(model, keeper, StageClock()))
+        callbacks: list[Callback] = [members[-1].clock, keeper, *loggers_of(out, own, keeper)]
+        if on_progress is not None:
+            callbacks.append(TellProgress(on_progress, sum(map(len, sets.values())), own.train.by))
+        with noting(members[-1].clock.watch):
+            _fit(TrainingModule(model), sets, own, keeper, callbacks)
+    return members
 
 
 def _inspect(
@@ -226,14 +290,22 @@ def _set_aside(error: SlideError, sets: Sets) -> Failure:
     raise error
 
 
-def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckpoint) -> None:
+def _fit(
+    module: TrainingModule,
+    sets: Sets,
+    config: Config,
+    keeper: EpochCheckpoint,
+    callbacks: Sequence[Callback],
+) -> None:
     """Train, or go on training, and leave the weights of the best epoch in `module`."""
     train_set = sets["train"]
-    settings = config.train
+    settings, task = config.train, next(iter(module.model.tasks))
     some = slides_to_standardise_on(train_set, settings.seed)
     fit_standardisation(module.model, some, settings.seed)
     module.standardised_on = some
-    shuffled = Shuffled(train_set, settings.seed)
+    chances = balanced_chances(classes_of(task, train_set.rows)) if settings.balanced else None
+    shuffled = Shuffled(train_set, settings.seed, chances)
+    loader: type[DataLoader[Example]] = LookingAhead if settings.read_ahead else DataLoader
     checkpoints = Checkpoints(module)
     if keeper.last.exists():
         checkpoints.load_checkpoint(
@@ -241,9 +313,9 @@ def _fit(module: TrainingModule, sets: Sets, config: Config, keeper: EpochCheckp
         )  # needed at the end: what is wrong with it is told before the work
     try:
         with _without_advice():
-            _trainer(config, keeper, checkpoints).fit(
+            _trainer(config, keeper, callbacks, checkpoints).fit(
                 module,
-                DataLoader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
+                loader(train_set, settings.batch, sampler=shuffled, collate_fn=list),
                 DataLoader(sets["val"], settings.batch, collate_fn=list),
                 ckpt_path=str(keeper.last) if keeper.last.exists() else None,
             )
@@ -261,14 +333,17 @@ def slides_to_standardise_on(train_set: Examples, seed: int) -> list[Prepared]:
     return [train_set[i].prepared for i in chosen[:STANDARDISED_ON].tolist()]
 
 
-def _trainer(config: Config, keeper: EpochCheckpoint, checkpoints: Checkpoints) -> pl.Trainer:
+def _trainer(
+    config: Config, keeper: EpochCheckpoint, callbacks: Sequence[Callback], checkpoints: Checkpoints
+) -> pl.Trainer:
     return pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        accelerator=accelerator(),
         devices=1,
+        precision=config.train.precision,
         max_epochs=config.train.epochs,
         gradient_clip_val=config.train.clip,
         accumulate_grad_batches=config.train.accumulate,
-        callbacks=[keeper],
+        callbacks=[*callbacks],
         # Its own environment, also inside a SLURM job: one process needs no help of the job's manager. There, Lightning
         # also goes on from a state that another program of its kind left in the working folder: ours has none.
         plugins=[checkpoints, LightningEnvironment()],
@@ -299,16 +374,16 @@ def _without_advice() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _validate(module: TrainingModule, sets: Sets, config: Config, out: Path, say: Say) -> Figures:
+def _validate(model: SlideModel, sets: Sets, config: Config, out: Path, say: Say) -> Figures:
     """Predict the validation slides with the chosen weights, calibrate the model on them, note what its slides are like
     and write `validation.csv`."""
-    val_set, tasks = sets["val"], module.model.tasks
-    predictions = [module.answer(val_set[i]) for i in range(len(val_set))]
+    val_set, tasks = sets["val"], model.tasks
+    predictions = [answer(model, val_set[i]) for i in range(len(val_set))]
     if config.train.calibrate:
         calibrated = calibrate(tasks, predictions, val_set.targets, f"validation {config.train.by}s")
         for words in (*calibrated.done, *calibrated.missing):
             say(words)
-    module.model.reference = reference_of(module, sets["train"], predictions, config.train.seed, say)
+    model.reference = reference_of(model, sets["train"], predictions, config.train.seed, say)
     outputs = outputs_of_tasks(predictions)
     values = [values_of_outputs(task, mine) for task, mine in zip(tasks, outputs, strict=True)]
     write_validation(out, tasks, val_set.rows, values, outputs)

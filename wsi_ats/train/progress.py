@@ -1,0 +1,81 @@
+"""Progress inside an epoch: how many slides it has seen, and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from wsi_ats.progress import duration
+
+
+@dataclass(frozen=True)
+class EpochProgress:
+    """How far an epoch is. Of the slides, or patients, those of validation count, too."""
+
+    epoch: int
+    """Its number, from 1."""
+    epochs: int
+    """Number of epochs at most."""
+    done: int
+    total: int
+    seconds: float
+    """Seconds since the epoch began."""
+    by: str = "slide"
+
+    @property
+    def left(self) -> float:
+        """Seconds that the rest of the epoch takes at this rate."""
+        return self.seconds * (self.total - self.done) / max(self.done, 1)
+
+    @property
+    def all_left(self) -> float:
+        """Seconds that this and all later epochs take at this rate; fewer where training stops early."""
+        return self.left + self.seconds * self.total / max(self.done, 1) * (self.epochs - self.epoch)
+
+    def __str__(self) -> str:
+        words = f"epoch {self.epoch}/{self.epochs}: {self.done} of {self.total} {self.by}s"
+        if not self.done:
+            return words
+        later = f", at most {duration(self.all_left)} of training" if self.epoch < self.epochs else ""
+        return f"{words}, {duration(self.left)} left{later}"
+
+
+OnProgress = Callable[[EpochProgress], object]
+
+
+class TellProgress(Callback):  # type: ignore[misc]
+    """Tells after every step of training and of validation how far the epoch is.
+
+    total: number of slides, or patients, of an epoch, those of validation included. by: what these are.
+    """
+
+    def __init__(self, on_progress: OnProgress, total: int, by: str) -> None:
+        self._tell, self._total, self._by = on_progress, total, by
+        self._done, self._start = 0, 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin to count."""
+        self._done, self._start = 0, time.monotonic()
+        self._told(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, *_: int) -> None:
+        """Count the slides of a step."""
+        self._done += len(batch)
+        self._told(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, *_: int
+    ) -> None:
+        """Count the slides of a step of validation."""
+        self._done += len(batch)
+        self._told(trainer)
+
+    def _told(self, trainer: pl.Trainer) -> None:
+        seconds = time.monotonic() - self._start
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
+        self._tell(EpochProgress(epoch, epochs, self._done, self._total, seconds, self._by))
