@@ -152,9 +152,7 @@ def three_sets(group: str, split: str) -> str:
 
 
 def config_of(settings: Iterable[str], seed: int) -> Config:
-    """Settings of a run: no two runs of a method have members of the same seed."""
-    config = load_config(None, settings)
-    return load_config(None, [*settings, f"train.seed={seed * config.train.members}"])
+    return load_config(None, [*settings, f"train.seed={seed}"])
 
 
 def sampled(rows: list[Row], config: Config, out: Path, cache: TileCache | None) -> dict[str, float]:

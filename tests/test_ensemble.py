@@ -160,15 +160,21 @@ def test_all_slides_of_a_patient_answer_as_one(small_run: SmallRun) -> None:
     assert exact.results[0].outputs == pytest.approx(mean, abs=1e-5)
 
 
-def test_members_have_seeds_of_their_own_and_the_first_is_the_model_of_that_seed() -> None:
+def test_models_of_other_seeds_have_no_member_in_common() -> None:
+    models = [settings("train.members=3", f"train.seed={seed}") for seed in range(4)]
+    seeds = [model.of_member(number).train.seed for model in models for number in range(3)]
+    assert seeds == list(range(12))
+
+
+def test_each_member_is_the_model_of_its_seed() -> None:
     three = build_model(settings("train.members=3", "train.seed=5"), ("normal", "tumour"))
-    one = build_model(settings("train.seed=6"), ("normal", "tumour"))
+    one = build_model(settings("train.seed=16"), ("normal", "tumour"))
     assert isinstance(three, Ensemble)
     first, second, third = three.members
     same = {name: value.tolist() for name, value in one.state_dict().items()}
     assert {name: value.tolist() for name, value in second.state_dict().items()} == same
     assert {name: value.tolist() for name, value in first.state_dict().items()} != same
-    assert third.config.train.seed == 7
+    assert third.config.train.seed == 17
     assert third.config.train.members == 1
 
 

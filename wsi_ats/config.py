@@ -298,7 +298,8 @@ class Config(Section):
         """Settings of one of the members of a model, which has a seed of its own; the first has that of the model."""
         if self.train.members == 1:
             return self
-        seed = (self.train.seed + number) % (MAX_SEED + 1)
+        # No two models of other seeds have a member in common.
+        seed = (self.train.seed * self.train.members + number) % (MAX_SEED + 1)
         return self.model_copy(update={"train": self.train.model_copy(update={"members": 1, "seed": seed})})
 
     @property

@@ -193,6 +193,8 @@ def _missing(folder: Path, name: str, error: OSError) -> ModelError:
             f"{folder / name} may not be read: permission denied",
             remedy=f"ask its owner for `chmod -R a+rX {folder}`, and to let you into the folders above it",
         )
+    if (folder / RUN_MODEL / SETTINGS).exists():
+        return ModelError(f"{folder} is not a model folder", f"give the model in it: {folder / RUN_MODEL}")
     return ModelError(
         f"{folder} is not a model folder: {name}: {error.strerror}",
         remedy="give the folder `model/` of a training run; on a cluster, on a file system that all workers see",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -121,6 +122,21 @@ def test_killed_twice_it_goes_on(manifest: Path, whole: Path, tmp_path: Path) ->
     run(*command)
     assert (tmp_path / "out" / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
     assert "18 of 18 slides answered" in run(*command).stdout  # nothing is trained again
+
+
+@pytest.mark.parametrize("how", [(), ("--seeds", "2"), ("--overwrite",)])
+def test_no_other_training_goes_into_its_folder(manifest: Path, whole: Path, how: tuple[str, ...]) -> None:
+    before = (whole / "run.json").read_bytes()
+    result = run("train", manifest, "--out", whole, "--patient", "case", *TRAINING, *how, status=2)
+    assert "holds a cross-validation" in result.stderr
+    assert (whole / "run.json").read_bytes() == before
+
+
+def test_nor_does_it_go_into_the_folder_of_another(manifest: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "fold-0", tmp_path / "out")
+    result = run("train", manifest, "--out", tmp_path / "out", *FOLDS, status=2)
+    assert "holds a training run" in result.stderr
+    assert not (tmp_path / "out" / "fold-0").exists()
 
 
 def test_each_site_is_kept_out_once(manifest: Path, tmp_path: Path) -> None:

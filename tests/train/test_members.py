@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,9 @@ def test_a_run_that_is_interrupted_in_any_member_ends_as_one_that_was_not(
     assert_same_weights(tmp_path / "model" / "model.safetensors", run / "model" / "model.safetensors")
     before = {("epoch 1", 1): 1, ("epoch 2", 1): 2, ("member 2", 1): 2, ("epoch 1", 2): 3, ("epoch 2", 2): 4}
     assert sum(said.startswith("epoch") for said in told) == 4 - before[moment]  # none was done again
+    lines = table(tmp_path / "log.csv")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["seconds"] >= sum(float(each["seconds"]) for each in lines) - 0.1  # those of both starts
     again = [{k: v for k, v in each.items() if k != "seconds"} for each in table(tmp_path / "log.csv")]
     whole = [{k: v for k, v in each.items() if k != "seconds"} for each in table(run / "log.csv")]
     assert again == whole

@@ -122,7 +122,7 @@ def evidence(
             say(f"{cell(item.id)}: failed: {failures[-1].error}")
             continue
         found.append(SlideEvidence(item.id, item.patient, said, mine))
-        enough = f"{mine.minimal} of" if mine.minimal else "none of"
+        enough = f"{mine.minimal} of" if mine.minimal else "not even all"
         say(f"{cell(item.id)}: {said} {mine.sure:.3f}; sufficient: {enough} {len(mine)} tiles")
     return found, failures
 

@@ -18,8 +18,9 @@ LEAST_IN_BIN = 10
 """Number of slides that a bin of a reliability curve should have."""
 NEAREST = 1e-6
 """Nearest that a probability comes to 0 and 1: tables keep six digits."""
-FARTHEST = 30.0
-"""Largest intercept or slope that counts as one: beyond it the probabilities part the slides."""
+FARTHEST = 60.0
+"""Largest intercept or slope, a standard deviation of the logits, that counts as one: beyond it the probabilities part
+the slides."""
 STEPS = 40
 """Largest number of Newton steps."""
 PARTED = "the probabilities part the slides perfectly"
@@ -127,6 +128,9 @@ def _fit(
 ) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, " R"]]:
     """Intercept and slope of the logistic regression on the logits, with the slope kept at 1 unless asked for; by
     Newton's method, for all resamples at once. nan where they are not finite."""
+    # The slope of logits that lie close together is steep: it is found on a scale of their own.
+    middle, spread = (logit.mean(), max(float(logit.std()), 1e-12)) if slope and len(logit) else (0.0, 1.0)
+    logit = (logit - middle) / spread
     a, b = np.zeros(len(weights)), np.full(len(weights), 0.0 if slope else 1.0)
     largest = np.full(len(weights), np.inf)
     for _ in range(STEPS):
@@ -145,4 +149,5 @@ def _fit(
         if not (largest > 1e-10).any():
             break
     found = (largest < 1e-6) & (np.abs(a) < FARTHEST) & (np.abs(b) < FARTHEST)
+    a, b = a - b * middle / spread, b / spread
     return np.where(found, a, np.nan), np.where(found, b, np.nan)

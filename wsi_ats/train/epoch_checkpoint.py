@@ -106,6 +106,8 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
         self._members = (*before, self)
         self.epochs: list[dict[str, float]] = []
         """Metrics of every epoch."""
+        self.seconds_before = 0.0
+        """Seconds of the epochs that an earlier start of the run has trained."""
         self._bad_tiles = {} if bad_tiles is None else bad_tiles
         self._log = out / "log.csv"
         self._patience, self._warm_up = patience, warm_up
@@ -131,6 +133,7 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a stored state."""
         self.epochs = list(state_dict["epochs"])
+        self.seconds_before = sum(epoch["seconds"] for epoch in self.epochs)
         for slide, tiles in state_dict["bad_tiles"].items():
             self._bad_tiles.setdefault(slide, set()).update(map(tuple, tiles))
 

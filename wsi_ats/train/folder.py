@@ -63,6 +63,7 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
     run or another one, unless `overwrite` clears it.
     """
     settings, slides, table = out / "config.toml", out / "slides.csv", _slides_table(rows)
+    refuse_other_kind(out, "run")
     if overwrite:
         remove_run(out)
     remedy = "give another --out, or --overwrite to start again"
@@ -97,6 +98,21 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
         write_atomic(slides, table)
         save_config(config, settings)
         (out / "checkpoints").mkdir(exist_ok=True)
+
+
+def refuse_other_kind(out: Path, kind: str) -> None:
+    """Raise `ConfigError` where the folder holds what another kind of training wrote: `run`, `folds` or `seeds`."""
+    words = {"run": "a training run", "folds": "a cross-validation", "seeds": "a training with several seeds"}
+    marks = {
+        "folds": any(out.glob("fold-*/config.toml")),
+        "seeds": any(out.glob("seed-*/config.toml")),
+        "run": (out / "slides.csv").exists() and _has_begun(out),
+    }
+    for other, there in marks.items():
+        if there and other != kind:
+            raise ConfigError(
+                f"{out} holds {words[other]}", "give another --out, or delete that folder first"
+            )
 
 
 def is_finished(out: Path, rows: Sequence[Row], config: Config) -> bool:

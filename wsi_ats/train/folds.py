@@ -31,7 +31,7 @@ from wsi_ats.train.calibrate import outputs_of_tasks
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
 from wsi_ats.train.figures import Figures, final_figures, plain_figures, values_of
-from wsi_ats.train.folder import is_finished
+from wsi_ats.train.folder import is_finished, refuse_other_kind
 from wsi_ats.train.frozen import cache_for, may_be_stored
 from wsi_ats.train.of_folds import FOLDER as MODEL
 from wsi_ats.train.of_folds import hashes, is_ensemble_of, models_of, write_ensemble
@@ -77,6 +77,7 @@ def cross_validate(
     for rows in folds:  # what the last one lacks is told before the first is trained
         refuse_lacking(ask(config, rows), rows_by(config.train.by, [row for row in rows if row.split]))
     make_folder(out)
+    refuse_other_kind(out, "folds")
     cache = cache_for(config, out, say) if cache is None else cache
     answers: list[Answered] = []
     lines: list[dict[str, str]] = []

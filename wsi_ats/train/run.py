@@ -157,7 +157,7 @@ def _train(
     write_table(out, "stages.csv", stages_table(stages))
     for line in stages_in_words(stages):
         say(line)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - start + sum(member.keeper.seconds_before for member in members)
     bad = {slide: len(tiles) for slide, tiles in sorted(bad_tiles.items()) if tiles}
     if bad:
         say(

@@ -21,7 +21,7 @@ from wsi_ats.reading import Reading
 from wsi_ats.shown import csv_bytes
 from wsi_ats.train.epoch_checkpoint import Say
 from wsi_ats.train.figures import final_figures, metric_label, plain_figures
-from wsi_ats.train.folder import read_failures, write_table
+from wsi_ats.train.folder import read_failures, refuse_other_kind, write_table
 from wsi_ats.train.folds import answered, train_unless_done
 from wsi_ats.train.frozen import cache_for
 from wsi_ats.train.progress import OnProgress
@@ -107,7 +107,7 @@ def train_seeds(
     first = config.train.seed
     if count < 2 or first + count - 1 > MAX_SEED:
         raise ConfigError(
-            f"seeds is {count} from train.seed = {first} on; it must be at least 2, up to {MAX_SEED}",
+            f"seeds is {count} from train.seed = {first} on; it must be at least 2",
             remedy="5 is usual",
         )
     tasks = ask(config, rows)
@@ -115,6 +115,7 @@ def train_seeds(
     # One split for all: what differs is chance in training, not which slides are hard.
     rows = with_splits(rows, config.train.val_fraction, first, strata)
     make_folder(out)
+    refuse_other_kind(out, "seeds")
     cache = cache_for(config, out, say) if cache is None else cache
     seeds = tuple(range(first, first + count))
     figures: list[dict[str, float]] = []
