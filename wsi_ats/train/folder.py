@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.card import Trained
 from wsi_ats.train.figures import plain_figures
 
+RECORD = "run.json"
+"""Name of the record of what is finished."""
+FOLD, SEED = "fold-{}", "seed-{}"
+"""Folders of the runs of a cross-validation, and of a training with several seeds."""
 OWN = (
     "slides.csv",
     "config.toml",
@@ -44,7 +49,7 @@ OWN = (
     "tensorboard",
     "mlflow",
     "model",
-    "run.json",
+    RECORD,
     "examples",
     "report.html",
 )
@@ -87,7 +92,7 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
             raise ConfigError(f"{out} holds a run with other settings (see {settings})", remedy)
         if of != table:
             raise ConfigError(f"{out} holds a run on other slides, labels or splits (see {slides})", remedy)
-        if (out / "run.json").exists():
+        if (out / RECORD).exists():
             raise ConfigError(f"{out} holds a finished run", remedy)
     elif settings.exists() and not _is_of(settings, slides, config, table):
         remove_run(out)  # a start that failed, of which nothing is worth keeping
@@ -104,8 +109,8 @@ def refuse_other_kind(out: Path, kind: str) -> None:
     """Raise `ConfigError` where the folder holds what another kind of training wrote: `run`, `folds` or `seeds`."""
     words = {"run": "a training run", "folds": "a cross-validation", "seeds": "a training with several seeds"}
     marks = {
-        "folds": any(out.glob("fold-*/config.toml")),
-        "seeds": any(out.glob("seed-*/config.toml")),
+        "folds": any(out.glob(FOLD.format("*/config.toml"))),
+        "seeds": any(out.glob(SEED.format("*/config.toml"))),
         "run": (out / "slides.csv").exists() and _has_begun(out),
     }
     for other, there in marks.items():
@@ -118,7 +123,7 @@ def refuse_other_kind(out: Path, kind: str) -> None:
 def is_finished(out: Path, rows: Sequence[Row], config: Config) -> bool:
     """Whether the folder holds the finished run of these rows and settings."""
     settings, slides = out / "config.toml", out / "slides.csv"
-    return (out / "run.json").exists() and _is_of(settings, slides, config, _slides_table(rows))
+    return (out / RECORD).exists() and _is_of(settings, slides, config, _slides_table(rows))
 
 
 def _slides_table(rows: Sequence[Row]) -> bytes:
@@ -135,7 +140,7 @@ def _slides_table(rows: Sequence[Row]) -> bytes:
 
 def _has_begun(out: Path) -> bool:
     """Whether anything was trained in the folder: an epoch has ended."""
-    return any((out / name).exists() for name in ("run.json", "model", "log.csv", "checkpoints/last.ckpt"))
+    return any((out / name).exists() for name in (RECORD, "model", "log.csv", "checkpoints/last.ckpt"))
 
 
 def _is_of(settings: Path, slides: Path, config: Config, table: bytes) -> bool:
@@ -256,4 +261,15 @@ def finish_run(out: Path, config: Config, result: Trained) -> None:
         "bad_tiles": dict(result.bad_tiles),
     }
     with writing(out):
-        write_atomic(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+        write_atomic(out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def read_record(out: Path) -> dict[str, Any]:
+    """The record of a finished run. Raises `ConfigError` where it cannot be read."""
+    try:
+        record: dict[str, Any] = json.loads((out / RECORD).read_bytes())
+        return record
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{out / RECORD} cannot be read: {error}", "delete its folder: this run is trained again"
+        ) from error

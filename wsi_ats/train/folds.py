@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,28 +18,26 @@ from wsi_ats.config import Config, to_values
 from wsi_ats.errors import Failure
 from wsi_ats.manifest import Row
 from wsi_ats.manifest.patients import rows_by
-from wsi_ats.model_folder import load_model, model_hash
+from wsi_ats.model_folder import RUN_MODEL, load_model, model_hash
 from wsi_ats.output import make_folder, writing
 from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import PatientPrediction
 from wsi_ats.reading import Reading
 from wsi_ats.shown import csv_of_records
-from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.answer import columns_of
 from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.calibrate import outputs_of_tasks
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
 from wsi_ats.train.figures import Figures, final_figures, plain_figures, values_of
-from wsi_ats.train.folder import is_finished, refuse_other_kind
+from wsi_ats.train.folder import FOLD, RECORD, is_finished, refuse_other_kind
 from wsi_ats.train.frozen import cache_for, may_be_stored
-from wsi_ats.train.of_folds import FOLDER as MODEL
-from wsi_ats.train.of_folds import hashes, is_ensemble_of, models_of, write_ensemble
+from wsi_ats.train.of_folds import hashes, is_ensemble_of, write_ensemble
 from wsi_ats.train.progress import OnProgress
 from wsi_ats.train.run import train
 from wsi_ats.train.targets import ask, refuse_lacking, targets_of
 
-FOLD, PREDICTIONS = "fold-{}", "predictions.csv"
+PREDICTIONS = "predictions.csv"
 FORMAT = 2
 """Format of the answers of a fold that are kept (test.json); those of another are made anew."""
 
@@ -97,16 +95,15 @@ def cross_validate(
         with writing(out):
             write_atomic(out / PREDICTIONS, csv_of_records(["fold", *columns], lines))
         answers.append(tested)
-    pooled = _pooled(answers, config)
+    targets = _pooled(answer.targets for answer in answers)
+    pooled = _figures(answers[0].tasks, _pooled(answer.values for answer in answers), targets, config)
     folders = [out / FOLD.format(number) for number in range(len(folds))]
     units = rows_by(config.train.by, [replace(row, split="train") for row in folds[0]])
-    models = models_of(folders)
-    if not is_ensemble_of(out, models):
-        whole = [np.concatenate(parts) for parts in zip(*(a.outputs for a in answers), strict=True)]
-        true = [np.concatenate(parts) for parts in zip(*(a.targets for a in answers), strict=True)]
-        write_ensemble(out, folders, models, config, units, whole, true, pooled, cache, say)
+    if not is_ensemble_of(out, folders):
+        outputs = _pooled(answer.outputs for answer in answers)
+        write_ensemble(out, folders, config, units, outputs, targets, pooled, cache, say)
     with writing(out):
-        write_atomic(out / "run.json", _record(out, models, answers, pooled, config).encode())
+        write_atomic(out / RECORD, _record(out, folders, answers, pooled, config).encode())
     return CrossValidated(
         out, len(lines) - len(failures), tuple(failures), len(rows_by(config.train.by, folds[0]))
     )
@@ -190,29 +187,35 @@ def answered(
     return Answered(columns, lines, failures, model.tasks, values, outputs, examples.targets)
 
 
-def _pooled(answers: Sequence[Answered], config: Config) -> Figures:
+def _pooled(each: Iterable[Sequence[Float64[np.ndarray, "n _"]]]) -> list[Float64[np.ndarray, "n _"]]:
+    """Arrays of all folds together, one a task."""
+    return [np.concatenate(parts) for parts in zip(*each, strict=True)]
+
+
+def _figures(
+    tasks: Tasks,
+    values: Sequence[Float64[np.ndarray, "n _"]],
+    targets: Sequence[Float64[np.ndarray, "n _"]],
+    config: Config,
+) -> Figures:
     """Figures of all slides together, each answered by its fold's model."""
     rng = np.random.default_rng(config.train.seed)
     pooled: Figures = {}
-    for position, task in enumerate(answers[0].tasks):
-        values, targets = (
-            np.concatenate([arrays[position] for arrays in every])
-            for every in ([a.values for a in answers], [a.targets for a in answers])
-        )
+    for position, (task, mine, true) in enumerate(zip(tasks, values, targets, strict=True)):
         prefix = f"{task.spec.name}_" if position else ""
-        pooled[f"{prefix}{task.metric}"] = task.interval(values, targets, rng)
+        pooled[f"{prefix}{task.metric}"] = task.interval(mine, true, rng)
     return pooled
 
 
 def _record(
-    out: Path, models: Sequence[SlideModel], answers: Sequence[Answered], pooled: Figures, config: Config
+    out: Path, folders: Sequence[Path], answers: Sequence[Answered], pooled: Figures, config: Config
 ) -> str:
     """Content of run.json: figures of all slides together, and fold by fold."""
     rng = np.random.default_rng(config.train.seed)
     each = [final_figures(a.tasks, a.values, a.targets, rng) for a in answers]
-    made = out / MODEL
+    made = out / RUN_MODEL
     record = {
-        "members": hashes(models),
+        "members": hashes(folders),
         "model": model_hash(made) if made.exists() else None,
         "config": to_values(config),
         "versions": {"wsi_ats": __version__, "torch": torch.__version__},

@@ -6,7 +6,6 @@ on the slides as the model of their own fold answered them, which had not seen t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from jaxtyping import Float64
 from wsi_ats.cache import TileCache
 from wsi_ats.config import Config
 from wsi_ats.ensemble import Ensemble
-from wsi_ats.errors import ModelError
+from wsi_ats.errors import ConfigError, ModelError
 from wsi_ats.manifest import Row
 from wsi_ats.model import AttentionSampler
-from wsi_ats.model_folder import load_model, model_hash, save_model
+from wsi_ats.model_folder import RUN_MODEL, load_model, model_hash, save_model
 from wsi_ats.output import writing
 from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.task import Task, Tasks
@@ -28,37 +27,29 @@ from wsi_ats.train.card import BY_FOLD, Trained, model_card
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
 from wsi_ats.train.figures import Figures
+from wsi_ats.train.folder import read_record
 from wsi_ats.train.frozen import may_be_stored
 from wsi_ats.train.reference import reference_of
 from wsi_ats.train.targets import ask
 
-FOLDER = "model"
-RECORD = "run.json"
 
-
-def models_of(folders: Sequence[Path]) -> list[SlideModel]:
-    """The model of every fold, by the folders of their runs."""
-    return [load_model(folder / FOLDER) for folder in folders]
-
-
-def is_ensemble_of(out: Path, models: Sequence[SlideModel]) -> bool:
-    """Whether the folder of a cross-validation holds the ensemble of these very models."""
+def is_ensemble_of(out: Path, folders: Sequence[Path]) -> bool:
+    """Whether the folder of a cross-validation holds the ensemble of the very models of these runs."""
     try:
-        record = json.loads((out / RECORD).read_bytes())
-        return bool(record["members"] == hashes(models) and record["model"] == model_hash(out / FOLDER))
-    except (OSError, ValueError, KeyError, TypeError, ModelError):
+        record = read_record(out)
+        return bool(record["members"] == hashes(folders) and record["model"] == model_hash(out / RUN_MODEL))
+    except (KeyError, TypeError, ConfigError, ModelError):
         return False
 
 
-def hashes(models: Sequence[SlideModel]) -> list[str]:
-    """Digests of the models."""
-    return [model.hash for model in models]
+def hashes(folders: Sequence[Path]) -> list[str]:
+    """Digests of the models of runs."""
+    return [model_hash(folder / RUN_MODEL) for folder in folders]
 
 
 def write_ensemble(
     out: Path,
     folders: Sequence[Path],
-    models: Sequence[SlideModel],
     config: Config,
     rows: Sequence[Row],
     outputs: Sequence[Float64[np.ndarray, "n _"]],
@@ -72,6 +63,7 @@ def write_ensemble(
     folders: the runs of the folds. rows: slides or patients of all folds. outputs, targets: of each that was answered,
     by the model of its fold, an array a task. figures: what these answers are worth.
     """
+    models = [load_model(folder / RUN_MODEL) for folder in folders]
     tasks = ask(config, rows)
     for task, every in zip(tasks, targets, strict=True):
         task.fit(every)
@@ -94,9 +86,9 @@ def write_ensemble(
     failures = examples.inspect(lambda: None)
     ensemble.reference = reference_of(ensemble, examples, [], config.train.seed, say)
     card = {f"val_{name}": figure for name, figure in figures.items()}
-    runs = [json.loads((folder / RECORD).read_bytes()) for folder in folders]
+    runs = [read_record(folder) for folder in folders]
     epochs, seconds = (sum(run[key] for run in runs) for key in ("epochs", "seconds"))
-    result = Trained(out / FOLDER, card, epochs, seconds, failures, {}, len(members))
+    result = Trained(out / RUN_MODEL, card, epochs, seconds, failures, {}, len(members))
     text = model_card(tasks, rows, result, ensemble.reference, BY_FOLD)
     with writing(result.folder):
         save_model(ensemble, result.folder, text)

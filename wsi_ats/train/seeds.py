@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,13 @@ from wsi_ats.reading import Reading
 from wsi_ats.shown import csv_bytes
 from wsi_ats.train.epoch_checkpoint import Say
 from wsi_ats.train.figures import final_figures, metric_label, plain_figures
-from wsi_ats.train.folder import read_failures, refuse_other_kind, write_table
+from wsi_ats.train.folder import SEED, read_failures, read_record, refuse_other_kind, write_table
 from wsi_ats.train.folds import answered, train_unless_done
 from wsi_ats.train.frozen import cache_for
 from wsi_ats.train.progress import OnProgress
 from wsi_ats.train.targets import ask, targets_of
 
-SEED, TABLE = "seed-{}", "seeds.csv"
+TABLE = "seeds.csv"
 
 
 @dataclass(frozen=True)
@@ -146,13 +145,7 @@ def _with_seed(config: Config, seed: int) -> Config:
 
 def _validation(folder: Path) -> dict[str, float]:
     """Validation figures of a finished run."""
-    try:
-        record = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{folder / 'run.json'} cannot be read: {error}", "delete its folder: this seed is trained again"
-        ) from error
-    return _values({name: value for name, value in record.items() if name.startswith("val_")})
+    return _values({name: value for name, value in read_record(folder).items() if name.startswith("val_")})
 
 
 def _values(figures: Mapping[str, Any]) -> dict[str, float]:
