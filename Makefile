@@ -12,6 +12,11 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Property tests on other examples than those of every `make test`; a failure prints how it is run again.
+.PHONY: search
+search: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m hypothesis --hypothesis-profile search
+
 # Wheel and sdist, installed in a bare environment without a compiler: what users get.
 test-package: $(READY)
 	$(BIN)/python -m tests.package_smoke

@@ -23,8 +23,10 @@ def pytest_configure() -> None:
     # A run started in the background (`make test &`, some CI runners) ignores Ctrl-C, and so would its children.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
-    hypothesis.settings.load_profile("unhurried")
+    # A red run tells of the change, never of the day: the same examples every time. `make search` looks for others.
+    hypothesis.settings.register_profile("steady", hypothesis.settings(), deadline=None, derandomize=True)
+    hypothesis.settings.register_profile("search", hypothesis.settings(), deadline=None, print_blob=True)
+    hypothesis.settings.load_profile("steady")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsi_ats.errors import ConfigError
 from wsi_ats.statistics.operating_point import OperatingPoint, choose_operating_point
 
-CASES = st.lists(st.tuples(st.floats(1e-5, 1 - 1e-5), st.booleans()), min_size=2, max_size=30).filter(
+CASES = st.lists(st.tuples(st.floats(1e-100, 1 - 1e-12), st.booleans()), min_size=2, max_size=30).filter(
     lambda cases: len({truth for _, truth in cases}) == 2
 )
 

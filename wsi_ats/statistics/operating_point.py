@@ -91,11 +91,7 @@ def choose_operating_point(
     (0.29, 1.0, 1.0)
     """
     _check(positive, name, rule, wished)
-    logits = np.log(probability.clip(1e-300)) - np.log1p(-probability.clip(0, 1 - 1e-16))
-    if rule == "half":
-        threshold = 0.5
-    else:
-        threshold = _expit(_between(logits.clip(-FARTHEST, FARTHEST), positive, rule, wished or 1.0))
+    threshold = 0.5 if rule == "half" else _between(probability, positive, rule, wished or 1.0)
     called = probability >= threshold
     return OperatingPoint(
         name,
@@ -127,14 +123,12 @@ def _check(positive: Bool[np.ndarray, " n"], name: str, rule: Rule, wished: floa
 
 
 def _between(
-    logits: Float64[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], rule: Rule, wished: float
+    probability: Float64[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], rule: Rule, wished: float
 ) -> float:
-    """The threshold, in logits."""
-    edges = np.concatenate([[-FARTHEST - 2], np.unique(logits), [FARTHEST + 2]])
-    # One in each gap between different logits, and one beyond each end.
-    middles = (edges[1:] + edges[:-1]) / 2
-    sensitivity = (logits[positive] >= middles[:, None]).mean(1)
-    specificity = (logits[~positive] < middles[:, None]).mean(1)
+    """The threshold: of one in each gap between different probabilities, and one beyond each end, the best."""
+    below, above, candidates = _candidates(probability)
+    sensitivity = (probability[positive] >= candidates[:, None]).mean(1)
+    specificity = (probability[~positive] < candidates[:, None]).mean(1)
     share = positive.mean()
     worth = {
         "youden": lambda: sensitivity + specificity,
@@ -145,13 +139,27 @@ def _between(
     }[rule]()
     best = np.flatnonzero(worth >= worth.max() - 1e-12)
     # Of equals the one nearest to one half; of a gap that holds it, one half itself.
-    if ((edges[best] < 0) & (edges[best + 1] >= 0)).any():
-        return 0.0
-    return float(middles[best[np.argmin(np.abs(middles[best]))]])
+    if ((below[best] < 0.5) & (above[best] >= 0.5)).any():
+        return 0.5
+    return float(candidates[best[np.argmin(np.abs(_logit(candidates[best])))]])
 
 
-def _expit(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit))
+def _candidates(probability: Float64[np.ndarray, " n"]) -> tuple[Float64[np.ndarray, " m"], ...]:
+    """Of every gap between different probabilities its ends and the middle, in logits; likewise beyond both ends."""
+    values = np.unique(probability)
+    edges = np.concatenate([[-FARTHEST - 2], _logit(values).clip(-FARTHEST, FARTHEST), [FARTHEST + 2]])
+    middles = 1 / (1 + np.exp(-(edges[1:] + edges[:-1]) / 2))
+    below, above = np.insert(values, 0, 0.0), np.append(values, 1.0)
+    # Of what is too close, or too near to 0 or 1, the least number above the lower end parts it as well.
+    between = (middles > below) & (middles <= above)
+    candidates = np.where(between, middles, np.nextafter(below, 1))
+    possible = (candidates > 0) & (candidates < 1)
+    return below[possible], above[possible], candidates[possible]
+
+
+def _logit(p: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    logits: Float64[np.ndarray, " n"] = np.log(p.clip(1e-300)) - np.log1p(-p.clip(0, 1 - 1e-16))
+    return logits
 
 
 def _in_words(rule: Rule, wished: float | None) -> str:
