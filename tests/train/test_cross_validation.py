@@ -61,6 +61,21 @@ def test_every_slide_is_answered_once_by_a_model_that_has_not_seen_its_patient(
             assert again.probabilities[1] == pytest.approx(row.prob_tumour, abs=1e-5)
 
 
+def test_its_report_shows_slides_by_the_model_that_has_not_seen_them(whole: Path) -> None:
+    text = (whole / "report.html").read_text()
+    assert text.count('class="heatmap"') >= 3
+    assert "No picture" not in text
+    fold = pd.read_csv(whole / "predictions.csv").set_index("slide").fold
+    shown = [
+        (path.parents[3].name, json.loads(path.read_text()))
+        for path in whole.glob("*/examples/*/*/result.json")
+    ]
+    assert len(shown) >= 3
+    for folder, record in shown:
+        assert folder == f"fold-{fold[record['slide']]}"
+        assert f"<h4>{record['slide']}</h4>" in text
+
+
 def test_the_figures_are_those_of_the_table(whole: Path) -> None:
     table = pd.read_csv(whole / "predictions.csv")
     record = json.loads((whole / "run.json").read_text())

@@ -280,7 +280,7 @@ def _cross_validate(
         f"{out / 'predictions.csv'}"
     )
     if with_report:
-        report_beside(out)
+        report_beside(out, rows)
     if result.failures:
         complain(
             f"{len(result.failures)} {config.train.by}(s) could not be used: see the failures.csv of each fold"

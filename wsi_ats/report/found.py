@@ -26,7 +26,7 @@ from wsi_ats.shown import cell
 from wsi_ats.tasks.task import Task
 
 EVALUATION, EXAMPLES = "evaluation.json", "examples"
-"""Names of what is read: the evaluation, and in the folder of a run a few of its validation slides, predicted."""
+"""Names of what is read: the evaluation, and in the folder of a run, or of a fold, a few of its slides, predicted."""
 Values = Mapping[str, Any]
 Lines = Sequence[Mapping[str, str]]
 
@@ -112,7 +112,8 @@ class Found:
     @cached_property
     def stores(self) -> Mapping[str, SlideStore]:
         """Folders of predicted slides, or patients, by their ids, as tables show them."""
-        places = [self.answers.parent, self.folder / EXAMPLES]
+        folds = sorted(self.folder.glob(f"fold-*/{EXAMPLES}"))
+        places = [self.answers.parent, self.folder / EXAMPLES, *folds]
         found: dict[str, SlideStore] = {}
         for place in places:
             for name in sorted(slide_folders(place, self.by)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wsi_ats.batch.inputs import SlideItem
@@ -14,21 +15,30 @@ from wsi_ats.model_folder import RUN_MODEL
 from wsi_ats.report.examples import choose
 from wsi_ats.report.found import EXAMPLES, find
 from wsi_ats.shown import cell
+from wsi_ats.train.folder import FOLD
 
 
 def predict_examples(run: Path, rows: Sequence[Row], *, device: str = "cpu") -> None:
-    """Predict the few validation slides, or patients, that the report shows into `examples` in the folder of a run.
+    """Predict the few slides, or patients, that the report of a run shows into `examples` in its folder: validation
+    slides or, of a cross-validation, slides of every fold, by its model and in its folder.
 
     rows: those of the run, with the slides' paths. Slides that fail have no picture.
     """
     found = find(run)
     tasks = found.evaluation.get("tasks", ())
-    wanted = {slide["slide"] for task in tasks[:1] for mine in choose(task).values() for slide in mine}
-    chosen = [row for row in rows_by(found.by, rows) if row.split != "train" and cell(row.slide) in wanted]
-    for default in dict.fromkeys(map(_default_mpp, chosen)):
-        items = [_item(row) for row in chosen if _default_mpp(row) == default]
+    fold = {
+        s["slide"]: s.get("fold", "") for task in tasks[:1] for mine in choose(task).values() for s in mine
+    }
+    if (
+        found.folds
+    ):  # each of these was trained on in other folds, and is answered by the one that has not seen it
+        rows = [replace(row, split="test") for row in rows]
+    chosen = [row for row in rows_by(found.by, rows) if row.split != "train" and cell(row.slide) in fold]
+    for number, default in dict.fromkeys((fold[cell(row.slide)], _default_mpp(row)) for row in chosen):
+        mine = [row for row in chosen if (fold[cell(row.slide)], _default_mpp(row)) == (number, default)]
+        folder = run / FOLD.format(number) if found.folds else run
         how = PredictSettings(heatmap=False, mpp=default, by=found.by)
-        run_batch(items, run / EXAMPLES, how, model=run / RUN_MODEL, device=device)
+        run_batch(list(map(_item, mine)), folder / EXAMPLES, how, model=folder / RUN_MODEL, device=device)
 
 
 def _default_mpp(row: Row) -> float | None:
