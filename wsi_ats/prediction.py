@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 from wsi_ats.arguments import of_kind
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
+from wsi_ats.shown import counted
 from wsi_ats.statistics.novelty import Description, Unlike
 from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, limits, plus_minus
 
@@ -246,7 +247,7 @@ class PatientPrediction(OfResults):
     def __repr__(self) -> str:
         tissue = sum(len(slide.tissue) for slide in self.slides)
         read = f"{self.tiles_read} of {tissue} tiles read"
-        return f"PatientPrediction({len(self.slides)} slides: {_in_short(self.main)}; {read})"
+        return f"PatientPrediction({counted(len(self.slides), 'slide')}: {_in_short(self.main)}; {read})"
 
     @cached_property
     def results(self) -> tuple[TaskResult, ...]:  # type: ignore[override]

@@ -209,6 +209,13 @@ def _in_folder(folder: Path, warn: Warn) -> Iterator[_Named]:
     found = search(folder)
     files, unreadable = _of(folder, found, warn)
     if not files and not unreadable:
+        from wsi_ats.model_folder import is_model  # takes seconds to import
+
+        if is_model(folder):
+            raise ConfigError(
+                f"{folder} is a model folder, not slides",
+                remedy=f"give slides; `wsi-ats info {folder}` says what the model is",
+            )
         others = found.told_others()
         raise _nothing(
             f"{folder} has no file that looks like a slide" + (f"; it has {others}" if others else "")

@@ -19,7 +19,7 @@ from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.manifest.columns import site_column
 from wsi_ats.manifest.patients import rows_by
 from wsi_ats.manifest.table import Warn, read_table
-from wsi_ats.shown import cell
+from wsi_ats.shown import cell, counted
 from wsi_ats.statistics.evaluation import Answered
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Task
@@ -85,7 +85,8 @@ class Flow:
     def lines(self) -> list[str]:
         """The flow in words."""
         said = [
-            f"{self.evaluated} of {self.labelled} labelled {self.by}s have an answer ({self.patients} patients)"
+            f"{self.evaluated} of {self.labelled} labelled {self.by}s have an answer "
+            f"({counted(self.patients, 'patient')})"
         ]
         if self.failed or self.pending:
             said.append(f"left out: {self.failed} {self.by}(s) that failed, {self.pending} that are pending")
