@@ -186,10 +186,6 @@ class Prediction(OfResults):
         """Positions (N,) in `tissue` and `attention` of the drawn cells."""
         return np.searchsorted(self.tissue, self.cells).astype(np.int64)
 
-    def measured(self, bytes_read: int, seconds: Mapping[str, float]) -> Prediction:
-        """This prediction with what its reading cost: decoded bytes, and seconds by stage."""
-        return replace(self, bytes_read=bytes_read, seconds=dict(seconds))
-
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
         """The attention, and what each tile added to the answer, as a picture over `slide`; over white where no slide
         is given. Raises `ConfigError` where `slide` is known to be another than that of the prediction, or is not
@@ -261,10 +257,6 @@ class PatientPrediction(OfResults):
     def tiles_read(self) -> int:
         """Number of tiles that were read in all slides, each counted once."""
         return sum(slide.tiles_read for slide in self.slides)
-
-    def measured(self, bytes_read: int, seconds: Mapping[str, float]) -> PatientPrediction:
-        """This prediction with what its reading cost: decoded bytes, and seconds by stage."""
-        return replace(self, bytes_read=bytes_read, seconds=dict(seconds))
 
     def heatmaps(
         self, slides: Sequence[Slide] | None = None, style: HeatmapStyle | None = None

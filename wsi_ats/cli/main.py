@@ -478,6 +478,7 @@ def calibrate(
     device: Device = "auto",
 ) -> None:
     """Make a model's probabilities and threshold hold on slides of one's own, from a few with labels."""
+    from wsi_ats.manifest.rows import of_train
     from wsi_ats.model_folder import load_model
     from wsi_ats.train.calibrate import calibrate_model
 
@@ -486,10 +487,10 @@ def calibrate(
     rows = _labelled(
         manifest, target, network.config, mpp, override_mpp, patient=patient, slides_dir=slides_dir
     )
-    trained = sum(row.split == "train" for row in rows)
+    trained = of_train(rows)
     if trained:
         _warn(
-            f"{trained} of {len(rows)} slides are of the split train: a model is too sure of what it was trained on, "
+            f"{trained}: a model is too sure of what it was trained on, "
             "and what is fitted to them does not hold for others; leave them out of the manifest"
         )
     calibrated, failures = calibrate_model(
