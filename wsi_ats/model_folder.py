@@ -131,8 +131,11 @@ def read_tasks(folder: Path | str) -> list[Task]:
 
 
 def is_model(folder: Path | str) -> bool:
-    """Whether a folder looks like that of a model: settings and weights are there."""
-    return all((Path(folder) / name).is_file() for name in (SETTINGS, WEIGHTS))
+    """Whether a folder looks like that of a model: settings and weights are there; not where that cannot be known."""
+    try:
+        return all((Path(folder) / name).is_file() for name in (SETTINGS, WEIGHTS))
+    except (OSError, ValueError):  # no right to look, a name that is too long
+        return False
 
 
 def read_values(folder: Path | str) -> dict[str, dict[str, Any]]:

@@ -80,3 +80,10 @@ def test_a_model_is_no_slide(decided: Path, tmp_path: Path, command: tuple[str, 
     said = run(*words, model, *out, status=2).stderr
     assert f"{model} is a model folder, not slides" in said
     assert f"`wsi-ats info {model}`" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 300, "a" * 300 + ".csv", "a" * 300 + ".ome.zarr", "nul\x00", "https://127.0.0.1:9/model"]
+)
+def test_a_name_that_can_be_no_folder_is_told_as_one_of_a_slide(name: str) -> None:
+    assert run("info", name, status=2).stderr.startswith("error: ")
