@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.commands import run
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import Row, read_manifest, with_splits
 from wsi_ats.manifest.folds import folds_of
@@ -141,3 +142,10 @@ def test_a_given_split_that_parts_a_group_is_refused(tmp_path: Path) -> None:
     assert [row.group for row in read_manifest(path)] == [""] * 4
     with pytest.raises(ConfigError, match=r"1 group\(s\) into more than one split, 'north'"):
         read_manifest(path, group="centre")
+
+
+@pytest.mark.parametrize("command", ["train", "splits"])
+def test_the_help_says_how_many_folds_there_must_be(command: str) -> None:
+    assert "3 or more" in " ".join(run(command, "--help").stdout.split())
+    said = run(command, "m.csv", "--out", "out", "--folds", "2", status=2).stderr
+    assert "--folds is '2'; it must be a whole number from 3" in said

@@ -148,7 +148,7 @@ def test_one_and_one_point_nought_are_one_class_in_a_column_of_numbers(
     rows = read_manifest(write(tmp_path, text), warn=told.append)
     assert natural_order(row.label for row in rows) == classes
     assert bool(told) == (len(set(written)) > len(classes))
-    assert all("rows) and" in line and "one number is one class" in line for line in told)
+    assert all("(1 row) and" in line and "one number is one class" in line for line in told)
 
 
 @settings(deadline=None, max_examples=60)

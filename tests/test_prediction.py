@@ -101,13 +101,6 @@ def test_a_drawn_cell_must_be_tissue() -> None:
         replace(prediction, cells=np.array([0, 1, 2, 4]))
 
 
-def test_measured_keeps_the_rest() -> None:
-    prediction = make_prediction()
-    measured = prediction.measured(123, {"total": 1.5})
-    assert (measured.bytes_read, measured.seconds) == (123, {"total": 1.5})
-    assert measured.cells is prediction.cells
-
-
 def test_tile_size_is_in_level_0_px() -> None:
     assert make_prediction().tile_size == (80.0, 80.0)
 

@@ -29,6 +29,8 @@ from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Task
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.toml", "model-card.md"
+SECTIONS = ("view", "tile", "attention", "sampling", "features", "train")
+"""Sections of settings that every model folder has."""
 RUN_MODEL = "model"
 """Folder of the model in that of a run."""
 COPY = "copy the whole model folder again"
@@ -126,6 +128,25 @@ def read_tasks(folder: Path | str) -> list[Task]:
         return [from_card(card, config.tasks) for card in cards]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path}: [[model.tasks]] is damaged: {error!r}", COPY) from error
+
+
+def is_model(folder: Path | str) -> bool:
+    """Whether a folder looks like that of a model: settings and weights are there; not where that cannot be known."""
+    try:
+        return all((Path(folder) / name).is_file() for name in (SETTINGS, WEIGHTS))
+    except (OSError, ValueError):  # no right to look, a name that is too long
+        return False
+
+
+def read_values(folder: Path | str) -> dict[str, dict[str, Any]]:
+    """Settings of a model folder as plain values by section, under their names of today. Raises `ModelError`."""
+    path = Path(folder) / SETTINGS
+    values = _settings(Path(folder))
+    _rename_settings(values)
+    lacking = [name for name in SECTIONS if not isinstance(values.get(name), dict)]
+    if lacking:
+        raise ModelError(f"{path} has no section [{lacking[0]}]", COPY)
+    return {name: values[name] for name in SECTIONS}
 
 
 def read_by(folder: Path | str) -> str:

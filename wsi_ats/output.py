@@ -62,21 +62,45 @@ def remedy_for(number: int | None) -> str:
     return next((text for numbers, text in REMEDIES.items() if number in numbers), "see to its disk")
 
 
-def check_folder(place: Path) -> None:
+def check_folder(place: Path, *read: Path | str) -> None:
     """Raise `ConfigError` where no folder can be at `place`: it, or what it is in, is something else.
+
+    read: what the command reads, which may have been named by mistake.
 
     >>> check_folder(Path("/dev/null/out"))
     Traceback (most recent call last):
     ...
     wsi_ats.errors.ConfigError: output folder /dev/null/out cannot be made: /dev/null is a device, not a folder
-      Remedy: give the name of a folder, one that is there or a new one, in a folder
+      Remedy: name a folder, one that is there or a new one
     """
-    lowest = next((path for path in (place, *place.parents) if os.path.lexists(path)), None)
+    lowest = _lowest(place)
     if lowest is not None and not is_folder(lowest):
+        mine = ", and is read by this command" if any(_same(lowest, one) for one in read) else ""
+        example = f": {lowest.parent / 'out'} for example" if mine else ""
         raise ConfigError(
-            f"output folder {place} cannot be made: {lowest} is {kind_of(lowest)}, not a folder",
-            remedy="give the name of a folder, one that is there or a new one, in a folder",
+            f"output folder {place} cannot be made: {lowest} is {kind_of(lowest)}, not a folder{mine}",
+            remedy=f"name a folder, one that is there or a new one{example}",
         )
+
+
+def _lowest(place: Path) -> Path | None:
+    """What is there of a path: itself, or the nearest of what it is in."""
+    return next((path for path in (place, *place.parents) if os.path.lexists(path)), None)
+
+
+def _same(one: Path, other: Path | str) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
+def _remedy_of(error: OSError, place: Path) -> str:
+    """What to do where something new cannot be made at `place`."""
+    lowest = _lowest(place.parent)
+    if error.errno == errno.ENOENT and lowest is not None and is_folder(lowest):
+        return f"choose another place: nothing new can be made in {lowest}"
+    return remedy_for(error.errno)
 
 
 def make_folder(place: Path) -> None:
@@ -86,7 +110,7 @@ def make_folder(place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"output folder {place} cannot be made: {error.strerror}", remedy_for(error.errno)
+            f"output folder {place} cannot be made: {error.strerror}", _remedy_of(error, place)
         ) from error
 
 
@@ -122,7 +146,7 @@ def write_file(place: Path, content: bytes, called: str = "") -> None:
             write_atomic(place.resolve(), content)
     except OSError as error:
         raise ConfigError(
-            f"{called or place} cannot be written: {error.strerror}", remedy_for(error.errno)
+            f"{called or place} cannot be written: {error.strerror}", _remedy_of(error, place)
         ) from error
 
 

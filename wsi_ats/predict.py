@@ -8,6 +8,7 @@ interval, from the drawing of tiles alone (`sampling/jackknife.py`, `tasks/sprea
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -45,31 +46,34 @@ from wsi_ats.tasks.task import Tasks
 
 @runtime_checkable
 class Model(Protocol):
-    """The part of a model that prediction needs (`wsi_ats.model.AttentionSampler`)."""
+    """What prediction needs of a model; `wsi_ats.slide_model.SlideModel` is one."""
 
     config: Config
     reference: Reference | None
+    """What the training slides were like; None: not known."""
+    tasks: Tasks
+    """Tasks of the model, the main one first."""
+    head: Head
+    """From a summary to the outputs of all tasks."""
 
-    @property
-    def tasks(self) -> Tasks:
-        """Tasks of the model, the main one first."""
+    @abstractmethod
+    def attend(self, slide: Prepared, *, uniform: bool = False) -> SlideAttention:
+        """The attention over a slide, or over all slides of a patient, that tiles are drawn from; `uniform`: as if it
+        had no opinion on the tissue."""
 
-    @property
-    def head(self) -> Head:
-        """Head of the model: from a summary to the outputs of all tasks."""
-
-    def attend(self, slide: Prepared) -> SlideAttention:
-        """Attention over the tissue cells of a slide, or of all slides of a patient, which tiles are drawn from."""
-
+    @abstractmethod
     def embed(self, drawn: Sequence[Drawn]) -> list[Float[Tensor, "_ D"]]:
-        """Vectors (N, D) of the drawn tiles of each slide."""
+        """Read the drawn tiles, and no others, and turn each into a vector; all slides in one pass."""
 
+    @abstractmethod
     def estimate(self, drawn: Drawn, features: Float[Tensor, "N D"]) -> Summary:
-        """Summary of the slide from the vectors (N, D) of its drawn tiles."""
+        """The slide's summary Phi from the vectors of its drawn tiles."""
 
+    @abstractmethod
     def modules(self) -> Iterator[nn.Module]:
         """All networks of the model."""
 
+    @abstractmethod
     def eval(self) -> object:
         """Set all networks to evaluation mode."""
 
@@ -81,7 +85,9 @@ def predict_slide(model: Model, slide: Slide | Path | str, reading: Reading) -> 
     with watch("total"), ExitStack() as stack:
         opened = _open(model, slide, stack, watch)
         prediction = predict_prepared(model, opened.prepared, reading, watch)
-    return replace(prediction.measured(opened.bytes_read, watch.seconds), digest=opened.handle.digest)
+    return replace(
+        prediction, bytes_read=opened.bytes_read, seconds=watch.seconds, digest=opened.handle.digest
+    )
 
 
 def predict_patient(

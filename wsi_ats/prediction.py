@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 from wsi_ats.arguments import of_kind
 from wsi_ats.errors import WsiAtsError
 from wsi_ats.geometry import Grid
+from wsi_ats.shown import counted
 from wsi_ats.statistics.novelty import Description, Unlike
 from wsi_ats.tasks.answer import COVERS, UNKNOWN, TaskResult, limits, plus_minus
 
@@ -185,10 +186,6 @@ class Prediction(OfResults):
         """Positions (N,) in `tissue` and `attention` of the drawn cells."""
         return np.searchsorted(self.tissue, self.cells).astype(np.int64)
 
-    def measured(self, bytes_read: int, seconds: Mapping[str, float]) -> Prediction:
-        """This prediction with what its reading cost: decoded bytes, and seconds by stage."""
-        return replace(self, bytes_read=bytes_read, seconds=dict(seconds))
-
     def heatmap(self, slide: Slide | None = None, style: HeatmapStyle | None = None) -> Heatmap:
         """The attention, and what each tile added to the answer, as a picture over `slide`; over white where no slide
         is given. Raises `ConfigError` where `slide` is known to be another than that of the prediction, or is not
@@ -246,7 +243,7 @@ class PatientPrediction(OfResults):
     def __repr__(self) -> str:
         tissue = sum(len(slide.tissue) for slide in self.slides)
         read = f"{self.tiles_read} of {tissue} tiles read"
-        return f"PatientPrediction({len(self.slides)} slides: {_in_short(self.main)}; {read})"
+        return f"PatientPrediction({counted(len(self.slides), 'slide')}: {_in_short(self.main)}; {read})"
 
     @cached_property
     def results(self) -> tuple[TaskResult, ...]:  # type: ignore[override]
@@ -260,10 +257,6 @@ class PatientPrediction(OfResults):
     def tiles_read(self) -> int:
         """Number of tiles that were read in all slides, each counted once."""
         return sum(slide.tiles_read for slide in self.slides)
-
-    def measured(self, bytes_read: int, seconds: Mapping[str, float]) -> PatientPrediction:
-        """This prediction with what its reading cost: decoded bytes, and seconds by stage."""
-        return replace(self, bytes_read=bytes_read, seconds=dict(seconds))
 
     def heatmaps(
         self, slides: Sequence[Slide] | None = None, style: HeatmapStyle | None = None

@@ -93,6 +93,15 @@ def cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "slide"), counted(1200, "slide")
+    ('1 slide', '1,200 slides')
+    """
+    return f"{count:,} {what}" + "s" * (count != 1)
+
+
 def csv_bytes(header: Iterable[object], rows: Iterable[Iterable[object]], delimiter: str = ",") -> bytes:
     r"""A table as CSV in UTF-8, whose texts are as `cell` has them.
 

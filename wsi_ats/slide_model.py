@@ -2,64 +2,39 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from wsi_ats.attention.levels import Drawn, SlideAttention
 from wsi_ats.cache import TileCache
-from wsi_ats.config import Config
-from wsi_ats.estimator import Summary
-from wsi_ats.head import Head
-from wsi_ats.lowres.patient import Prepared
-from wsi_ats.predict import predict_patient, predict_slide
+from wsi_ats.predict import Model, predict_patient, predict_slide
 from wsi_ats.prediction import PatientPrediction, Prediction
 from wsi_ats.reading import Reading
 from wsi_ats.slides.base import Slide
 from wsi_ats.statistics.novelty import Reference
 from wsi_ats.tasks.answer import TaskSpec
-from wsi_ats.tasks.task import Tasks
 
 
-class SlideModel(nn.Module, ABC):
+class SlideModel(nn.Module, Model):
     """A model that answers `tasks` of a slide, or of all slides of a patient, from tiles that attention proposes.
 
-    Prediction (`wsi_ats.predict`) needs no more of a model than this. All tasks share the summary; the first is the
-    main one.
+    What prediction needs of it stands in `wsi_ats.predict.Model`. All tasks share the summary; the first is the main
+    one.
     """
 
     hash: str = ""
     """Digest of the model's files, set when it is loaded: part of the provenance of every prediction."""
 
     reference: Reference | None = None
-    """What the training slides were like, set by training and when the model is loaded; None: not known."""
+    """Set by training, and when the model is loaded."""
 
-    config: Config
-    tasks: Tasks
-    head: Head
-    """From a summary to the outputs of all tasks."""
     features: nn.Module
     """The feature network; where several share one, or each has its own, the first."""
 
     cache: TileCache
     """Keeps pixels that are met again or, of frozen networks, what they make of them."""
-
-    @abstractmethod
-    def attend(self, slide: Prepared, *, uniform: bool = False) -> SlideAttention:
-        """The attention over a slide, or over all slides of a patient, that tiles are drawn from; `uniform`: as if it
-        had no opinion on the tissue."""
-
-    @abstractmethod
-    def embed(self, drawn: Sequence[Drawn]) -> list[Float[Tensor, "_ D"]]:
-        """Read the drawn tiles, and no others, and turn each into a vector; all slides in one pass."""
-
-    @abstractmethod
-    def estimate(self, drawn: Drawn, features: Float[Tensor, "N D"]) -> Summary:
-        """The slide's summary Phi from the vectors of its drawn tiles."""
 
     def weights(self) -> dict[str, Tensor]:
         """All parameters and buffers by name, each once, however many parts of the model share it."""

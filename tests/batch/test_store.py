@@ -85,7 +85,7 @@ def test_folder_names_are_readable_safe_and_distinct() -> None:
 
 @pytest.mark.parametrize("mpp", [(0.5, 0.5), None])
 def test_a_prediction_comes_back_as_it_was(tmp_path: Path, mpp: tuple[float, float] | None) -> None:
-    prediction = make_prediction(mpp=mpp, cell=77.7).measured(99, {"total": 1.25})
+    prediction = replace(make_prediction(mpp=mpp, cell=77.7), bytes_read=99, seconds={"total": 1.25})
     purity = TaskResult(
         TaskSpec("purity", "regression"), np.array([0.4]), np.array([np.nan]), np.ones((4, 1), np.float32)
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
+from safetensors.torch import load_file, save_file
 from sklearn import metrics as sk
 
 from tests.conftest import SmallRun
@@ -23,9 +26,9 @@ from wsi_ats.errors import ConfigError
 from wsi_ats.evaluate.compare import compare
 from wsi_ats.evaluate.files import evaluation_values
 from wsi_ats.evaluate.predict import predict_with_seeds
-from wsi_ats.evaluate.run import How, evaluate, patients_of
+from wsi_ats.evaluate.run import How, evaluate
 from wsi_ats.statistics.calibration_figures import calibration_figures
-from wsi_ats.statistics.clusters import sample_figures
+from wsi_ats.statistics.clusters import Patients, sample_figures
 from wsi_ats.statistics.operating_point import choose_operating_point
 
 SLIDES = 80
@@ -340,6 +343,11 @@ def test_every_kind_of_task(place: Path, kind: str) -> None:
         )
     else:
         assert 0.3 < found["c_index"]["value"] < 0.7
+        assert -1 < found["calibration_slope"]["value"] < 1, "risks that tell nothing"
+        groups = values["tasks"][0]["survival"]
+        assert sum(group["slides"] for group in groups) == 3 * SLIDES
+        assert all(0 < group["predicted"] < 1 for group in groups)
+    assert (values["tasks"][0]["survival"] is None) == (kind != "survival")
     compared = compare("o.csv", "o.csv", "n.csv", QUICK).tasks[0]
     assert all(each.difference.value == 0 for each in compared.figures if not np.isnan(each.first))
 
@@ -402,6 +410,99 @@ def test_a_model_with_several_seeds(tmp_path: Path) -> None:
     assert values["answers"]["model"]["hash"] == "abc"
 
 
+def test_each_site_with_both_classes_has_a_curve(place: Path) -> None:
+    """As scikit-learn has it; of a third one, whose slides are of one class, there is none."""
+    labels = pd.read_csv("m.csv")
+    sites = np.where(labels.index < 8, "east", labels.Hospital)
+    edit(place / "m.csv", Hospital=sites, label=np.where(sites == "east", "tumour", labels.label))
+    run("evaluate", "a.csv", "m.csv", "--resamples", "100")
+    (curve,) = told(place)["tasks"][0]["curves"]
+    assert [site["site"] for site in curve["sites"]] == ["north", "south"]
+    table = pd.read_csv("a.csv").merge(pd.read_csv("m.csv"), on="slide")
+    for site in curve["sites"]:
+        mine = table[table.Hospital == site["site"]]
+        fpr, tpr, _ = sk.roc_curve(mine.label == "tumour", mine.prob_tumour)
+        assert (site["fpr"], site["tpr"], site["slides"]) == (fpr.tolist(), tpr.tolist(), len(mine))
+        few = min(mine[mine.label == name].patient.nunique() for name in ("normal", "tumour")) < 10
+        assert bool(site["band"]["low"]) == (not few)
+    edit(place / "m.csv", Hospital=np.where(sites == "east", "east", "north"))
+    run("evaluate", "a.csv", "m.csv", "--resamples", "100")
+    assert told(place)["tasks"][0]["curves"][0]["sites"] == [], "one site is all slides"
+
+
+def other_weights(model: Path, out: Path) -> Path:
+    """The model with weights of its head turned round."""
+    shutil.copytree(model, out)
+    weights = load_file(out / "model.safetensors")
+    save_file({k: -v if k.startswith("head.") else v for k, v in weights.items()}, out / "model.safetensors")
+    return out
+
+
+def test_two_models_are_predicted_and_compared(small_run: SmallRun, tmp_path: Path) -> None:
+    """On the same slides by the same draws: a model is no better than itself. Their predictions are kept."""
+    other = other_weights(small_run.model, tmp_path / "other")
+    options = ("--split", "test", "--workers", "0", "--tiles", "4", "--seed", "3", "--resamples", "100")
+    words = (small_run.model, other, small_run.manifest, *options)
+    said = run("compare", *words, "--out", tmp_path / "both").stdout
+    assert "4 slides of 4 patients that both answer" in said
+    compared = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert [told["model"]["folder"] for told in compared["answers"]] == [str(small_run.model), str(other)]
+    assert {told["model"]["config"]["seed"] for told in compared["answers"]} == {3}
+    brier = next(f for f in compared["tasks"][0]["figures"] if f["name"] == "brier")
+    assert brier["first"] != brier["second"]
+    kept = [tmp_path / "both" / name for name in "AB"]
+    run("compare", *kept, small_run.manifest, *options[:2], *options[-4:], "--out", tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "comparison.json").read_text())
+    assert again["tasks"] == compared["tasks"]
+    same = (small_run.model, kept[0], small_run.manifest, *options, "--out", tmp_path / "same")
+    assert "A: 4 of 4 labelled slides have an answer" in run("compare", *same).stdout
+    alike = json.loads((tmp_path / "same" / "comparison.json").read_text())
+    values = {f["difference"]["value"] for f in alike["tasks"][0]["figures"]} - {None}
+    assert values == {0.0}
+
+
+def test_models_that_cannot_be_compared_are_told_before_any_slide_is_read(
+    small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsi_ats.batch.run.run_batch", lambda *a, **k: pytest.fail("a slide was read"))
+    other = tmp_path / "other"
+    shutil.copytree(small_run.model, other)
+    settings = other / "config.toml"
+    values = tomllib.loads(settings.read_text())
+    values["model"]["tasks"][0]["names"] = ["normal", "something"]
+    settings.write_text(tomli_w.dumps(values))
+    words = ("compare", small_run.model, other, small_run.manifest)
+    said = run(*words, "--out", tmp_path / "out", status=2).stderr
+    assert "they cannot be compared" in said
+    (other / "model.safetensors").unlink()
+    assert "is not a model folder" in run(*words, "--out", tmp_path / "out", status=2).stderr
+    same = ("compare", small_run.model, small_run.model, small_run.manifest)
+    assert "name a folder with --out" in run(*same, status=2).stderr
+
+
+@pytest.mark.parametrize("positive", ["normal", "tumour"])
+def test_a_cross_validation_tells_which_class_is_the_positive_one(
+    small_run: SmallRun, place: Path, positive: str
+) -> None:
+    """As the models of its folds were trained; their thresholds are several, and none is stated."""
+    table = pd.read_csv("a.csv")
+    study = place / "study"
+    shutil.copytree(small_run.model, study / "fold-0" / "model")
+    settings = study / "fold-0" / "model" / "config.toml"
+    values = tomllib.loads(settings.read_text())
+    values["tasks"] = {"label": {"kind": "classes", "positive": positive}}
+    settings.write_text(tomli_w.dumps(values))
+    swapped = table.columns[
+        [0, 2, 1]
+    ]  # of another order than the model's: by column the other one would be taken
+    table.assign(fold=0)[["fold", *swapped]].to_csv(study / "predictions.csv", index=False)
+    (study / "run.json").write_text(json.dumps({"model": "ab12", "config": {}}))
+    result = run("evaluate", study, "m.csv", "--resamples", "100")
+    assert f"positive class: {positive}\n" in result.stdout
+    assert "does not say which class" not in result.stderr
+    assert "no threshold is stated" in result.stdout
+
+
 def test_a_run_a_model_and_a_folder_of_real_ones(small_run: SmallRun, tmp_path: Path) -> None:
     """Of a run its validation slides; a model predicts first; the folder that it leaves is read again."""
     manifest, model = small_run.manifest, small_run.model
@@ -447,7 +548,7 @@ def test_an_interval_covers_where_the_number_of_each_class_matters() -> None:
         truth = rng.random(60) < p
         every = calibration_figures(p, truth, "yes", {"yes": truth, "no": ~truth})
         (figure,) = (figure for figure in every if figure.name == "calibration_in_the_large")
-        (found,) = sample_figures([figure], patients_of([str(i) for i in range(60)]), rounds=200)
+        (found,) = sample_figures([figure], Patients.of([str(i) for i in range(60)]), rounds=200)
         assert found.interval.low is not None
         assert found.interval.high is not None
         covered += found.interval.low <= 0 <= found.interval.high

@@ -19,6 +19,7 @@ from tests.support.fake_model import make_slide
 from wsi_ats import load_model, open_slide
 from wsi_ats.atomic import AGE_LIMIT
 from wsi_ats.build import build_model
+from wsi_ats.catalogue import TASK_KINDS
 from wsi_ats.config import load_config
 from wsi_ats.ensemble import Ensemble
 from wsi_ats.errors import ConfigError, ModelError
@@ -296,7 +297,12 @@ def test_the_recipe_says_how_outputs_become_answers(tmp_path: Path) -> None:
     assert told["point"]["threshold"] == task.spec.point.threshold
     assert told["sets"]["quantiles"] == [*task.spec.sets.quantiles]
     assert told["calibration"]["intercepts"] == [0.0, -2.0]
-    assert told["says"] == "the most probable"
+    assert told["says"] == "the positive one from the threshold on", "as wsi-ats itself calls a slide"
+    below = task.spec.point.threshold - 1e-6
+    assert task.spec.text(np.array([1 - below, below])) == "benign"
+    kinds = {entry.says for entry in TASK_KINDS.values()}
+    for says in (told["says"], *kinds):
+        assert f" {says}:" in recipe["steps"]["decide"].replace(". T", ". t").replace(". A", ". a"), says
     assert recipe["answers_about"] == "patient"
     assert recipe["view"]["normalise"].keys() == {"centre", "spread", "least_spread"}
     assert recipe["programs"]["answer"]["outputs"].keys() == {"shares", "outputs", "values_0"}

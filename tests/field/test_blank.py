@@ -15,7 +15,7 @@ TOLD = {
     "heatmap": ("MODEL", "SLIDE", "--out", "--task"),
     "calibrate": ("MODEL", "MANIFEST", "--out", "--slides-dir", "--target"),
     "convert": ("SLIDE", "OUT"),
-    "info": ("SLIDE",),
+    "info": ("SLIDE|MODEL",),
     "config": ("--config", "--out"),
     "demo": ("--out",),
 }
@@ -26,7 +26,7 @@ GIVEN = {
     "heatmap": {"MODEL": "run/model", "SLIDE": "slides/test_0.tif"},
     "calibrate": {"MODEL": "run/model", "MANIFEST": "slides/manifest.csv", "--out": "out"},
     "convert": {"SLIDE": "slides/test_0.tif", "OUT": "out"},
-    "info": {"SLIDE": "slides/test_0.tif"},
+    "info": {"SLIDE|MODEL": "slides/test_0.tif"},
     "config": {},
     "demo": {},
 }
@@ -59,3 +59,19 @@ def test_one_blank_of_several_is_told(place: Path) -> None:
 
 def test_with_an_equals_sign_too(place: Path) -> None:
     assert "error: --out is ''; it must not be blank" in run("config", "--out=", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("slides/manifest.csv", "--out", "out", "--set", "train.epochs=1", "tile.px=64"),
+        ("--out", "out", "--set", "train.epochs=1", "tile.px=64", "slides/manifest.csv"),
+    ],
+    ids=["last", "before the manifest"],
+)
+def test_a_setting_without_a_set_of_its_own_is_told(place: Path, words: tuple[str, ...]) -> None:
+    assert run("train", *words, status=2).stderr.splitlines() == [
+        "error: tile.px=64 stands by itself: --set takes one setting",
+        "  Remedy: give each one a --set of its own: --set tile.px=64",
+    ]
+    assert not (place / "out").exists()

@@ -109,8 +109,8 @@ def test_patients_and_sites_that_differ_are_told(tmp_path: Path) -> None:
     same = {"patient": patients, "site": sites}
     assert told(tmp_path, same, **same) == ""
     words = told(tmp_path, {"patient": ["P9", *patients[1:]], "site": ["east", *sites[1:]]}, **same)
-    assert "patients of 1 slides differ: 's0.svs' is of 'P0' in" in words
-    assert "sites of 1 slides differ: 's0.svs' is of 'north' in" in words
+    assert "patients of 1 slide differ: 's0.svs' is of 'P0' in" in words
+    assert "sites of 1 slide differ: 's0.svs' is of 'north' in" in words
     assert words.count("the manifest stands") == 2
     made, _ = evaluated(tmp_path, PLAIN | {"patient": ["x"] * N}, LABELS | same)
     assert made.joined.flow.patients == N // 2

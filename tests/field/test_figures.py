@@ -166,4 +166,7 @@ def test_the_card_and_the_last_line_of_training_say_what_the_brackets_are(tmp_pa
     assert few.headline == "AUC 1.000 (1 and 1 slides: too few for an interval)"
     card = model_card([a_task("classes", ("a", "b"))], [], few)
     assert "| AUC | 1.000 (1 and 1 slides: too few for an interval) |" in card
-    assert "In brackets the 95 % interval: how far off a figure may be because it rests on so few" in card
+    assert (
+        "In brackets the 95 % interval over slides: how far off a figure may be because it rests on so few"
+        in card
+    )

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.commands import TRAINING, run
 
-FOLDER = "give the name of a folder, one that is there or a new one, in a folder"
+FOLDER = "name a folder, one that is there or a new one"
+NOTHING = os.strerror(errno.ENOENT)
 COMMANDS: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "run/model", "slides/test_0.tif", "--workers", "0", "--out"),
     "train": ("train", "slides/manifest.csv", *TRAINING, "--out"),
@@ -76,6 +77,40 @@ def test_what_is_no_folder_is_told(
         ]
     assert sorted(place.rglob("*")) == before
     assert (place / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "slides/manifest.csv", *TRAINING),
+        ("splits", "slides/manifest.csv", "--folds", "3"),
+        ("predict", "run/model", "slides/manifest.csv", "--workers", "0"),
+        ("calibrate", "run/model", "slides/manifest.csv"),
+        ("evaluate", "run", "slides/manifest.csv"),
+        ("compare", "run", "run", "slides/manifest.csv"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_manifest_in_the_place_of_the_output_is_told(
+    place: Path, nothing_is_computed: None, words: tuple[str, ...]
+) -> None:
+    mine = Path("slides/manifest.csv").read_bytes()
+    said = run(*words, "--out", "slides/manifest.csv", status=2).stderr.splitlines()
+    assert said == [
+        "error: output folder slides/manifest.csv cannot be made: slides/manifest.csv is a file, not a folder, and is "
+        "read by this command",
+        f"  Remedy: {FOLDER}: slides/out for example",
+    ]
+    assert Path("slides/manifest.csv").read_bytes() == mine
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that takes nothing new is at hand")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_file_system_that_takes_nothing_new_is_told(place: Path, name: str) -> None:
+    out = "/proc/x.png" if name in WRITE_FILES else "/proc/x"
+    said = run(*COMMANDS[name], out, status=2).stderr.splitlines()
+    assert said[0].endswith(f"{out} cannot be {'written' if name in WRITE_FILES else 'made'}: {NOTHING}")
+    assert said[1:] == ["  Remedy: choose another place: nothing new can be made in /proc"]
 
 
 @pytest.mark.parametrize("name", WRITE_FILES)

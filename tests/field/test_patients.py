@@ -131,7 +131,7 @@ def test_spellings_of_one_patient_group_or_site_are_an_error(
 
 def test_one_number_is_one_patient_which_is_told(tmp_path: Path) -> None:
     path = manifest(tmp_path, "patient", ["1", "1.0", "2", "3.0"])
-    with pytest.warns(UserWarning, match=r"'1' \(1 rows\) and '1.0' \(1 rows\): one number is one patient"):
+    with pytest.warns(UserWarning, match=r"'1' \(1 row\) and '1.0' \(1 row\): one number is one patient"):
         rows = read_manifest(path)
     assert [row.patient for row in rows] == ["1", "1", "2", "3"]
     assert [item.patient for item in find_slides([path], warn=[].append)] == ["1", "1", "2", "3"]

@@ -39,7 +39,7 @@ LINES = (
     r"frozen features: .*",
     r"where the time of the epochs went .*",
     r"  [a-z]+ +\d+\.\d +\d+\.\d%  .*",
-    r"label: not calibrated, 4 slides are fewer than 6",
+    r"label: not calibrated, 4 slides where it takes 6",
     r"slides unlike the training slides cannot be told: .*",
     r"model: run/model",
     r"report: run/report.html",

@@ -394,7 +394,7 @@ def test_labels_that_differ_in_spelling_alone_are_one_class_by_mistake(place: Pa
     lines = Path("slides/manifest.csv").read_text().replace("\n", "\nslides/").removesuffix("slides/")
     Path("m.csv").write_text(lines.replace("tumour", "Tumour", 1))
     result = run("train", "m.csv", "--out", "new", status=2)
-    assert "column 'label' has 'Tumour' (1 slides) and 'tumour' (" in result.stderr
+    assert "column 'label' has 'Tumour' (1 slide) and 'tumour' (" in result.stderr
     assert "'tumour' for example" in result.stderr
     assert not Path("new").exists()
 
@@ -443,7 +443,7 @@ def test_two_columns_that_contradict_each_other_are_refused(tmp_path: Path, text
 
 def test_labels_of_one_number_are_one_class_or_refused(tmp_path: Path) -> None:
     (note, *_) = told(written(tmp_path, "slide,label\na,1\nb,1.0\nc,0\n"))
-    assert "column 'label' has '1' (1 rows) and '1.0' (1 rows): one number is one class" in note
+    assert "column 'label' has '1' (1 row) and '1.0' (1 row): one number is one class" in note
     for labels in ("1 01 0", "1.5 1.50 2", "1 1.0 unknown"):
         rows = read_manifest(
             written(tmp_path, "slide,label\n" + "".join(f"{i},{x}\n" for i, x in enumerate(labels.split())))

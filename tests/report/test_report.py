@@ -199,8 +199,27 @@ def test_every_kind_of_task_has_a_page(tmp_path: Path, kind: str) -> None:
     Page(text)
     assert ("Confusion matrix" in text) == (kind in ("three classes", "ordinal"))
     assert ("C-index" in text) == (kind == "survival")
-    assert len(list(svgs(text))) == (0 if kind == "survival" else 10 if kind == "ordinal" else 15)
+    assert len(list(svgs(text))) == (3 if kind == "survival" else 10 if kind == "ordinal" else 15)
     assert "each slide counts as a patient of its own" in text
+
+
+def test_sites_with_both_classes_have_curves(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth, p = np.arange(80) % 2, rng.random(80).round(6)
+    ids = [f"s{i}.svs" for i in range(80)]
+    pd.DataFrame({"slide": ids, "prob_a": (1 - p).round(6), "prob_b": p}).to_csv(
+        tmp_path / "predictions.csv", index=False
+    )
+    sites = [("north", f"south{SCRIPT}")[i // 2 % 2] for i in range(80)]
+    pd.DataFrame({"slide": ids, "label": np.where(truth == 1, "b", "a"), "site": sites}).to_csv(
+        tmp_path / "m.csv", index=False
+    )
+    write_evaluation(evaluate([tmp_path], tmp_path / "m.csv", QUICK, warn=lambda words: None), tmp_path)
+    text = make_report(tmp_path).read_text()
+    Page(text)
+    assert "ROC curve for b at north: 40 slides. Shaded: 95 %" in text
+    assert "ROC curve for b at south" in text
+    assert SCRIPT not in text
 
 
 def test_a_damaged_evaluation_is_told(tmp_path: Path) -> None:

@@ -40,6 +40,18 @@ def test_patients_are_drawn_whole_and_class_by_class() -> None:
     assert mixed.stratum[0] != mixed.stratum[1], "a patient of two classes stands for neither"
 
 
+def test_the_order_of_the_slides_does_not_move_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    values, names = rng.normal(size=60), [f"P{i // 2}" for i in range(60)]
+    order = rng.permutation(60)
+    one, other = (
+        sample_figures([Figure("mean", weighted_mean(values[o]))], Patients.of([names[i] for i in o]))[0]
+        for o in (np.arange(60), order)
+    )
+    assert other.interval.low == pytest.approx(one.interval.low, abs=1e-12)
+    assert other.interval.high == pytest.approx(one.interval.high, abs=1e-12)
+
+
 @pytest.mark.parametrize("method", ["bca", "percentile"])
 def test_intervals_are_scipys_where_each_patient_has_one_slide(method: str) -> None:
     values = np.random.default_rng(0).exponential(size=40)

@@ -104,6 +104,26 @@ def test_the_models_of_all_folds_answer_as_one(manifest: Path, whole: Path) -> N
     assert "calibrated on 18 slides, each answered by the fold that had not seen it" in card
     auc = json.loads((whole / "run.json").read_text())["figures"]["auc"]["value"]
     assert f"| AUC | {auc:.3f}" in card
+    assert "95 % interval over patients, all slides of one together" in card
+
+
+def test_the_interval_is_that_of_an_evaluation(
+    manifest: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over patients, of whom each has several slides; a few patients are enough for this test."""
+    for module in ("clusters", "interval"):
+        monkeypatch.setattr(f"wsi_ats.statistics.{module}.LEAST", 2)
+    study = tmp_path / "study"
+    shutil.copytree(whole, study)
+    run("train", manifest, "--out", study, *FOLDS)
+    figure = json.loads((study / "run.json").read_text())["figures"]["auc"]
+    run("evaluate", study, manifest, "--patient", "case", "--no-report")
+    parts = json.loads((study / "evaluation.json").read_text())["tasks"][0]["parts"]
+    wanted = next(f for f in parts[0]["figures"] if f["name"] == "auroc")
+    assert figure["low"] is not None
+    assert [figure[k] for k in ("value", "low", "high")] == pytest.approx(
+        [wanted[k] for k in ("value", "low", "high")], abs=1e-6
+    )
 
 
 def test_the_same_command_again_makes_nothing_anew(manifest: Path, whole: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from wsi_ats.report.page import page
 from wsi_ats.slides.tiff.slide import TiffSlide
 from wsi_ats.stopwatch import Stopwatch, noted, noting
 from wsi_ats.train.module import TrainingModule
-from wsi_ats.train.progress import EpochProgress
+from wsi_ats.train.progress import EpochProgress, Part, within
 from wsi_ats.train.run import train
+from wsi_ats.train.seeds import train_seeds
 
 PAUSE = 0.1
 
@@ -127,6 +129,37 @@ def test_progress_in_words() -> None:
     assert str(progress) == "epoch 2/10: 30 of 120 slides, 3 min left, at most 35 min of training"
     assert str(EpochProgress(10, 10, 119, 120, 119.0, "patient")).endswith("119 of 120 patients, 1 s left")
     assert str(EpochProgress(1, 10, 0, 120, 0.0)) == "epoch 1/10: 0 of 120 slides"
+
+
+def test_the_time_left_is_that_of_all_members_and_folds() -> None:
+    """Fold 2 of 5, member 1 of 3: 2 more members of this fold, and 3 folds of 3."""
+    told: list[EpochProgress] = []
+    tell = within(within(told.append, "fold", 2, 5), "member", 1, 3)
+    tell(EpochProgress(epoch=2, epochs=10, done=30, total=120, seconds=60.0))
+    (progress,) = told
+    assert progress.to_come == 2 + 3 * 3
+    assert progress.all_left == 180.0 + (8 + 11 * 10) * 240.0
+    assert str(progress) == (
+        "fold 2/5, member 1/3, epoch 2/10: 30 of 120 slides, 3 min left, at most 7 h 55 min of training of all folds"
+    )
+    last = replace(progress, epoch=10, parts=(Part("member", 2, 3),))
+    assert str(last).endswith("left, at most 43 min of training of all members"), "one more to come"
+    assert str(replace(last, parts=(Part("member", 3, 3),))).endswith("3 min left")
+
+
+def test_what_trains_several_says_which_it_is_at(rows: list[Row], tmp_path: Path) -> None:
+    told: list[EpochProgress] = []
+    train(
+        rows,
+        settings("train.epochs=1", "train.members=2"),
+        tmp_path / "run",
+        say=silent,
+        on_progress=told.append,
+    )
+    assert [str(p.parts[0]) for p in told if p.done == p.total] == ["member 1/2", "member 2/2"]
+    told.clear()
+    train_seeds(rows, settings("train.epochs=1"), 2, tmp_path / "seeds", say=silent, on_progress=told.append)
+    assert [str(p.parts[0]) for p in told if p.done == p.total] == ["seed 1/2", "seed 2/2"]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -21,6 +21,7 @@ from wsi_ats.manifest.entries import entries_of, slide_id
 from wsi_ats.manifest.files import file_key, local_key
 from wsi_ats.manifest.search import SUFFIXES, Found, is_store, search, series_of
 from wsi_ats.manifest.table import Warn, read_table
+from wsi_ats.regular import is_folder
 from wsi_ats.shown import public_url, redacted
 from wsi_ats.slides.storage.opening import is_url
 
@@ -111,11 +112,11 @@ def one_slide(argument: str) -> str:
     path = Path(argument)
     if is_url(argument) or is_store(path):
         return argument
-    if path.is_dir():
+    if is_folder(path):
         what = "a folder of"
     elif not os.path.lexists(path) and glob.has_magic(argument):
         what = "a pattern that matches"
-    elif is_manifest(argument) and path.is_file():
+    elif is_manifest(argument) and os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for long names)
         what = "a table of"
     else:
         return argument
@@ -162,7 +163,7 @@ def _refuse(one: _Named, other: _Named) -> None:
 
 def is_manifest(argument: str) -> bool:
     """Whether an argument is a table of slides, by its name."""
-    return not is_url(argument) and Path(argument).suffix.lower() in MANIFESTS and not Path(argument).is_dir()
+    return not is_url(argument) and Path(argument).suffix.lower() in MANIFESTS and not is_folder(argument)
 
 
 def _named(argument: str, slides_dir: Path | str | None, patient: str | None, warn: Warn) -> Iterator[_Named]:
@@ -209,6 +210,13 @@ def _in_folder(folder: Path, warn: Warn) -> Iterator[_Named]:
     found = search(folder)
     files, unreadable = _of(folder, found, warn)
     if not files and not unreadable:
+        from wsi_ats.model_folder import is_model  # takes seconds to import
+
+        if is_model(folder):
+            raise ConfigError(
+                f"{folder} is a model folder, not slides",
+                remedy=f"give slides; `wsi-ats info {folder}` says what the model is",
+            )
         others = found.told_others()
         raise _nothing(
             f"{folder} has no file that looks like a slide" + (f"; it has {others}" if others else "")

@@ -322,7 +322,7 @@ def _attempt(job: Job, model: Predictor, claim: Claim) -> Outcome:
         with deadline:
             with watch("total"):
                 prediction, found = _predict(job, model, watch)
-            prediction = prediction.measured(prediction.bytes_read, {**prediction.seconds, **watch.seconds})
+            prediction = replace(prediction, seconds={**prediction.seconds, **watch.seconds})
             with watch("write"):
                 job.store.write_result(prediction, provenance(job, found), _places(job, prediction))
     except TimedOut:

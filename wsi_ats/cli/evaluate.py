@@ -27,6 +27,8 @@ from wsi_ats.cli.options import (
 from wsi_ats.cli.report import WithReport, report_beside
 from wsi_ats.cli.terminal import complain, errors, say, show_summary
 from wsi_ats.errors import ConfigError
+from wsi_ats.output import check_folder
+from wsi_ats.report.words import units
 
 if TYPE_CHECKING:  # these take a while to import
     from wsi_ats.batch.inputs import SlideItem
@@ -106,16 +108,17 @@ def evaluate(
 ) -> None:
     """Say what answers are worth on labelled slides, each figure with an interval over patients."""
     from wsi_ats.batch.settings import PredictSettings
-    from wsi_ats.evaluate.answers import PREDICTIONS, VALIDATION
     from wsi_ats.evaluate.files import write_evaluation
     from wsi_ats.evaluate.join import Chosen
     from wsi_ats.evaluate.run import How
     from wsi_ats.evaluate.run import evaluate as run
     from wsi_ats.reading import Reading
 
+    if out is not None:
+        check_folder(out, what, manifest)
     how = How(Chosen(target, split, site, patient, slides_dir, positive), resamples, method, seed)
     places, failed = [what], False
-    if not (what.is_file() or any((what / name).is_file() for name in (PREDICTIONS, VALIDATION))):
+    if not _has_answers(what):
         settings = PredictSettings(
             **asdict(Reading.of(tiles, seed=seed)), heatmap=False, mpp=mpp, override_mpp=override_mpp
         )
@@ -141,12 +144,21 @@ def evaluate(
 
 def compare(
     first: Annotated[
-        Path, typer.Argument(metavar="A", help="A run, an output folder or predictions, as for evaluate.")
+        Path,
+        typer.Argument(
+            metavar="A",
+            help="A model folder (the slides are predicted first), a run, an output folder or predictions, as for "
+            "evaluate.",
+        ),
     ],
     second: Annotated[Path, typer.Argument(metavar="B", help="The same of the other model.")],
     manifest: Manifest,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for comparison.json and comparison.csv; none by default.")
+        Path | None,
+        typer.Option(
+            help="Folder for comparison.json and comparison.csv, none by default; of models also for their "
+            "predictions, OUT/A and OUT/B."
+        ),
     ] = None,
     target: Target = None,
     split: Split = None,
@@ -155,24 +167,69 @@ def compare(
     positive: Positive = None,
     resamples: Resamples = 1000,
     method: Method = "bca",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the resamples, and of the draws of both models.")
+    ] = 0,
+    tiles: Tiles = None,
+    mpp: Mpp = None,
+    override_mpp: OverrideMpp = None,
+    by: By = None,
+    workers: Workers = None,
+    device: Device = "auto",
 ) -> None:
     """Say whether one of two models is better on the same slides, or whether it may be chance."""
+    from wsi_ats.batch.settings import PredictSettings
     from wsi_ats.evaluate.compare import compare as run
     from wsi_ats.evaluate.files import write_comparison
     from wsi_ats.evaluate.join import Chosen
     from wsi_ats.evaluate.run import How
+    from wsi_ats.reading import Reading
 
+    if out is not None:
+        check_folder(out, first, second, manifest)
     how = How(Chosen(target, split, "none", patient, slides_dir, positive), resamples, method, seed)
-    comparison = run(first, second, manifest, how, warn=_warn)
+    settings = PredictSettings(
+        **asdict(Reading.of(tiles, seed=seed)), heatmap=False, mpp=mpp, override_mpp=override_mpp
+    )
+    places, failed = {"A": first, "B": second}, False
+    _check_models([place for place in places.values() if not _has_answers(place)])
+    for name, model in places.items():
+        if not _has_answers(model):
+            say(f"{name}: {model}")
+            place = None if out is None else out / name
+            (summary,) = _predict(
+                model, manifest, place, how.chosen, settings, 1, by, workers, device_named(device)
+            )
+            places[name], failed = summary.out, failed or not summary.ok
+    comparison = run(places["A"], places["B"], manifest, how, warn=_warn)
     for name, joined in zip("AB", comparison.joined, strict=True):
         for line in joined.flow.lines():
             say(f"{name}: {line}")
     for task in comparison.tasks:
-        show_comparison(task)
+        show_comparison(task, comparison.joined[0].answers.by)
     if out is not None:
         write_comparison(comparison, out)
         say(f"all figures: {out / 'comparison.json'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check_models(models: Sequence[Path]) -> None:
+    """Raise where what is no model, or two that cannot be compared, would be found out after hours of predicting."""
+    from wsi_ats.evaluate.compare import paired
+    from wsi_ats.model_folder import model_hash, read_tasks
+
+    for model in models:
+        model_hash(model)
+    if len(models) == 2:
+        paired(*map(read_tasks, models))
+
+
+def _has_answers(what: Path) -> bool:
+    """Whether a place holds answers that were given already; else it should be a model."""
+    from wsi_ats.evaluate.answers import PREDICTIONS, VALIDATION
+
+    return what.is_file() or any((what / name).is_file() for name in (PREDICTIONS, VALIDATION))
 
 
 def _predict(
@@ -229,11 +286,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
 def _show_task(task: TaskEvaluation, seeds: int, by: str) -> None:
     whole, *others = task.parts
     counts = ", ".join(f"{name} {words}" for name, words in task.task.counts(task.answered.targets).items())
-    whom = (
-        f"{whole.patients} patients"
-        if by == "patient"
-        else f"{whole.slides} slides of {whole.patients} patients"
-    )
+    whom = units({"slides": whole.slides, "patients": whole.patients}, by)
     say(f"{task.task.spec.name}: {whom} ({counts})")
     if task.positive:
         say(f"positive class: {task.positive}")
@@ -264,9 +317,10 @@ def _show_parts(by: str, parts: Sequence[Part]) -> None:
     _table((by, "slides", "patients", *(_name(s.figure) for s in parts[0].figures[:SHORT])), rows)
 
 
-def show_comparison(task: TaskComparison) -> None:
+def show_comparison(task: TaskComparison, by: str) -> None:
     """Print the differences of two models' figures, and the tests."""
-    say(f"{task.task.spec.name}: {task.slides} slides of {task.patients} patients that both answer")
+    whom = units({"slides": task.slides, "patients": task.patients}, by)
+    say(f"{task.task.spec.name}: {whom} that both answer")
     rows = [
         (
             *(_name(each.difference.figure), f"{each.first:.3f}", f"{each.second:.3f}"),

@@ -26,6 +26,7 @@ from wsi_ats.cli.device import device_named
 from wsi_ats.cli.evaluate import compare, evaluate
 from wsi_ats.cli.evidence import evidence
 from wsi_ats.cli.export import export
+from wsi_ats.cli.model_info import model_facts, model_of, show_model
 from wsi_ats.cli.options import (
     TABLES,
     BadTiles,
@@ -106,7 +107,9 @@ def main() -> None:
 def command(function: Command) -> Command:
     """A function registered as a command of `wsi-ats`."""
     app.command(cls=NotBlank)(
-        with_status(function, resumable=function.__name__ in ("train", "predict", "convert", "evaluate"))
+        with_status(
+            function, resumable=function.__name__ in ("train", "predict", "convert", "evaluate", "compare")
+        )
     )
     return function
 
@@ -161,8 +164,8 @@ def train(
         str | None,
         typer.Option(
             metavar="K|each",
-            help="Cross-validate: a model for each of K folds or, each, for each group kept out; OUT/predictions.csv "
-            "then has an answer for every slide from a model that has not seen it.",
+            help="Cross-validate: a model for each of K folds, 3 or more, or, each, for each group kept out; "
+            "OUT/predictions.csv then has an answer for every slide from a model that has not seen it.",
         ),
     ] = None,
     seeds: Annotated[
@@ -188,7 +191,7 @@ def train(
     if folds is not None:
         number_of_folds(folds)
     _refuse_two_splits(split_file, fold, folds)
-    check_folder(out)
+    check_folder(out, manifest)
     settings = list(settings or ())
     if by is not None:
         settings.append(f"train.by={by}")
@@ -335,6 +338,7 @@ def predict(
     from wsi_ats.model_folder import model_hash, read_by
 
     # What is wrong with the command is told before worker processes are started.
+    check_folder(out, *slides)
     reading = Reading.of(tiles, sampler, seed, repeats, tolerance)
     how = PredictSettings(
         **asdict(reading),
@@ -474,17 +478,19 @@ def calibrate(
     device: Device = "auto",
 ) -> None:
     """Make a model's probabilities and threshold hold on slides of one's own, from a few with labels."""
+    from wsi_ats.manifest.rows import of_train
     from wsi_ats.model_folder import load_model
     from wsi_ats.train.calibrate import calibrate_model
 
+    check_folder(out, manifest)
     network = load_model(model, device_named(device))
     rows = _labelled(
         manifest, target, network.config, mpp, override_mpp, patient=patient, slides_dir=slides_dir
     )
-    trained = sum(row.split == "train" for row in rows)
+    trained = of_train(rows)
     if trained:
         _warn(
-            f"{trained} of {len(rows)} slides are of the split train: a model is too sure of what it was trained on, "
+            f"{trained}: a model is too sure of what it was trained on, "
             "and what is fitted to them does not hold for others; leave them out of the manifest"
         )
     calibrated, failures = calibrate_model(
@@ -501,16 +507,24 @@ def calibrate(
 
 @command
 def info(
-    slide: Annotated[str, typer.Argument(metavar="SLIDE", help="One slide: a path or a URL.")],
+    slide: Annotated[
+        str, typer.Argument(metavar="SLIDE|MODEL", help="One slide, a path or a URL; or a model folder.")
+    ],
     mpp: Mpp = None,
     override_mpp: OverrideMpp = None,
     properties: Annotated[bool, typer.Option(help="All properties of the file, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Say what a slide is: size, levels, micrometres per pixel and where they come from, images it carries."""
+    """Say what a slide is: size, levels, micrometres per pixel and where they come from, images it carries; or what a
+    model is: classes, scales, calibration, threshold."""
     from wsi_ats.batch.inputs import one_slide
     from wsi_ats.slides import open_slide
 
+    model = model_of(slide)
+    if model is not None:
+        known = model_facts(model)
+        console.print_json(json.dumps(known)) if as_json else show_model(known)
+        return
     with open_slide(one_slide(slide), mpp=override_mpp, default_mpp=mpp) as handle:
         facts = slide_facts(handle)
         if properties:

@@ -10,6 +10,7 @@ import typer
 from wsi_ats.cli.options import TABLES, ConfigFile, Group, Patient, Settings, Site, SlidesDir, Target
 from wsi_ats.cli.terminal import complain, say
 from wsi_ats.errors import ConfigError
+from wsi_ats.output import check_folder
 
 
 def splits(
@@ -19,7 +20,10 @@ def splits(
     ],
     out: Annotated[Path, typer.Option(help="Folder for splits_0.csv ..., k=all.tsv and cohort.csv.")],
     folds: Annotated[
-        str, typer.Option(metavar="K|each", help="Number of folds; each: every group is kept out once.")
+        str,
+        typer.Option(
+            metavar="K|each", help="Number of folds, 3 or more; each: every group is kept out once."
+        ),
     ],
     target: Target = None,
     slides_dir: SlidesDir = None,
@@ -38,6 +42,7 @@ def splits(
     from wsi_ats.tasks.settings import LABEL, columns_of_targets
     from wsi_ats.train.targets import ask, classes_of, targets_of
 
+    check_folder(out, manifest)
     count, chosen = number_of_folds(folds), load_config(config, settings or ())
     rows = read_manifest(
         manifest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,9 @@ def _tasks_beside(path: Path, record: Mapping[str, Any]) -> list[Task]:
     model = path.parent / RUN_MODEL
     if path.name == VALIDATION and model.is_dir():
         return read_tasks(model)
+    fold = min(path.parent.glob(f"fold-*/{RUN_MODEL}"), default=None)
+    if path.name == PREDICTIONS and fold is not None and not record:
+        return [_without_rules(task) for task in read_tasks(fold)]
     by = (record.get("config") or {}).get("by", "slide")
     for name in sorted(slide_folders(path.parent, by)) if record else ():
         result = SlideStore.at(path.parent / f"{by}s" / name).result()
@@ -192,6 +195,11 @@ def _tasks_beside(path: Path, record: Mapping[str, Any]) -> list[Task]:
         )
         return [_task(spec, settings.get(spec.name)) for spec in specs]
     return []
+
+
+def _without_rules(task: Task) -> Task:
+    """A task of a cross-validation, whose answers were decided by the thresholds of several models."""
+    return task_of(replace(task.spec, point=None, sets=None), task.settings)
 
 
 def _settings_of(record: Mapping[str, Any]) -> dict[str, TaskSettings]:

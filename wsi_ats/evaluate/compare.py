@@ -13,7 +13,7 @@ from wsi_ats.errors import ConfigError
 from wsi_ats.evaluate.answers import read_answers
 from wsi_ats.evaluate.join import Joined, Truth, join, read_truth
 from wsi_ats.evaluate.positive import choose_positive
-from wsi_ats.evaluate.run import How, patients_of
+from wsi_ats.evaluate.run import How
 from wsi_ats.manifest.table import Warn
 from wsi_ats.statistics.clusters import Patients, Sampled, sample_figures, values_of
 from wsi_ats.statistics.delong import Difference, compare_areas
@@ -86,7 +86,7 @@ def compare(
             f"{tables[0].path} answers about {tables[0].by}s and {tables[1].path} about {tables[1].by}s",
             remedy="predict both with the same --by",
         )
-    pairs = _paired(tables[0].tasks, tables[1].tasks)
+    pairs = paired(tables[0].tasks, tables[1].tasks)
     choose_positive(tables[0], how.chosen.positive, warn)
     truth = read_truth(Path(manifest), tables[0].tasks, how.chosen, warn)
     one, other = (join(answers, truth, warn) for answers in tables)
@@ -100,7 +100,7 @@ def compare(
     return Comparison((one, other), truth, how, tuple(_compare(a, b, one, other, how) for a, b in pairs))
 
 
-def _paired(first: Sequence[Task], second: Sequence[Task]) -> list[tuple[Task, Task]]:
+def paired(first: Sequence[Task], second: Sequence[Task]) -> list[tuple[Task, Task]]:
     """Tasks of both by name; single ones whatever they are called. Raises `ConfigError` where none are alike."""
     by_name = {task.spec.name: task for task in second}
     pairs = [(task, by_name[task.spec.name]) for task in first if task.spec.name in by_name]
@@ -134,7 +134,7 @@ def _compare(task: Task, its_twin: Task, one: Joined, other: Joined, how: How) -
         )
     mine, theirs = mine.of(np.isin(rows, both)), theirs.of(np.isin(other_rows, both))
     theirs = replace(theirs, positive=mine.positive)
-    patients = patients_of([one.rows[i].patient for i in both])
+    patients = Patients.of([one.rows[i].patient for i in both])
     decided = mcnemar(mine.right, theirs.right) if mine.names else None
     areas = tuple(_areas(mine, theirs, patients))
     return TaskComparison(

@@ -13,7 +13,7 @@ from wsi_ats.evaluate.answers import SUM, Answers
 from wsi_ats.manifest.names import PATIENT, SITE, known
 from wsi_ats.manifest.rows import Row
 from wsi_ats.manifest.table import Warn
-from wsi_ats.shown import cell
+from wsi_ats.shown import cell, counted
 from wsi_ats.tasks.answer import TaskSpec
 from wsi_ats.tasks.task import Task
 from wsi_ats.tasks.texts import NOT_GIVEN
@@ -128,8 +128,8 @@ def _tell_names(
     if torn:
         slide, our, their = torn[0]
         warn(
-            f"{what}s of {len(torn)} slides differ: {slide!r} is of {our!r} in {manifest} and of {their!r} in "
-            f"{answers.path}, for one; the manifest stands: check that both tables are of the same slides"
+            f"{what}s of {counted(len(torn), 'slide')} differ: {slide!r} is of {our!r} in {manifest} and of "
+            f"{their!r} in {answers.path}, for one; the manifest stands: check that both tables are of the same slides"
         )
     if what == "patient" and given and not any(ours):
         warn(

@@ -19,7 +19,7 @@ from wsi_ats.errors import ConfigError, Failure, SlideError
 from wsi_ats.lowres.prepare import PreparedSlide, prepare
 from wsi_ats.output import writing
 from wsi_ats.sampling import generator_for
-from wsi_ats.shown import cell, csv_bytes
+from wsi_ats.shown import cell, counted, csv_bytes
 from wsi_ats.slide_model import SlideModel
 from wsi_ats.slides import open_slide
 from wsi_ats.statistics.evidence import ORDERS, SUFFICIENT, Evidence, Tiles, cohort_curve, evidence_of
@@ -123,7 +123,7 @@ def evidence(
             continue
         found.append(SlideEvidence(item.id, item.patient, said, mine))
         enough = f"{mine.minimal} of" if mine.minimal else "not even all"
-        say(f"{cell(item.id)}: {said} {mine.sure:.3f}; sufficient: {enough} {len(mine)} tiles")
+        say(f"{cell(item.id)}: {said} {mine.sure:.3f}; sufficient: {enough} {counted(len(mine), 'tile')}")
     return found, failures
 
 

@@ -17,7 +17,7 @@ from wsi_ats.atomic import write_atomic
 from wsi_ats.batch.job import versions
 from wsi_ats.evaluate.answers import Answers
 from wsi_ats.evaluate.compare import Comparison, TaskComparison
-from wsi_ats.evaluate.curves import curves_of
+from wsi_ats.evaluate.curves import curves_of, survival_groups
 from wsi_ats.evaluate.join import Truth
 from wsi_ats.evaluate.run import Evaluation, How, Part, TaskEvaluation
 from wsi_ats.output import writing
@@ -103,6 +103,7 @@ def _digest(path: Path) -> str:
 
 def _task(task: TaskEvaluation, evaluation: Evaluation) -> Values:
     answered, spec = task.answered, task.task.spec
+    sites = [evaluation.joined.sites[place] for place in task.rows.tolist()]
     return {
         "task": spec.name,
         "kind": spec.kind,
@@ -114,7 +115,8 @@ def _task(task: TaskEvaluation, evaluation: Evaluation) -> Values:
         "counts": task.task.counts(answered.targets),
         "parts": [_part(part, task) for part in task.parts],
         "confusion": _confusion(task),
-        "curves": [curves_of(part, task.patients, evaluation.how) for part in alternatives(answered)],
+        "curves": [curves_of(part, task.patients, sites, evaluation.how) for part in alternatives(answered)],
+        "survival": survival_groups(answered, task.patients, evaluation.how),
         "slides": _slides(task, evaluation),
     }
 

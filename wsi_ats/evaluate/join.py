@@ -18,8 +18,9 @@ from wsi_ats.evaluate.contradictions import tell_contradictions
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.manifest.columns import site_column
 from wsi_ats.manifest.patients import rows_by
+from wsi_ats.manifest.rows import of_train
 from wsi_ats.manifest.table import Warn, read_table
-from wsi_ats.shown import cell
+from wsi_ats.shown import cell, counted
 from wsi_ats.statistics.evaluation import Answered
 from wsi_ats.tasks.settings import LABEL
 from wsi_ats.tasks.task import Task
@@ -85,7 +86,8 @@ class Flow:
     def lines(self) -> list[str]:
         """The flow in words."""
         said = [
-            f"{self.evaluated} of {self.labelled} labelled {self.by}s have an answer ({self.patients} patients)"
+            f"{self.evaluated} of {self.labelled} labelled {self.by}s have an answer "
+            f"({counted(self.patients, 'patient')})"
         ]
         if self.failed or self.pending:
             said.append(f"left out: {self.failed} {self.by}(s) that failed, {self.pending} that are pending")
@@ -178,10 +180,10 @@ def read_truth(manifest: Path, tasks: Sequence[Task], chosen: Chosen, warn: Warn
             f"manifest {manifest} has no slide of split {chosen.split!r}",
             "name another --split, or leave it out",
         )
-    trained = sum(row.split == "train" for row in kept)
+    trained = of_train(kept)
     if trained and chosen.split is None:
         warn(
-            f"{trained} of {len(kept)} slides are of the split train: what a model was trained on says nothing of "
+            f"{trained}: what a model was trained on says nothing of "
             "other slides; --split test leaves them out"
         )
     return Truth(manifest, tuple(kept), site_column(table, chosen.site))

@@ -195,7 +195,7 @@ def _evaluate(number: int, joined: Sequence[Joined], how: How) -> TaskEvaluation
             "label the slides in the column of the target",
         )
     names = [first.rows[i].patient for i in rows]
-    patients = patients_of(names)
+    patients = Patients.of(names)
     parts = [Part("all", "", len(answered), len(patients), _sampled(answered, patients, how))]
     for by, members in (("site", first.sites), ("fold", first.folds)):
         parts += _parts(by, [members[i] for i in rows], answered, names, how)
@@ -209,12 +209,6 @@ def _by_seed(number: int, joined: Sequence[Joined]) -> Float64[np.ndarray, "S F"
     return np.stack(values) if len(joined) > 1 else np.empty((0, len(values[0])))
 
 
-def patients_of(names: Sequence[str]) -> Patients:
-    """The patients of the slides, drawn from all of them: class by class, figures that rest on how many of each class
-    there are (calibration in the large, PPV, NPV, accuracy) would not move as they do."""
-    return Patients.of(names, [""] * len(names))
-
-
 def _sampled(answered: Answered, patients: Patients, how: How) -> tuple[Sampled, ...]:
     figures = figures_of(answered)
     return tuple(sample_figures(figures, patients, rounds=how.resamples, seed=how.seed, method=how.method))
@@ -226,6 +220,6 @@ def _parts(by: str, members: Sequence[str], answered: Answered, names: Sequence[
     for member in sorted({*members} - {""}) if len({*members}) > 1 else ():
         inside = np.array([each == member for each in members])
         mine = answered.of(inside)
-        patients = patients_of([name for name, i in zip(names, inside, strict=True) if i])
+        patients = Patients.of([name for name, i in zip(names, inside, strict=True) if i])
         parts.append(Part(by, member, len(mine), len(patients), _sampled(mine, patients, how)))
     return parts

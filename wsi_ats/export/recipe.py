@@ -8,7 +8,6 @@ from typing import Any
 
 from wsi_ats import __version__
 from wsi_ats.attention.networks import ConvAttention
-from wsi_ats.catalogue import TASK_KINDS
 from wsi_ats.config import to_values
 from wsi_ats.export.agreement import MOST
 from wsi_ats.export.formats import OPSET
@@ -39,11 +38,14 @@ STEPS = {
     "answer": "Run answer on the vectors, log a (with members above 1, that of each member) and log weights of the "
     "drawn cells. values_I are the values of task I "
     "as tasks[I].values names them; calibration is in them.",
-    "decide": "By tasks[I].says: of two classes with an operating point, the positive one from its threshold on; the "
-    "most probable class; all labels of at least 0.5; the lowest grade that is not exceeded with a probability of at "
-    "least 0.5; or the number. A class is in the prediction set where 1 - its probability is at most its quantile.",
+    "decide": "By tasks[I].says. The positive one from the threshold on: the class tasks[I].point.positive where its "
+    "probability is at least tasks[I].point.threshold, else the other. The most probable: that class. All that are "
+    "likely: all labels of at least 0.5. The median: the lowest grade that is not exceeded with a probability of at "
+    "least 0.5. A number: it. A class is in the prediction set where 1 - its probability is at most its quantile.",
 }
 """What is done, in words, in this order."""
+BY_THRESHOLD = "the positive one from the threshold on"
+"""How the values of two classes with an operating point are put into a word, beside what `TaskEntry.says` names."""
 NOT_INCLUDED = (
     "standard errors and intervals of drawn tiles",
     "telling slides unlike the training slides",
@@ -152,5 +154,5 @@ def _task(task: Task) -> dict[str, Any]:
         **to_card(task),
         "values": spec.values,
         "outputs": spec.outputs,
-        "says": TASK_KINDS[spec.kind].says,
+        "says": spec.entry.says if spec.point is None else BY_THRESHOLD,
     }

@@ -18,6 +18,7 @@ from wsi_ats.manifest.files import file_key, status_of
 from wsi_ats.manifest.rows import Row
 from wsi_ats.manifest.same_file import twins
 from wsi_ats.manifest.split_files import slide_stem
+from wsi_ats.shown import counted
 from wsi_ats.slides.storage.opening import is_url
 
 NAMED = 3
@@ -157,7 +158,7 @@ def _told_sites(rows: Sequence[Row], classes: Sequence[str]) -> Iterator[str]:
         "add slides of these classes from other sites, or keep whole sites out with --group"
     )
     alone = [
-        f"{name} from {sites[int(row.argmax())]} ({row.sum()} patients)"
+        f"{name} from {sites[int(row.argmax())]} ({counted(int(row.sum()), 'patient')})"
         for name, row in zip(names, table, strict=True)
         if (row > 0).sum() == 1 and row.sum() > 1
     ]
@@ -167,7 +168,7 @@ def _told_sites(rows: Sequence[Row], classes: Sequence[str]) -> Iterator[str]:
     strength, chance = association(table)
     if strength >= STRONG and chance < CHANCE:
         most = [
-            f"{name}: {row.max()} of {row.sum()} patients from {sites[int(row.argmax())]}"
+            f"{name}: {row.max()} of {counted(int(row.sum()), 'patient')} from {sites[int(row.argmax())]}"
             for name, row in zip(names, table, strict=True)
         ]
         yield f"class and site go together (Cramér's V {strength:.2f}): {', '.join(most[:NAMED])}; {why}"

@@ -15,6 +15,7 @@ from typing import Literal
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest.rows import Row
 from wsi_ats.manifest.splits import balanced_parts, held_out_units, units_of
+from wsi_ats.shown import counted
 
 
 def folds_of(
@@ -55,8 +56,8 @@ def _each_group(rows: Sequence[Row]) -> list[set[str]]:
         of[row.group or row.patient].add(unit)
     if len(of) < 3 or len(set(units)) < 3:
         raise ConfigError(
-            f"there are {len(set(units))} groups that share no patient; one each for training, validation and test are "
-            "needed",
+            f"{counted(len(set(units)), 'group')} without a patient in common; one each for training, validation and "
+            "test are needed",
             remedy="name another column with --group, or give a number of --folds",
         )
     return list({frozenset(units): set(units) for _, units in sorted(of.items())}.values())
@@ -70,8 +71,8 @@ def _balanced(units: Sequence[str], classes: Sequence[str | None], k: int, seed:
     for name, members in having.items():
         if name is not None and len(members) < max(k, 3):
             raise ConfigError(
-                f"{name} has {len(members)} patients or groups: too few for {k} folds, each with training, validation "
-                "and test",
+                f"{name} has {counted(len(members), 'patient')} (or groups of them): too few for {k} folds, each with "
+                "training, validation and test",
                 remedy=f"use --folds {len(members)}" if len(members) >= 3 else "add slides of that kind",
             )
     return balanced_parts(units, classes, k, seed)

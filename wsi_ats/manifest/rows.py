@@ -82,6 +82,12 @@ class Row:
         return self.label
 
 
+def of_train(rows: Sequence[Row]) -> str:
+    """Words on rows of the split `train`, which a model has learned from; empty where there are none."""
+    trained = sum(row.split == "train" for row in rows)
+    return f"{trained} of {len(rows)} slides are of the split train" if trained else ""
+
+
 def read_manifest(
     path: Path | str | Table,
     target: str = LABEL,

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wsi_ats.regular import is_folder
+
 TIFF = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff")
 DICOM = (".dcm", ".dicom")
 SUFFIXES = frozenset(
@@ -99,7 +101,7 @@ def search(folder: Path) -> Found:
 
 def is_store(path: Path) -> bool:
     """Whether it is the folder of an OME-Zarr; one that is half written or hidden is none."""
-    return path.suffix.lower() == ".zarr" and not path.name.startswith(".") and path.is_dir()
+    return path.suffix.lower() == ".zarr" and not path.name.startswith(".") and is_folder(path)
 
 
 def has_slide_suffix(name: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest.table import Table, Warn
+from wsi_ats.shown import counted
 from wsi_ats.tasks.texts import NOT_GIVEN, as_written, is_number
 
 NAMED = 3
@@ -49,7 +50,7 @@ def refuse_spellings(where: str, cells: Sequence[str], what: str) -> None:
     """
     for names in spellings(cells):
         counts = Counter(cells)
-        said = " and ".join(f"{_visible(name)} ({counts[name]} slides)" for name in names)
+        said = " and ".join(f"{_visible(name)} ({counted(counts[name], 'slide')})" for name in names)
         often = max(names, key=counts.__getitem__)
         raise ConfigError(
             f"{where} has {said}: spelt differently they would be different {what}",
@@ -80,7 +81,7 @@ def one_a_number(
     if several and (most is None or len(spelt) <= most):
         counts = Counter(cells)
         said = "; ".join(
-            " and ".join(f"{x!r} ({counts[x]} rows)" for x in names) for names in several[:NAMED]
+            " and ".join(f"{x!r} ({counted(counts[x], 'row')})" for x in names) for names in several[:NAMED]
         )
         more = f"; and {len(several) - NAMED} more such" if len(several) > NAMED else ""
         warn(f"manifest {table.path}: column {column!r} has {said}{more}: one number is one {what}")

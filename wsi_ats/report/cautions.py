@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from wsi_ats.report.found import Found, Values
-from wsi_ats.report.words import counted
+from wsi_ats.shown import counted
 from wsi_ats.statistics.interval import LEAST
 from wsi_ats.train.looked_at import USABLE
 

@@ -10,7 +10,8 @@ from wsi_ats.batch.records import Record
 from wsi_ats.report.blocks import Block, Grid, Image, Plot, Plots
 from wsi_ats.report.found import Found
 from wsi_ats.report.plots import bars
-from wsi_ats.report.words import counted, number, size
+from wsi_ats.report.words import number, size
+from wsi_ats.shown import counted
 
 
 def cost(found: Found) -> Iterator[Block]:

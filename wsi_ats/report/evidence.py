@@ -10,7 +10,8 @@ from wsi_ats.evaluate.evidence import FIGURES, SLIDES
 from wsi_ats.report.blocks import Block, Grid, Image, Plot, Plots, Words
 from wsi_ats.report.found import Found
 from wsi_ats.report.plots import evidence as drawn
-from wsi_ats.report.words import counted, number
+from wsi_ats.report.words import number
+from wsi_ats.shown import counted
 
 MOST_SLIDES = 40
 """Number of slides in the table; evidence.csv has all."""

@@ -162,11 +162,12 @@ def _evaluated(found: Found) -> Values:
     if found.folds:
         table = found.folder / PREDICTIONS
         first = min(found.folder.glob("fold-*/model"))
-        task = next(iter(read_tasks(first)))
+        tasks = read_tasks(first)
         # A table of patients names no slide: their labels are in the rows of the slides, of which each fold has all.
         by_patient = "slides" in next(iter(_table(table)), {})
         labels = first.parent / "slides.csv" if by_patient else table
-        how = How(replace(How().chosen, target=task.columns[0]))
+        several = len({column for task in tasks for column in task.columns}) > 1
+        how = How(replace(How().chosen, target=None if several else tasks[0].columns[0]))
         values = evaluation_values(evaluate([found.folder], labels, how, warn=lambda words: None))
         # What they warn of, slides of the split `train`, is so of each slide in other folds, and of none in its own.
         return {**values, "warnings": []} if by_patient else values

@@ -10,13 +10,16 @@ from wsi_ats.report import plots
 from wsi_ats.report.before import answered_of, uncalibrated
 from wsi_ats.report.blocks import Block, Grid, Heading, Image, Plot, Plots, Words
 from wsi_ats.report.found import Found, Values
-from wsi_ats.report.words import counted, figure_name, interval, meaning, number, units, valued
+from wsi_ats.report.words import figure_name, interval, meaning, number, units, valued
+from wsi_ats.shown import counted
 from wsi_ats.statistics.calibration_figures import reliability_figures
 from wsi_ats.statistics.clusters import values_of
 from wsi_ats.statistics.evaluation import Alternative, Answered, alternatives, figures_of
 
 MOST_CURVES = 6
 """Number of classes or labels whose curves are drawn; evaluation.json has all."""
+MOST_SITES = 8
+"""Number of sites whose ROC curves are drawn."""
 MOST_MEMBERS = 30
 """Number of sites or folds that are drawn."""
 HEADLINES = ("auroc", "auroc_macro", "balanced_accuracy", "r2", "c_index")
@@ -123,6 +126,9 @@ def calibration(found: Found) -> Iterator[Block]:
     for number_, task in enumerate(_tasks(found)):
         answered = answered_of(task)
         parts = alternatives(answered)
+        if task.get("survival"):
+            yield from _headed(found, task)
+            yield from _survival(task, found.by)
         if not parts:
             continue
         yield from _headed(found, task)
@@ -146,6 +152,24 @@ def calibration(found: Found) -> Iterator[Block]:
             drawn.append(Plot(Image(plots.reliability(curve["reliability"], before), caption), caption))
         yield Plots(drawn)
         yield _calibration_table(task, raw[0] if raw else None, found.by)
+
+
+def _survival(task: Values, by: str) -> Iterator[Block]:
+    """Groups of risk: what share of them is free of the event at several times."""
+    yield Words(
+        f"A risk has no level of its own: that of the times below was taken from these very {by}s (Breslow). What is "
+        "judged is whether groups lie as far apart as their risks say."
+    )
+    drawn = []
+    for time in dict.fromkeys(point["time"] for point in task["survival"]):
+        points = [point for point in task["survival"] if point["time"] == time]
+        caption = (
+            f"Free of the event after {time:g}: {counted(sum(p['slides'] for p in points), by)} in "
+            f"{counted(len(points), 'group')} of risk; bars are 95 % intervals where there are patients enough."
+        )
+        drawn.append(Plot(Image(plots.survival(points), caption), caption))
+    yield Plots(drawn)
+    yield _calibration_table(task, None, by)
 
 
 def _reliability(probability: np.ndarray, happened: np.ndarray) -> list[tuple[float, float]]:
@@ -179,6 +203,22 @@ def members(found: Found) -> Iterator[Block]:
             mine = [part for part in others if part["by"] == by]
             yield from _headed(found, task)
             yield from _by(by, whole, mine, found.by)
+        yield from _roc_by_site(task, found.by)
+
+
+def _roc_by_site(task: Values, by: str) -> Iterator[Block]:
+    """ROC curves of the sites that have both kinds, beside each other."""
+    for curve in task["curves"][:MOST_CURVES]:
+        of, sites = curve["of"] or task["positive"], curve.get("sites", ())
+        drawn = []
+        for site in sites[:MOST_SITES]:
+            n, band = counted(site["slides"], by), _band_words(site["band"])
+            caption = f"ROC curve for {of} at {site['site']}: {n}. {band}"
+            drawn.append(Plot(Image(plots.roc(site, plots.short(site["site"])), caption), caption))
+        if drawn:
+            yield Plots(drawn)
+        if len(sites) > MOST_SITES:
+            yield Words(f"The curves of {len(sites) - MOST_SITES} more sites are in evaluation.json.")
 
 
 def _by(by: str, whole: Values, mine: Sequence[Values], unit: str) -> Iterator[Block]:

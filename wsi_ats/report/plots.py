@@ -110,6 +110,23 @@ def reliability(after: Sequence[Points], before: Sequence[tuple[float, float]]) 
     return drawn(draw)
 
 
+def survival(points: Sequence[Points]) -> str:
+    """Share that is free of the event at a time, observed with limits against what the risks say, a point a group."""
+
+    def draw(ax: Axes) -> None:
+        ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="perfect")
+        known = [p for p in points if p["observed"]["value"] is not None]
+        for point in known:
+            low, high = point["observed"]["low"], point["observed"]["high"]
+            if low is not None and high is not None:
+                ax.plot([point["predicted"]] * 2, [low, high], color=BLUE, lw=1.2)
+        x, y = [p["predicted"] for p in known], [p["observed"]["value"] for p in known]
+        ax.plot(x, y, color=BLUE, lw=1.6, marker="o", ms=5, label="groups of risk")
+        _unit(ax, "share free of the event, as risks say", "share that was (Kaplan-Meier)", "upper left")
+
+    return drawn(draw)
+
+
 def decision(points: Sequence[Points]) -> str:
     """Decision curve: net benefit at each probability from which one might act."""
 

@@ -8,7 +8,8 @@ from wsi_ats.report import cautions, cost, evidence, examples, performance, prov
 from wsi_ats.report.blocks import Block, Grid, Heading, Image, Plot, Plots, Points, Section, Words
 from wsi_ats.report.found import Found
 from wsi_ats.report.plots import training
-from wsi_ats.report.words import counted, figure_name, interval, number, units
+from wsi_ats.report.words import figure_name, interval, number, units
+from wsi_ats.shown import counted
 from wsi_ats.train.looked_at import USABLE
 
 MOST_ROWS = 40

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from wsi_ats.shown import counted
+
 MEANINGS = {
     "auroc": "share of the pairs of a slide with and a slide without it in which the one with it has the higher "
     "probability; 0.5 is chance",
@@ -77,15 +79,6 @@ def valued(figure: Mapping[str, Any]) -> str:
     """Value and interval in one cell."""
     limits = interval(figure)
     return f"{number(figure['value'])} ({limits})" if limits != "–" else number(figure["value"])
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "slide"), counted(1200, "slide")
-    ('1 slide', '1,200 slides')
-    """
-    return f"{count:,} {what}" + "s" * (count != 1)
 
 
 def units(part: Mapping[str, Any], by: str) -> str:

@@ -16,8 +16,9 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
+from wsi_ats.shown import counted
 from wsi_ats.statistics.interval import LEAST, LEVEL, Interval, area_limits, share_interval
 from wsi_ats.statistics.weighted import Figure
 
@@ -42,14 +43,18 @@ class Patients:
     """Number of the stratum that each patient is drawn from."""
 
     @classmethod
-    def of(cls, names: Sequence[str], groups: Sequence[str]) -> Patients:
+    def of(cls, names: Sequence[str], groups: Sequence[str] | None = None) -> Patients:
         """The patients of slides: each slide's patient, and its class or what else patients are drawn by.
+
+        Without groups all are drawn together, as evaluations have it: class by class, figures that rest on how many of
+        each class there are (calibration in the large, PPV, NPV, accuracy) would not move as they do. Resamples do not
+        depend on the order of the slides.
 
         >>> Patients.of(["A", "A", "B", "C"], ["tumour", "normal", "normal", "normal"]).stratum.tolist()
         [1, 0, 0]
         """
         held: dict[str, set[str]] = {}
-        for name, group in zip(names, groups, strict=True):
+        for name, group in sorted(zip(names, [""] * len(names) if groups is None else groups, strict=True)):
             held.setdefault(name, set()).add(group)
         position = {name: i for i, name in enumerate(held)}
         kinds = sorted({tuple(sorted(each)) for each in held.values()})
@@ -61,6 +66,11 @@ class Patients:
 
     def __len__(self) -> int:
         return len(self.stratum)
+
+    def among(self, slides: Bool[np.ndarray, " n"]) -> Patients:
+        """The patients of some of the slides."""
+        held, index = np.unique(self.index[slides], return_inverse=True)
+        return Patients(index.astype(np.int64), self.stratum[held])
 
     @property
     def strata(self) -> list[Int64[np.ndarray, " _"]]:
@@ -176,9 +186,13 @@ def _reason(figure: Figure, value: float, patients: Patients) -> str:
         absent = [name for name, slides in figure.groups.items() if not slides.any()]
         return f"no {absent[0]}" if absent else figure.undefined
     if not figure.groups:
-        return f"{len(patients)} patients: too few for an interval" if len(patients) < 2 * LEAST else ""
+        return (
+            f"{counted(len(patients), 'patient')}: too few for an interval"
+            if len(patients) < 2 * LEAST
+            else ""
+        )
     counts = {name: len(np.unique(patients.index[slides])) for name, slides in figure.groups.items()}
-    few = [f"{count} patients with {name}" for name, count in counts.items() if count < LEAST]
+    few = [f"{counted(count, 'patient')} with {name}" for name, count in counts.items() if count < LEAST]
     return f"{few[0]}: too few for an interval" if few else ""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from wsi_ats.shown import counted
 from wsi_ats.statistics.clusters import MOST_MISSING, ROUNDS, Patients, parts_of
 from wsi_ats.statistics.interval import LEAST, LEVEL
 from wsi_ats.statistics.weighted import Weights, by_level, ratio
@@ -103,7 +104,9 @@ def band_of(
     for name, slides in groups.items():
         count = len(np.unique(patients.index[slides]))
         if count < LEAST:
-            return Band(nothing, nothing, nothing, f"{count} patients with {name}: too few for a band")
+            return Band(
+                nothing, nothing, nothing, f"{counted(count, 'patient')} with {name}: too few for a band"
+            )
     drawn = patients.resamples(np.random.default_rng(seed), rounds)
     heights = np.concatenate(
         [curve(drawn[part][:, patients.index]) for part in parts_of(rounds, len(patients.index))]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from wsi_ats.statistics.calibration_figures import calibration_figures, expected_error
+from wsi_ats.statistics.survival import risk_slope
 from wsi_ats.statistics.weighted import (
     Figure,
     Formula,
@@ -135,7 +136,7 @@ def figures_of(answered: Answered) -> list[Figure]:
     if answered.kind == "regression":
         return _of_number(answered.values[:, 0], answered.targets[:, 0])
     if answered.kind == "survival":
-        return [_c_index(answered)]
+        return _of_risk(answered)
     parts = alternatives(answered)
     of_parts = [_among(part.known, figure) for part in parts for figure in _of_alternative(part)]
     whole = _of_decisions(answered) if answered.kind != "labels" else []
@@ -251,11 +252,13 @@ def _of_number(answer: Float64[np.ndarray, " n"], truth: Float64[np.ndarray, " n
     ]
 
 
-def _c_index(answered: Answered) -> Figure:
-    time, event = answered.targets.T
-    return Figure(
-        "c_index",
-        concordance(answered.values[:, 0], time, event == 1),
-        groups={"slides with the event": event == 1},
-        undefined="no pair of slides tells whose event came first",
-    )
+def _of_risk(answered: Answered) -> list[Figure]:
+    """C-index, and calibration slope of the log risk: its level means nothing."""
+    time, event = answered.targets[:, 0], answered.targets[:, 1] == 1
+    risk, groups = answered.values[:, 0], {"slides with the event": event}
+    order = "no pair of slides tells whose event came first"
+    slope = "the risks part the slides perfectly, or not at all"
+    return [
+        Figure("c_index", concordance(risk, time, event), groups=groups, undefined=order),
+        Figure("calibration_slope", risk_slope(risk, time, event), groups=groups, undefined=slope),
+    ]

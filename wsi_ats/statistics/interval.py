@@ -10,6 +10,8 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Int64
 
+from wsi_ats.shown import counted
+
 LEAST = 10
 """Least number of slides of a class, or of events, from which a figure gets an interval; of a figure that has no
 classes twice as many slides."""
@@ -139,13 +141,13 @@ def bootstrap(
     slides = len(groups)
     value = figure(np.arange(slides))
     if slides < 2 * LEAST:
-        return Interval.none(value, f"{slides} slides: too few for an interval")
+        return Interval.none(value, f"{counted(slides, 'slide')}: too few for an interval")
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     values = np.array(
         [figure(np.concatenate([rng.choice(group, len(group)) for group in members])) for _ in range(rounds)]
     )
     values = values[~np.isnan(values)]
     if not len(values) or values.min() == values.max():
-        return Interval.none(value, f"the same in every resample of {slides} slides: no interval")
+        return Interval.none(value, f"the same in every resample of {counted(slides, 'slide')}: no interval")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))

@@ -24,7 +24,7 @@ FARTHEST = 12.0
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on the probability of the positive class, chosen on `slides` slides named `on`."""
+    """A threshold on the probability of the positive class, chosen on `slides` slides or patients."""
 
     positive: str
     threshold: float
@@ -34,6 +34,7 @@ class OperatingPoint:
     specificity: Interval
     slides: int
     on: str
+    """Their number and name: "24 validation slides"."""
 
     @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> OperatingPoint:
@@ -66,7 +67,7 @@ class OperatingPoint:
     def __str__(self) -> str:
         return (
             f"{self.positive} from a probability of {self.threshold:.3f} ({self.rule}; sensitivity "
-            f"{self.sensitivity}, specificity {self.specificity}, on {self.slides} slides: {self.on})"
+            f"{self.sensitivity}, specificity {self.specificity}, on {self.on})"
         )
 
 
@@ -80,9 +81,9 @@ def choose_operating_point(
 ) -> OperatingPoint:
     """The operating point that `rule` chooses on n slides, given their probability of the positive class.
 
-    name: the positive class. on: the slides' name. rule: half, a threshold of one half; youden, the largest sum of
-    sensitivity and specificity; sensitivity or specificity, of at least `wished`, the other as large as it can be;
-    cost, the least cost where a missed positive costs `wished` times what a false alarm does, at the frequency of
+    name: the positive class. on: the slides' number and name. rule: half, a threshold of one half; youden, the largest
+    sum of sensitivity and specificity; sensitivity or specificity, of at least `wished`, the other as large as it can
+    be; cost, the least cost where a missed positive costs `wished` times what a false alarm does, at the frequency of
     positives among these slides. Raises `ConfigError` where these slides or the wish cannot tell.
 
     >>> p, truth = np.array([0.1, 0.2, 0.4, 0.7, 0.9]), np.array([False, False, True, True, True])

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from wsi_ats.errors import ConfigError
+from wsi_ats.shown import counted
 from wsi_ats.statistics.interval import LEAST, Interval
 from wsi_ats.statistics.metrics import c_index
 from wsi_ats.tasks.task import Task
@@ -97,7 +98,7 @@ class Survival(Task):
         events = int((targets[:, 1] == 1).sum())
         if events < LEAST:
             return Interval.none(
-                self.metric_value(values, targets), f"{events} events: too few for an interval"
+                self.metric_value(values, targets), f"{counted(events, 'event')}: too few for an interval"
             )
         return super().interval(values, targets, rng)
 

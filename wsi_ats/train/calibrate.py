@@ -18,6 +18,7 @@ from wsi_ats.output import writing
 from wsi_ats.predict import predict_prepared_patient
 from wsi_ats.prediction import OfResults, PatientPrediction
 from wsi_ats.reading import Reading
+from wsi_ats.shown import counted
 from wsi_ats.slide_model import SlideModel
 from wsi_ats.tasks.task import Task, Tasks
 from wsi_ats.train.card import with_decisions
@@ -58,7 +59,9 @@ def calibrate_outputs(
     for task, mine, true in zip(tasks, outputs, targets, strict=True):
         slides = int((~np.isnan(true).all(1)).sum())
         if slides < LEAST:
-            missing.append(f"{task.spec.name}: not calibrated, {slides} slides are fewer than {LEAST}")
+            missing.append(
+                f"{task.spec.name}: not calibrated, {counted(slides, 'slide')} where it takes {LEAST}"
+            )
             continue
         calibration = task.calibrate(torch.from_numpy(mine), true, f"{slides} {on}")
         values = values_of_outputs(task, mine)

@@ -39,8 +39,8 @@ Settings: `config.toml` in this folder.
 |---|---|
 {figures}
 
-In brackets the 95 % interval: how far off a figure may be because it rests on so few slides. It does not cover other
-scanners, stains or sites. {judged}
+In brackets the 95 % interval over {over}: how far off a figure may be because it rests on so few. It does not cover
+other scanners, stains or sites. {judged}
 
 {decisions}
 ## Slides unlike these
@@ -107,6 +107,7 @@ def model_card(
         + ONE_A_PATIENT * (unit_of(rows) == "patient")
         + (ENSEMBLE.format(members=result.members, of=of) if result.members > 1 else ""),
         judged=LEFT_OUT if of == BY_FOLD else CHOSEN,
+        over=_over(rows, every=of == BY_FOLD),
         splits=_splits_table(rows, tasks),
         groups=_groups(rows),
         version=__version__,
@@ -171,6 +172,18 @@ def _groups(rows: Sequence[Row]) -> str:
                 named = f": {', '.join(map(shown, found))}" if len(found) <= MOST_NAMED else ""
                 lines.append(f"- {what} of {split}, {len(found)}{named}")
     return "\n".join(["", *lines, ""]) if lines else ""
+
+
+def _over(rows: Sequence[Row], *, every: bool) -> str:
+    """What the intervals are over, as `final_figures` makes them: of the validation slides or, of a cross-validation,
+    of `every` slide."""
+    judged = [row for row in rows if every or row.split == "val"]
+    patients = {row.patient for row in judged}
+    if unit_of(rows) == "patient":
+        return "patients"
+    if len(patients) < len(judged):
+        return "patients, all slides of one together"
+    return "patients, who have one slide each" if patients - {row.slide for row in judged} else "slides"
 
 
 def _unlike(reference: Reference | None, unit: str) -> str:

@@ -9,7 +9,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from wsi_ats.prediction import OfResults
+from wsi_ats.statistics.clusters import Patients, sample_figures
+from wsi_ats.statistics.evaluation import Answered, figures_of
 from wsi_ats.statistics.interval import Interval
+from wsi_ats.tasks.answer import median_grade
 from wsi_ats.tasks.task import Task
 
 Values = Sequence[Float64[np.ndarray, "n _"]]
@@ -24,6 +27,13 @@ LABELS = {
     "c_index": "C-index",
 }
 """Labels of metrics whose names are not just words."""
+EVALUATED = {
+    "auc": ("auroc", "auroc_macro"),
+    "kappa": ("kappa_quadratic",),
+    "r2": ("r2",),
+    "c_index": ("c_index",),
+}
+"""Names that an evaluation has for the metrics of tasks."""
 LOSS_SHARE = 0.05
 """Share that a validation loss counts for beside the metric value: small validation sets reach an AUC of 1 early, and
 the loss then tells the better epoch."""
@@ -46,13 +56,42 @@ def epoch_figures(tasks: Iterable[Task], values: Values, truth: Truth) -> dict[s
     return {**out, "val_score": score / total}
 
 
-def final_figures(tasks: Iterable[Task], values: Values, truth: Truth, rng: np.random.Generator) -> Figures:
-    """Metric value with its interval, and further ones, of every task by name."""
+def final_figures(
+    tasks: Iterable[Task],
+    values: Values,
+    truth: Truth,
+    rng: np.random.Generator,
+    patients: Sequence[str] = (),
+) -> Figures:
+    """Metric value with its interval, and further ones, of every task by name.
+
+    patients: the patient of each slide. Where one has several slides, intervals are over patients.
+    """
     out: Figures = {}
+    clustered = len(set(patients)) < len(patients)
     for prefix, task, mine, true in _parts(tasks, values, truth):
-        out[f"{prefix}{task.metric}"] = task.interval(mine, true, rng)
+        found = over_patients(task, mine, true, patients) if clustered else task.interval(mine, true, rng)
+        out[f"{prefix}{task.metric}"] = found
         out |= {f"{prefix}{name}": value for name, value in task.others(mine, true).items()}
     return out
+
+
+def over_patients(
+    task: Task,
+    values: Float64[np.ndarray, "n V"],
+    targets: Float64[np.ndarray, "n T"],
+    patients: Sequence[str],
+) -> Interval:
+    """Value of a task's metric with the interval that an evaluation gives it: a bootstrap over the patients, whose
+    slides are drawn together. patients: the patient of each slide."""
+    known = ~np.isnan(targets).all(1)
+    mine, names = values[known], task.spec.names
+    decided = task.spec.kind == "ordinal"
+    decisions = median_grade(mine[:, : len(names)]) if decided else np.zeros(len(mine), np.int64)
+    figures = figures_of(Answered(task.spec.kind, names, mine, targets[known], decisions))
+    figure = next(f for f in figures if f.name in EVALUATED[task.metric] and not f.of)
+    held = Patients.of([name for name, has in zip(patients, known, strict=True) if has])
+    return sample_figures([figure], held)[0].interval
 
 
 def plain_figures(figures: Figures) -> dict[str, object]:

@@ -29,11 +29,11 @@ from wsi_ats.tasks.task import Tasks
 from wsi_ats.train.calibrate import outputs_of_tasks
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
-from wsi_ats.train.figures import Figures, final_figures, plain_figures, values_of
+from wsi_ats.train.figures import Figures, final_figures, over_patients, plain_figures, values_of
 from wsi_ats.train.folder import FOLD, RECORD, is_finished, refuse_other_kind
 from wsi_ats.train.frozen import cache_for, may_be_stored
 from wsi_ats.train.of_folds import hashes, is_ensemble_of, write_ensemble
-from wsi_ats.train.progress import OnProgress
+from wsi_ats.train.progress import OnProgress, within
 from wsi_ats.train.run import train
 from wsi_ats.train.targets import ask, refuse_lacking, targets_of
 
@@ -85,9 +85,8 @@ def cross_validate(
         folder = out / FOLD.format(number)
         say(f"fold {number + 1} of {len(folds)}")
         mine = [row for row in rows if row.split is not None]
-        train_unless_done(
-            mine, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress
-        )
+        tell = on_progress and within(on_progress, "fold", number + 1, len(folds))
+        train_unless_done(mine, config, folder, say=say, overwrite=overwrite, cache=cache, on_progress=tell)
         tested = answered(folder, mine, config, reading or Reading(), cache)
         columns = list(dict.fromkeys([*columns, *tested.columns]))
         lines += [{"fold": str(number), **line} for line in tested.lines]
@@ -96,7 +95,8 @@ def cross_validate(
             write_atomic(out / PREDICTIONS, csv_of_records(["fold", *columns], lines))
         answers.append(tested)
     targets = _pooled(answer.targets for answer in answers)
-    pooled = _figures(answers[0].tasks, _pooled(answer.values for answer in answers), targets, config)
+    values, patients = _pooled(a.values for a in answers), [p for a in answers for p in a.patients]
+    pooled = _figures(answers[0].tasks, values, targets, patients)
     folders = [out / FOLD.format(number) for number in range(len(folds))]
     units = rows_by(config.train.by, [replace(row, split="train") for row in folds[0]])
     if not is_ensemble_of(out, folders):
@@ -138,6 +138,8 @@ class Answered:
     """Outputs of the heads that these were made of."""
     targets: list[Float64[np.ndarray, "n _"]]
     """Targets of the same slides."""
+    patients: list[str]
+    """Patient of each of them."""
 
 
 def answered(
@@ -155,7 +157,10 @@ def answered(
             done = [known[slide] for slide in stored["slides"]]
             values, outputs = ([np.array(v, np.float64) for v in stored[k]] for k in ("values", "outputs"))
             failed, targets = [Failure(**f) for f in stored["failures"]], targets_of(model.tasks, done)
-            return Answered(stored["columns"], stored["lines"], failed, model.tasks, values, outputs, targets)
+            patients = [row.patient for row in done]
+            return Answered(
+                stored["columns"], stored["lines"], failed, model.tasks, values, outputs, targets, patients
+            )
     model.cache = cache
     test = [row for row in units if row.split == "test"]
     examples = Examples(test, list(model.tasks), config, 1 << 30, stored=may_be_stored(config))
@@ -184,7 +189,8 @@ def answered(
     }
     with writing(folder):
         write_atomic(kept, json.dumps(content).encode())
-    return Answered(columns, lines, failures, model.tasks, values, outputs, examples.targets)
+    patients = [row.patient for row in examples.rows]
+    return Answered(columns, lines, failures, model.tasks, values, outputs, examples.targets, patients)
 
 
 def _pooled(each: Iterable[Sequence[Float64[np.ndarray, "n _"]]]) -> list[Float64[np.ndarray, "n _"]]:
@@ -196,14 +202,13 @@ def _figures(
     tasks: Tasks,
     values: Sequence[Float64[np.ndarray, "n _"]],
     targets: Sequence[Float64[np.ndarray, "n _"]],
-    config: Config,
+    patients: Sequence[str],
 ) -> Figures:
-    """Figures of all slides together, each answered by its fold's model."""
-    rng = np.random.default_rng(config.train.seed)
+    """Figures of all slides together, each answered by its fold's model, with intervals over patients."""
     pooled: Figures = {}
     for position, (task, mine, true) in enumerate(zip(tasks, values, targets, strict=True)):
         prefix = f"{task.spec.name}_" if position else ""
-        pooled[f"{prefix}{task.metric}"] = task.interval(mine, true, rng)
+        pooled[f"{prefix}{task.metric}"] = over_patients(task, mine, true, patients)
     return pooled
 
 
@@ -212,13 +217,14 @@ def _record(
 ) -> str:
     """Content of run.json: figures of all slides together, and fold by fold."""
     rng = np.random.default_rng(config.train.seed)
-    each = [final_figures(a.tasks, a.values, a.targets, rng) for a in answers]
+    each = [final_figures(a.tasks, a.values, a.targets, rng, a.patients) for a in answers]
     made = out / RUN_MODEL
     record = {
         "members": hashes(folders),
         "model": model_hash(made) if made.exists() else None,
         "config": to_values(config),
         "versions": {"wsi_ats": __version__, "torch": torch.__version__},
+        "intervals": "over patients",
         "figures": plain_figures(pooled),
         "folds": [
             plain_figures({name.removeprefix("val_"): f for name, f in figures.items()}) for figures in each

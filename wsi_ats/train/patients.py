@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from wsi_ats.manifest import Row
+from wsi_ats.shown import counted
 from wsi_ats.tasks.task import Task
 from wsi_ats.train.targets import counts_of
 
@@ -38,4 +39,4 @@ def patients_in_words(
     chosen = list(first.values())
     counts = counts_of(tasks, [mine[chosen] for mine in targets])
     words = ", ".join(f"{name} {count}" for name, count in counts.items() if count.isdigit())
-    return f"{len({row.patient for row in rows})} patients" + (f" ({words})" if words else "")
+    return counted(len({row.patient for row in rows}), "patient") + (f" ({words})" if words else "")

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from wsi_ats.progress import duration
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several trainings that a command makes one after the other."""
+
+    what: str
+    """What each of them makes: `member`, `fold` or `seed`."""
+    number: int
+    """Which one it is, from 1."""
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.number}/{self.of}"
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,16 @@ class EpochProgress:
     seconds: float
     """Seconds since the epoch began."""
     by: str = "slide"
+    parts: tuple[Part, ...] = ()
+    """Which of several trainings it is of, the outermost first: a fold, and one of its members."""
+
+    @property
+    def to_come(self) -> int:
+        """Number of trainings that come after this one."""
+        later = 0
+        for part in self.parts:
+            later = later * part.of + part.of - part.number
+        return later
 
     @property
     def left(self) -> float:
@@ -34,18 +58,32 @@ class EpochProgress:
 
     @property
     def all_left(self) -> float:
-        """Seconds that this and all later epochs take at this rate; fewer where training stops early."""
-        return self.left + self.seconds * self.total / max(self.done, 1) * (self.epochs - self.epoch)
+        """Seconds that this and all later epochs, of all trainings, take at this rate; fewer where one stops early."""
+        epochs = self.epochs - self.epoch + self.epochs * self.to_come
+        return self.left + self.seconds * self.total / max(self.done, 1) * epochs
 
     def __str__(self) -> str:
-        words = f"epoch {self.epoch}/{self.epochs}: {self.done} of {self.total} {self.by}s"
+        where = ", ".join([*map(str, self.parts), f"epoch {self.epoch}/{self.epochs}"])
+        words = f"{where}: {self.done} of {self.total} {self.by}s"
         if not self.done:
             return words
-        later = f", at most {duration(self.all_left)} of training" if self.epoch < self.epochs else ""
+        of_all = "".join(f" of all {part.what}s" for part in self.parts[:1])
+        more = self.epoch < self.epochs or self.to_come
+        later = f", at most {duration(self.all_left)} of training{of_all}" if more else ""
         return f"{words}, {duration(self.left)} left{later}"
 
 
 OnProgress = Callable[[EpochProgress], object]
+
+
+def within(on_progress: OnProgress, what: str, number: int, of: int) -> OnProgress:
+    """What gets the progress of one of several trainings, and passes it on with which one it is (`Part`)."""
+    part = Part(what, number, of)
+
+    def tell(progress: EpochProgress) -> None:
+        on_progress(replace(progress, parts=(part, *progress.parts)))
+
+    return tell if of > 1 else on_progress
 
 
 class TellProgress(Callback):  # type: ignore[misc]

@@ -34,8 +34,8 @@ def reference_of(
         reference = fit_reference(trained, others)
     if reference is None:
         say(
-            f"slides unlike the training slides cannot be told: {len(train_set) + len(others)} slides are too few, "
-            f"it takes {LEAST}"
+            f"slides unlike the training slides cannot be told: it takes {LEAST} slides, and there are "
+            f"{len(train_set) + len(others)}"
         )
         return None
     rate = expected_rate(reference.rank, reference.slides)

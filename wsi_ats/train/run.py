@@ -58,7 +58,7 @@ from wsi_ats.train.loggers import check_loggers, loggers_of
 from wsi_ats.train.looked_at import look_at
 from wsi_ats.train.module import TrainingModule, answer
 from wsi_ats.train.patients import patients_in_words, say_patients
-from wsi_ats.train.progress import OnProgress, TellProgress
+from wsi_ats.train.progress import OnProgress, TellProgress, within
 from wsi_ats.train.reference import reference_of
 from wsi_ats.train.stages import StageClock, stages_in_words, stages_table, total_of
 from wsi_ats.train.standardise import fit_standardisation
@@ -206,7 +206,8 @@ def _train_members(
         members.append(_Member(model, keeper, StageClock()))
         callbacks: list[Callback] = [members[-1].clock, keeper, *loggers_of(out, own, keeper)]
         if on_progress is not None:
-            callbacks.append(TellProgress(on_progress, sum(map(len, sets.values())), own.train.by))
+            tell = within(on_progress, "member", number + 1, config.train.members)
+            callbacks.append(TellProgress(tell, sum(map(len, sets.values())), own.train.by))
         with noting(members[-1].clock.watch):
             _fit(TrainingModule(model), sets, own, keeper, callbacks)
     return members
@@ -387,4 +388,5 @@ def _validate(model: SlideModel, sets: Sets, config: Config, out: Path, say: Say
     outputs = outputs_of_tasks(predictions)
     values = [values_of_outputs(task, mine) for task, mine in zip(tasks, outputs, strict=True)]
     write_validation(out, tasks, val_set.rows, values, outputs)
-    return final_figures(tasks, values, val_set.targets, np.random.default_rng(config.train.seed))
+    patients = [row.patient for row in val_set.rows]
+    return final_figures(tasks, values, val_set.targets, np.random.default_rng(config.train.seed), patients)

@@ -23,7 +23,7 @@ from wsi_ats.train.figures import final_figures, metric_label, plain_figures
 from wsi_ats.train.folder import SEED, read_failures, read_record, refuse_other_kind, write_table
 from wsi_ats.train.folds import answered, train_unless_done
 from wsi_ats.train.frozen import cache_for
-from wsi_ats.train.progress import OnProgress
+from wsi_ats.train.progress import OnProgress, within
 from wsi_ats.train.targets import ask, targets_of
 
 TABLE = "seeds.csv"
@@ -122,14 +122,14 @@ def train_seeds(
     for number, seed in enumerate(seeds, 1):
         say(f"seed {seed} ({number} of {count})")
         folder, mine = out / SEED.format(seed), _with_seed(config, seed)
-        train_unless_done(
-            rows, mine, folder, say=say, overwrite=overwrite, cache=cache, on_progress=on_progress
-        )
+        tell = on_progress and within(on_progress, "seed", number, count)
+        train_unless_done(rows, mine, folder, say=say, overwrite=overwrite, cache=cache, on_progress=tell)
         figures.append(_validation(folder))
         failures += read_failures(folder)
         if any(row.split == "test" for row in rows):
             tested = answered(folder, rows, mine, reading or Reading(), cache)
-            found = final_figures(tested.tasks, tested.values, tested.targets, np.random.default_rng(first))
+            rng = np.random.default_rng(first)
+            found = final_figures(tested.tasks, tested.values, tested.targets, rng, tested.patients)
             renamed = {f"test_{name.removeprefix('val_')}": f for name, f in plain_figures(found).items()}
             figures[-1] |= _values(renamed)
             failures += tested.failures

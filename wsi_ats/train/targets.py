@@ -12,6 +12,7 @@ from wsi_ats.config import Config
 from wsi_ats.errors import ConfigError
 from wsi_ats.manifest import Row
 from wsi_ats.manifest.spellings import refuse_spellings
+from wsi_ats.shown import counted
 from wsi_ats.tasks.make import make_tasks
 from wsi_ats.tasks.settings import asked, columns_of_targets
 from wsi_ats.tasks.task import Task
@@ -51,7 +52,7 @@ def refuse_lacking(tasks: Sequence[Task], rows: Sequence[Row]) -> None:
             lacking = task.lacks(targets)
             if lacking:
                 raise ConfigError(
-                    f"the {split} split has no {lacking} (it has {len(mine)} slides)",
+                    f"the {split} split has no {lacking} (it has {counted(len(mine), 'slide')})",
                     remedy="add such slides to it: change the column `split`; where there is none, train.val_fraction",
                 )
 
