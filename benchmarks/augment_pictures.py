@@ -48,12 +48,12 @@ def main() -> None:
         cells = np.full(SLIDES, len(grid) - 1 - grid.cols - 1)
         downsample = (side / PX, side / PX)
         plain = pixels_of(read_tiles(slide, grid, cells[:1], PX, downsample))
-        pictures = []
+        pictures, names = [], [(number,) for number in range(SLIDES)]
         for settings, turn in ROWS.values():
             tiles = pixels_of(
-                read_tiles(slide, grid, cells, PX, downsample, places(settings, SLIDES, 0, 0, 0))
+                read_tiles(slide, grid, cells, PX, downsample, places(settings, [1] * SLIDES, 0, names))
             )
-            augment = Augmentation(settings, [1] * SLIDES, 0, 0, 0, turn=turn)
+            augment = Augmentation(settings, [1] * SLIDES, 0, names, turn=turn)
             pictures.append(torch.cat([plain, augment(tiles)]))
     figure, axes = plt.subplots(len(ROWS), SLIDES + 1, figsize=(9.2, 9.8), squeeze=False)
     for row, (name, tiles) in enumerate(zip(ROWS, pictures, strict=True)):

@@ -38,7 +38,7 @@ from wsi_ats.reading import Reading
 from wsi_ats.statistics.interval import share_interval
 from wsi_ats.statistics.novelty import batch_p_value, expected_rate
 from wsi_ats.train.data import Examples
-from wsi_ats.train.module import TrainingModule
+from wsi_ats.train.module import answer
 from wsi_ats.train.reference import reference_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -132,14 +132,13 @@ def learn(model: wsi_ats.Model, rows: dict[str, list[Row]]) -> str:
     if model.reference is not None:
         rank, slides = model.reference.rank, model.reference.slides
         return f"reference of the model: rank {rank} of {slides}, {expected_rate(rank, slides):.1%} expected"
-    module = TrainingModule(model)
     stored = model.cache.store is not None
     train, val = (
         Examples(rows[s], list(model.tasks), model.config, 1 << 28, stored=stored) for s in ("train", "val")
     )
     told: list[str] = []
-    validation = [module.answer(val[i]) for i in range(len(val))]
-    model.reference = reference_of(module, train, validation, 0, told.append)
+    validation = [answer(model, val[i]).description for i in range(len(val))]
+    model.reference = reference_of(model, train, validation, 0, told.append)
     return told[0]
 
 

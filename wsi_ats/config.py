@@ -206,7 +206,8 @@ class TrainSettings(Section):
     patience: int = Field(default=12, ge=1, le=1_000_000)
     """Epochs without a better validation AUC before training stops, counted from the end of the warm-up."""
     batch: int = Field(default=4, ge=1, le=10_000)
-    """Slides a step: few, since a cohort of 100 slides gives few steps an epoch."""
+    """Slides a step: few, since a cohort of 100 slides gives few steps an epoch. Of several processes, each takes so
+    many."""
     accumulate: int = Field(default=1, ge=1, le=10_000)
     """Batches whose gradients are added up for a step: a larger batch in the memory of a smaller one."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

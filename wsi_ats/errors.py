@@ -21,6 +21,9 @@ class WsiAtsError(Exception):
       Remedy: leave it at 256
     """
 
+    met_by: int | None = None
+    """Number of the process that met it, once all that train together know of it (`wsi_ats.train.processes`)."""
+
     def __init__(self, message: str, remedy: str = "") -> None:
         message, remedy = shown(message), shown(remedy)
         super().__init__(message, remedy)

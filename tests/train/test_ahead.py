@@ -23,6 +23,7 @@ from wsi_ats.sampling import Draws
 from wsi_ats.slides.tiff.slide import TiffSlide
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.train.ahead import Batch, LookingAhead, ReadAhead
+from wsi_ats.train.augment import places
 from wsi_ats.train.data import Examples
 from wsi_ats.train.module import TrainingModule
 from wsi_ats.train.run import train
@@ -120,7 +121,8 @@ def test_tiles_read_ahead_are_the_tiles(rows: list[Row]) -> None:
         module.model.cache.max_bytes = 1 << 20
         module.training_step(batches[0], 0)
         drawn, fetched = module._draw(batches[1], module._generators(batches[1], 1), 1)
-        moved = module._places(drawn, 1)
+        how, counts = module.model.config.augment, [len(d.draws) for d in drawn]
+        moved = places(how, counts, module.settings.seed, module._names(batches[1], 1))
         with torch.no_grad():
             ahead = module.model.embed(drawn, None, moved, fetched)
             module.model.cache = type(module.model.cache)(0)

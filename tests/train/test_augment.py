@@ -24,6 +24,8 @@ from wsi_ats.train.macenko import stain_vectors
 from wsi_ats.train.run import train
 
 ALL = AugmentSettings(stain=0.2, light=0.3, blur=2.0, place=1.0)
+AB: list[tuple[int | str, ...]] = [(0, "a.tif"), (0, "b.tif")]
+"""Epoch and name of two slides."""
 
 
 def tiles(n: int, px: int = 9) -> torch.Tensor:
@@ -84,17 +86,17 @@ def test_each_slide_is_changed_along_its_own_stains() -> None:
     own, usual = stained(TURNED, seed=1), stained(rgb_from_hed[:2], seed=2)
     before = torch.cat([own, own, usual])
     how = AugmentSettings(stain=0.3, stain_vectors="own")
-    after = Augmentation(how, [2, 1], 0, 0, 0, turn=False)(before)
+    after = Augmentation(how, [2, 1], 0, AB, turn=False)(before)
     assert torch.equal(after[0], after[1])
     assert bool(after.isfinite().all())
-    generator = torch.rand(2, 8, generator=generator_for(0, "augment", 0, 0))
-    both = 2 * generator - 1
+    drawn = [torch.rand(8, generator=generator_for(0, "augment", *name)) for name in AB]
+    both = 2 * torch.stack(drawn) - 1
     both[:, [2, 5]] = 0  # what is neither stain stays
     for tile, slide in ((0, 0), (2, 1)):
         vectors = stain_vectors(density_of(before[[tile]])[0].reshape(3, -1).T, torch.eye(3))[None]
         expected = restained(before[[tile]], 1 + 0.3 * both[[slide], :3], 0.3 * both[[slide], 3:6], vectors)
         torch.testing.assert_close(after[[tile]], expected, atol=2e-3, rtol=0)
-    plain = Augmentation(AugmentSettings(stain=0.3), [2, 1], 0, 0, 0, turn=False)(before)
+    plain = Augmentation(AugmentSettings(stain=0.3), [2, 1], 0, AB, turn=False)(before)
     assert not torch.allclose(after[0], plain[0], atol=1e-3)
 
 
@@ -115,9 +117,9 @@ def test_light_multiplies_and_white_is_the_end() -> None:
 def test_blur_is_a_gaussian_of_each_tile_s_own_width(px: int) -> None:
     before, sigmas = tiles(3, px), [0.0, 0.7, 2.5]
     after = blurred(before, torch.tensor(sigmas)).numpy()
-    reach = min(int(np.ceil(REACH * max(sigmas))), px - 1)
     np.testing.assert_array_equal(after[0], before[0].numpy())
     for tile in (1, 2):
+        reach = min(int(np.ceil(REACH * sigmas[tile])), px - 1)
         expected = before[tile].double().numpy()
         for axis in (1, 2):
             expected = gaussian_filter1d(expected, sigmas[tile], axis, mode="mirror", radius=reach)
@@ -126,16 +128,16 @@ def test_blur_is_a_gaussian_of_each_tile_s_own_width(px: int) -> None:
 
 def test_strength_nought_changes_nothing() -> None:
     before = tiles(5)
-    same = Augmentation(AugmentSettings(), [2, 3], 0, 0, 0, turn=False)(before)
+    same = Augmentation(AugmentSettings(), [2, 3], 0, AB, turn=False)(before)
     assert torch.equal(same, before)
-    assert places(AugmentSettings(), 5, 0, 0, 0) is None
+    assert places(AugmentSettings(), [2, 3], 0, AB) is None
 
 
 @pytest.mark.parametrize("name", ["stain", "light", "blur"])
 def test_a_slide_s_tiles_change_alike_and_slides_apart(name: str) -> None:
     before = tiles(1).expand(4, 3, 9, 9)
     how = AugmentSettings(**{name: 2.0 if name == "blur" else 0.3})
-    after = Augmentation(how, [2, 2], 0, 0, 0, turn=False)(before)
+    after = Augmentation(how, [2, 2], 1, AB, turn=False)(before)
     assert torch.equal(after[0], after[1])
     assert torch.equal(after[2], after[3])
     assert not torch.allclose(after[0], after[2], atol=1e-3)
@@ -143,26 +145,40 @@ def test_a_slide_s_tiles_change_alike_and_slides_apart(name: str) -> None:
     assert (after.min() >= 0, after.max() <= 1) == (True, True)
 
 
-def test_seed_epoch_and_batch_say_what_is_drawn() -> None:
+def test_seed_epoch_and_slide_say_what_is_drawn() -> None:
     before = tiles(4)
-    first = Augmentation(ALL, [4], 0, 1, 2, turn=True)(before)
-    assert torch.equal(first, Augmentation(ALL, [4], 0, 1, 2, turn=True)(before))
-    assert (places(ALL, 9, 0, 1, 2) == places(ALL, 9, 0, 1, 2)).all()  # type: ignore[union-attr]
-    for seed, epoch, batch in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
-        assert not torch.equal(first, Augmentation(ALL, [4], seed, epoch, batch, turn=True)(before))
-        assert (places(ALL, 9, 0, 1, 2) != places(ALL, 9, seed, epoch, batch)).all()  # type: ignore[union-attr]
+    first = Augmentation(ALL, [4], 0, [(1, "a.tif")], turn=True)(before)
+    assert torch.equal(first, Augmentation(ALL, [4], 0, [(1, "a.tif")], turn=True)(before))
+    there = places(ALL, [9], 0, [(1, "a.tif")])
+    assert there is not None
+    assert (there == places(ALL, [9], 0, [(1, "a.tif")])).all()  # type: ignore[union-attr]
+    for seed, name in ((1, (1, "a.tif")), (0, (2, "a.tif")), (0, (1, "b.tif"))):
+        assert not torch.equal(first, Augmentation(ALL, [4], seed, [name], turn=True)(before))
+        assert (there != places(ALL, [9], seed, [name])).all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("vectors", ["usual", "own"])
+def test_a_slide_is_changed_alike_whatever_else_is_in_its_batch(vectors: str) -> None:
+    before = tiles(5)
+    how = ALL.model_copy(update={"stain_vectors": vectors})
+    both = Augmentation(how, [2, 3], 0, AB, turn=True)(before)
+    torch.testing.assert_close(both[:2], Augmentation(how, [2], 0, AB[:1], turn=True)(before[:2]))
+    torch.testing.assert_close(both[2:], Augmentation(how, [3], 0, AB[1:], turn=True)(before[2:]))
+    moved = places(ALL, [2, 3], 0, AB)
+    assert moved is not None
+    np.testing.assert_array_equal(moved[2:], places(ALL, [3], 0, AB[1:]))
 
 
 def test_one_setting_does_not_change_what_another_draws() -> None:
     before = tiles(2)
-    both = Augmentation(AugmentSettings(stain=0.2, light=0.2), [2], 0, 0, 0, turn=False)(before)
-    stain = Augmentation(AugmentSettings(stain=0.2), [2], 0, 0, 0, turn=False)(before)
-    light = Augmentation(AugmentSettings(light=0.2), [2], 0, 0, 0, turn=False)(stain)
+    both = Augmentation(AugmentSettings(stain=0.2, light=0.2), [2], 0, AB[:1], turn=False)(before)
+    stain = Augmentation(AugmentSettings(stain=0.2), [2], 0, AB[:1], turn=False)(before)
+    light = Augmentation(AugmentSettings(light=0.2), [2], 0, AB[:1], turn=False)(stain)
     assert torch.equal(both, light)
 
 
 def test_places_fill_the_cell_evenly() -> None:
-    found = places(AugmentSettings(place=0.5), 4000, 0, 0, 0)
+    found = places(AugmentSettings(place=0.5), [1000, 3000], 0, AB)
     assert found is not None
     assert (found.min() >= -0.25, found.max() <= 0.25) == (True, True)
     np.testing.assert_allclose(np.quantile(found, [0, 0.25, 0.5, 1]), [-0.25, -0.125, 0, 0.25], atol=0.01)

@@ -291,7 +291,7 @@ def test_a_step_without_its_own_knobs_is_forward(rows: list[Row], trained: Path)
     loss = module.training_step(batch, 0)
     generators = [generator_for(0, 0, *example.slides) for example in batch]
     estimates = model([example.prepared for example in batch], generators)
-    assert torch.equal(module._loss(estimates, batch), loss)
+    assert torch.equal(module._loss(estimates, [example.targets for example in batch]), loss)
 
 
 def test_gradients_that_are_added_up_are_those_of_the_larger_batch(rows: list[Row], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ interrupted `train` or `predict` goes on when the same command is given again.
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import sys
@@ -68,6 +69,7 @@ from wsi_ats.output import check_folder, make_folder, remedy_for, write_file
 from wsi_ats.reading import Reading
 from wsi_ats.regular import is_folder
 from wsi_ats.shown import shown
+from wsi_ats.train.processes import ONE_BY_ONE, here, refuse_several
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """Class of complaints about arguments: of click, or of the click that newer versions of typer have in them."""
@@ -106,12 +108,21 @@ def main() -> None:
 
 def command(function: Command) -> Command:
     """A function registered as a command of `wsi-ats`."""
-    app.command(cls=NotBlank)(
-        with_status(
-            function, resumable=function.__name__ in ("train", "predict", "convert", "evaluate", "compare")
-        )
-    )
+    resumable = function.__name__ in ("train", "predict", "convert", "evaluate", "compare")
+    run = function if function.__name__ == "train" else _in_one_process(function)
+    app.command(cls=NotBlank)(with_status(run, resumable))
     return function
+
+
+def _in_one_process(function: Callable[..., None]) -> Callable[..., None]:
+    """`function`, refused where `torchrun` starts it several times: each would do and write all of it."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        refuse_several(f"wsi-ats {function.__name__}", "torchrun is for train alone: start it without")
+        function(*args, **kwargs)
+
+    return wrapped
 
 
 def _show_version(wanted: bool) -> bool:
@@ -184,12 +195,18 @@ def train(
     overwrite: Annotated[bool, typer.Option(help="Delete a run that is in OUT and start again.")] = False,
     with_report: WithReport = True,
 ) -> None:
-    """Train a model on slides with labels, grades, numbers or times."""
+    """Train a model on slides with labels, grades, numbers or times.
+
+    In several processes, one a GPU: torchrun --nproc-per-node N -m wsi_ats train ...
+    """
     from wsi_ats.config import load_config
 
     # What needs no slide and no manifest is told first, before libraries that take seconds to import.
     if folds is not None:
+        refuse_several("--folds", ONE_BY_ONE)
         number_of_folds(folds)
+    if seeds is not None:
+        refuse_several("--seeds", ONE_BY_ONE)
     _refuse_two_splits(split_file, fold, folds)
     check_folder(out, manifest)
     settings = list(settings or ())
@@ -230,6 +247,8 @@ def train(
 
     with epoch_bar() as on_progress:
         result = run(rows, chosen, out, say=say, overwrite=overwrite, on_progress=on_progress)
+    if not here().is_first:
+        return
     say(f"validation {result.headline}, {result.epochs} epochs, {result.seconds:.0f} s")
     say(f"model: {result.folder}")
     if with_report:

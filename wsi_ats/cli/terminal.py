@@ -16,6 +16,7 @@ from rich.console import Console
 from wsi_ats.errors import SlideError, WsiAtsError
 from wsi_ats.output import OutputError
 from wsi_ats.shown import shown
+from wsi_ats.train.processes import here
 
 if TYPE_CHECKING:  # these take a while to import
     from wsi_ats.batch.run import Summary
@@ -23,8 +24,8 @@ if TYPE_CHECKING:  # these take a while to import
     from wsi_ats.slides import Slide
     from wsi_ats.statistics.novelty import Unlike
 
-console = Console(highlight=False, soft_wrap=True)
-"""Console for results: standard output."""
+console = Console(highlight=False, soft_wrap=True, quiet=not here().is_first)
+"""Console for results: standard output. Of several processes that train together, the first one speaks."""
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Console for progress and complaints: standard error."""
 
@@ -35,8 +36,17 @@ def say(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Print a line as it is, to standard error."""
-    errors.print(_lines(line), markup=False)
+    """Print a line as it is, to standard error; of several processes the first does."""
+    if here().is_first:
+        errors.print(_lines(line), markup=False)
+
+
+def tell(error: WsiAtsError) -> None:
+    """Print an error; of several processes the one that met it does."""
+    me = here()
+    if error.met_by in (None, me.number):
+        which = "" if me.is_first else f"process {me.number + 1} of {me.count}: "
+        errors.print(f"{which}error: {error}", style="red", markup=False)
 
 
 def _lines(text: str) -> str:
@@ -61,13 +71,12 @@ def with_status(function: Callable[..., None], resumable: bool) -> Callable[...,
             with _terminable():
                 function(*args, **kwargs)
         except WsiAtsError as error:
-            errors.print(f"error: {error}", style="red", markup=False)
+            tell(error)
             raise typer.Exit(2) from None
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            full = OutputError.of(error.filename or "a file", error.errno)
-            errors.print(f"error: {full}", style="red", markup=False)
+            tell(OutputError.of(error.filename or "a file", error.errno))
             raise typer.Exit(2) from None
         except KeyboardInterrupt as stop:
             how, status = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)

@@ -9,6 +9,8 @@ score and head the remainder to learn from at once, and leaves the network nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import nn
@@ -32,6 +34,8 @@ class Standardise(nn.Module):
 
     mean: torch.Tensor
     var: torch.Tensor
+    summed: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Sum over the processes that train together, with its gradient; None: this one has the whole batch."""
 
     def __init__(self, dim: int, *, follow: bool) -> None:
         super().__init__()
@@ -47,7 +51,25 @@ class Standardise(nn.Module):
 
     def forward(self, features: Float[torch.Tensor, "N dim"]) -> Float[torch.Tensor, "N dim"]:
         """Unit vectors (N, D)."""
-        from_batch = self.training and self.follow and len(features) > 1
+        from_batch = self.training and self.follow
+        if from_batch and self.summed is not None:
+            return normalize(self._of_all(features, self.summed), dim=1)
+        from_batch = from_batch and len(features) > 1
         return normalize(
             batch_norm(features, self.mean, self.var, None, None, from_batch, MOMENTUM, LEAST_VARIANCE), dim=1
         )
+
+    def _of_all(
+        self, features: Float[torch.Tensor, "N dim"], summed: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Float[torch.Tensor, "N dim"]:
+        """The same, by mean and variance of the tiles of all processes, of which this one has N."""
+        sums = summed(torch.cat([features.sum(0), features.new_full((1,), len(features))]))
+        count = sums[-1].detach()
+        if count < 2:
+            return batch_norm(features, self.mean, self.var, None, None, False, MOMENTUM, LEAST_VARIANCE)
+        mean = sums[:-1] / count
+        var = summed(((features - mean) ** 2).sum(0)) / count
+        with torch.no_grad():
+            self.mean.lerp_(mean, MOMENTUM)
+            self.var.lerp_(var * count / (count - 1), MOMENTUM)
+        return (features - mean) / (var + LEAST_VARIANCE).sqrt()

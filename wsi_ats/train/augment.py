@@ -1,8 +1,8 @@
 """Random changes in training of what the networks see, so that they do not learn slides by heart.
 
-What is drawn depends on (seed, epoch, batch) alone, so that a run that was interrupted goes on as it would have. Stain,
-light and blur are drawn once a slide, as they are made: a change of each tile apart would be averaged away in the
-slide's summary.
+What is drawn for a slide depends on (seed, epoch, slide) alone, so that a run that was interrupted, or that several
+processes share, goes on as it would have. Stain, light and blur are drawn once a slide, as they are made: a change of
+each tile apart would be averaged away in the slide's summary.
 
 Stain: D. Tellez et al., "Whole-Slide Mitosis Detection in H&E Breast Histology Using PHH3 as a Reference to Train
 Distilled Stain-Invariant Convolutional Networks", IEEE Trans. Med. Imaging 37, 2018, and "Quantifying the effects of
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,6 +29,8 @@ FAINTEST = 1 / 255
 """Least light whose optical density is taken."""
 REACH = 3.0
 """Standard deviations that a blur reaches."""
+Name = tuple[int | str, ...]
+"""What the draw for a slide depends on beside the seed: the epoch and its name."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Augmentation:
     """Changes the tiles of a batch of slides, `counts` of each, as `how` says.
 
     >>> tiles = torch.rand(5, 3, 8, 8)
-    >>> same = Augmentation(AugmentSettings(), [2, 3], 0, 0, 0, turn=False)
+    >>> same = Augmentation(AugmentSettings(), [2, 3], 0, [(0, "a.svs"), (0, "b.svs")], turn=False)
     >>> bool((same(tiles) == tiles).all())
     True
     """
@@ -44,18 +46,22 @@ class Augmentation:
     how: AugmentSettings
     counts: Sequence[int]
     seed: int
-    epoch: int
-    batch: int
+    names: Sequence[Name]
+    """One a slide."""
     turn: bool
     """Whether tiles are flipped and turned, too."""
 
     def __call__(self, tiles: Float[Tensor, "M 3 h h"]) -> Float[Tensor, "M 3 h h"]:
         """The tiles (M, 3, h, h), slide after slide, in [0, 1], changed."""
         if self.turn:
-            tiles = turned(tiles, generator_for(self.seed, self.epoch, self.batch))
+            which = [
+                torch.randint(8, (n,), generator=generator_for(self.seed, "turn", *name))
+                for n, name in zip(self.counts, self.names, strict=True)
+            ]
+            tiles = turned(tiles, torch.cat(which))
         # All are drawn whatever is wished for, so that one setting does not change what another draws.
-        generator = generator_for(self.seed, "augment", self.epoch, self.batch)
-        drawn = torch.rand(len(self.counts), 8, generator=generator).to(tiles)
+        generators = (generator_for(self.seed, "augment", *name) for name in self.names)
+        drawn = torch.stack([torch.rand(8, generator=generator) for generator in generators]).to(tiles)
         drawn = self._to_tiles(drawn)
         both = 2 * drawn - 1
         if self.how.stain:
@@ -83,15 +89,18 @@ class Augmentation:
 
 
 def places(
-    how: AugmentSettings, tiles: int, seed: int, epoch: int, batch: int
+    how: AugmentSettings, counts: Sequence[int], seed: int, names: Sequence[Name]
 ) -> Float64[np.ndarray, "M 2"] | None:
-    """Where the tiles of a batch lie in their cells: (x, y) from the middle in shares of a cell, evenly within half of
-    `how.place` each way; None where they are to stay."""
+    """Where the tiles of a batch of slides, `counts` of each, lie in their cells: (x, y) from the middle in shares of a
+    cell, evenly within half of `how.place` each way; None where they are to stay."""
     if not how.place:
         return None
-    generator = generator_for(seed, "place", epoch, batch)
-    drawn: Float64[np.ndarray, "M 2"] = torch.rand(tiles, 2, generator=generator, dtype=torch.float64).numpy()
-    return how.place * (drawn - 0.5)
+    drawn = [
+        torch.rand(n, 2, generator=generator_for(seed, "place", *name), dtype=torch.float64)
+        for n, name in zip(counts, names, strict=True)
+    ]
+    found: Float64[np.ndarray, "M 2"] = how.place * (torch.cat(drawn).numpy() - 0.5)
+    return found
 
 
 def restained(
@@ -133,6 +142,7 @@ def blurred(tiles: Float[Tensor, "M 3 h w"], sigmas: Float[Tensor, " M"]) -> Flo
     reach = min(int(np.ceil(REACH * float(sigmas.max()))), min(tiles.shape[2:]) - 1)
     steps = torch.arange(-reach, reach + 1, device=tiles.device, dtype=tiles.dtype)
     kernels = torch.exp(-0.5 * (steps / sigmas.clamp(min=1e-3)[:, None]) ** 2)
+    kernels = kernels * (steps.abs() <= (REACH * sigmas).ceil()[:, None])  # whatever others reach
     kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]
     many, (height, width) = len(kernels), tiles.shape[2:]
     out = tiles.reshape(1, many, height, width)
@@ -141,9 +151,8 @@ def blurred(tiles: Float[Tensor, "M 3 h w"], sigmas: Float[Tensor, " M"]) -> Flo
     return out.reshape(tiles.shape)
 
 
-def turned(tiles: Float[Tensor, "N 3 h h"], generator: torch.Generator) -> Float[Tensor, "N 3 h h"]:
+def turned(tiles: Float[Tensor, "N 3 h h"], which: Int64[Tensor, " N"]) -> Float[Tensor, "N 3 h h"]:
     """Tiles (N, 3, h, h), each flipped and turned by one of the eight symmetries of the square: tissue has no up."""
-    which = torch.randint(8, (len(tiles),), generator=generator)
     out = torch.empty_like(tiles)
     for symmetry in range(8):
         mine = (which == symmetry).nonzero()[:, 0].to(tiles.device)

@@ -27,6 +27,7 @@ from wsi_ats.slides.content import content_of
 from wsi_ats.stopwatch import WAITING, Stopwatch, noted
 from wsi_ats.tasks.make import as_tasks
 from wsi_ats.tasks.task import Task
+from wsi_ats.train.processes import ALONE, Processes
 from wsi_ats.train.targets import Targets, target_of, targets_of
 
 BadTiles = dict[str, set[tuple[int, int, int]]]
@@ -106,8 +107,11 @@ class Examples(Dataset[Example]):
             self._kept[row.slide] = prepared
         return prepared
 
-    def inspect(self, on_slide: Callable[[], object], threads: int = 4) -> list[Failure]:
-        """Prepare every slide, drop those that cannot be used from the rows, return why."""
+    def inspect(
+        self, on_slide: Callable[[], object], threads: int = 4, processes: Processes = ALONE
+    ) -> list[Failure]:
+        """Prepare every slide, drop those that cannot be used from the rows, return why. Processes share them out, and
+        all know of every slide in the end."""
 
         def attempt(row: Row) -> Failure | None:
             for slide in row.of_slides:
@@ -117,11 +121,14 @@ class Examples(Dataset[Example]):
                     return _as_of(row, failure_of(slide, error))
             return None
 
-        outcomes = []
+        mine: list[Failure | None] = []
         with ThreadPoolExecutor(threads) as pool:
-            for outcome in pool.map(attempt, self.rows):
-                outcomes.append(outcome)
+            for outcome in pool.map(attempt, processes.share(self.rows)):
+                mine.append(outcome)
                 on_slide()
+        outcomes = processes.in_order(processes.gather(mine))
+        for addresses in processes.gather(self._addresses):
+            self._addresses |= addresses
         self.rows = [row for row, failure in zip(self.rows, outcomes, strict=True) if failure is None]
         return [failure for failure in outcomes if failure is not None]
 
@@ -139,6 +146,13 @@ class Examples(Dataset[Example]):
                     self.rows.remove(row)
                     return _as_of(row, Failure(slide.slide, TILES, error.message, error.remedy))
         return None
+
+
+def pool_bad_tiles(bad_tiles: BadTiles, processes: Processes) -> None:
+    """Let each process know the tiles that any of them has met. The sets stay the same: prepared slides hold them."""
+    for theirs in processes.gather({slide: tiles for slide, tiles in bad_tiles.items() if tiles}):
+        for slide, tiles in theirs.items():
+            bad_tiles.setdefault(slide, set()).update(tiles)
 
 
 class Shuffled(Sampler[int]):
@@ -167,6 +181,24 @@ class Shuffled(Sampler[int]):
             yield from torch.randperm(len(self), generator=generator).tolist()
         else:
             yield from torch.multinomial(self._chances, len(self), True, generator=generator).tolist()
+
+
+class Batches(Sampler[list[int]]):
+    """The part of a process in the batches that all take together: so many times `batch` examples of `order` a step, of
+    which this one has every `processes.count`-th. It has none in a last batch with fewer examples than processes."""
+
+    def __init__(self, order: Sampler[int], batch: int, processes: Processes = ALONE) -> None:
+        self.sampler = order  # which Lightning tells the epoch
+        self._size = batch * processes.count
+        self._processes = processes
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self._size)  # type: ignore[arg-type]  # it has a length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        for start in range(0, len(order), self._size):
+            yield [*self._processes.share(order[start : start + self._size])]
 
 
 def failure_of(row: Row, error: Exception) -> Failure:

@@ -16,10 +16,11 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from wsi_ats.atomic import make_atomic, write_atomic
-from wsi_ats.errors import ModelError, WsiAtsError
+from wsi_ats.errors import ConfigError, ModelError, WsiAtsError
 from wsi_ats.output import writing
-from wsi_ats.train.data import BadTiles
+from wsi_ats.train.data import BadTiles, pool_bad_tiles
 from wsi_ats.train.figures import metric_label
+from wsi_ats.train.processes import ALONE, Processes
 
 Say = Callable[[str], object]
 STATE = {"pytorch-lightning_version", "state_dict", "callbacks", "optimizer_states", "loops"}
@@ -88,6 +89,9 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
     which count against those that are tolerated.
 
     Members of a model are trained one after the other, and log.csv is of all: `before` are those before this one.
+
+    Of several `processes`, the first keeps and writes. A run goes on in as many as it began in: with more or fewer,
+    each step would be of other slides.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
         bad_tiles: BadTiles | None = None,
         warm_up: int = 0,
         before: Sequence[EpochCheckpoint] = (),
+        processes: Processes = ALONE,
     ) -> None:
         self.member = f"member-{len(before) + 1}" if before else ""
         """Name of the member by which its files are told from the first one's."""
@@ -111,6 +116,7 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
         self._bad_tiles = {} if bad_tiles is None else bad_tiles
         self._log = out / "log.csv"
         self._patience, self._warm_up = patience, warm_up
+        self._processes = processes
         self._say = say
         self._start = 0.0
 
@@ -128,17 +134,32 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
     def state_dict(self) -> dict[str, Any]:
         """Plain values that are stored with the trainer's state."""
         bad = {slide: sorted(tiles) for slide, tiles in self._bad_tiles.items() if tiles}
-        return {"epochs": self.epochs, "bad_tiles": bad}
+        return {"epochs": self.epochs, "bad_tiles": bad, "processes": self._processes.count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a stored state."""
+        """Go on from a stored state. Raises `ConfigError` where it is of another number of processes."""
+        began_in = state_dict.get("processes", 1)
+        if began_in != self._processes.count:
+            raise ConfigError(
+                f"the run was begun in {began_in} process(es) and is started in {self._processes.count}, and each step "
+                "would be of other slides",
+                remedy=f"start it in {began_in} (torchrun --nproc-per-node), give another --out, or --overwrite",
+            )
         self.epochs = list(state_dict["epochs"])
         self.seconds_before = sum(epoch["seconds"] for epoch in self.epochs)
         for slide, tiles in state_dict["bad_tiles"].items():
             self._bad_tiles.setdefault(slide, set()).update(map(tuple, tiles))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Stop at once where the run was interrupted after its last epoch: nothing is left to train."""
+        """Stop at once where the run was interrupted after its last epoch: nothing is left to train.
+
+        Raises `ConfigError` where processes go on from different epochs.
+        """
+        if len({*self._processes.gather(len(self.epochs))}) > 1:
+            raise ConfigError(
+                f"not all processes see the checkpoint {self.last}",
+                remedy="let --out be on a disk that all computers see, under the same path",
+            )
         trainer.should_stop = not self.is_patient
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -148,12 +169,19 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Record the epoch. Raises `WsiAtsError` where training has diverged."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.epochs.append({**metrics, "seconds": time.monotonic() - self._start})
+        epoch = {**metrics, "seconds": time.monotonic() - self._start}
+        self.epochs.append(self._processes.of_first(lambda: epoch))
+        pool_bad_tiles(self._bad_tiles, self._processes)
         if not all(map(math.isfinite, metrics.values())):
             raise WsiAtsError(
                 f"training diverged in epoch {len(self.epochs)}: {self._line(trainer.max_epochs)}",
                 remedy="lower train.lr and train.lr_attention",
             )
+        if self._processes.is_first:
+            self._keep(trainer)
+        trainer.should_stop = not self.is_patient
+
+    def _keep(self, trainer: pl.Trainer) -> None:
         # The best one first: a run killed in between repeats this epoch, and with it the best one's file.
         if self.waited == 0:
             trainer.save_checkpoint(self.best)
@@ -161,7 +189,6 @@ class EpochCheckpoint(Callback):  # type: ignore[misc]
         with writing(self._log):
             write_atomic(self._log, self._table())
         self._say(self._line(trainer.max_epochs))  # an epoch that was told is kept
-        trainer.should_stop = not self.is_patient
 
     def _line(self, most: int | None) -> str:
         epoch = self.epochs[-1]

@@ -247,12 +247,13 @@ def write_validation(
         write_atomic(out / "validation.csv", table)
 
 
-def finish_run(out: Path, config: Config, result: Trained) -> None:
-    """Write run.json: from then on the run is finished."""
+def finish_run(out: Path, config: Config, result: Trained, processes: int = 1) -> None:
+    """Write run.json: from then on the run is finished. processes: number of those that have trained it together."""
     record = {
         "config": to_values(config),
         "versions": {"wsi_ats": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "host": platform.node(),
+        "processes": processes,
         "end": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(result.seconds, 1),
         "epochs": result.epochs,

@@ -33,6 +33,7 @@ from wsi_ats.train.figures import Figures, final_figures, over_patients, plain_f
 from wsi_ats.train.folder import FOLD, RECORD, is_finished, refuse_other_kind
 from wsi_ats.train.frozen import cache_for, may_be_stored
 from wsi_ats.train.of_folds import hashes, is_ensemble_of, write_ensemble
+from wsi_ats.train.processes import ONE_BY_ONE, refuse_several
 from wsi_ats.train.progress import OnProgress, within
 from wsi_ats.train.run import train
 from wsi_ats.train.targets import ask, refuse_lacking, targets_of
@@ -72,6 +73,7 @@ def cross_validate(
     A fold that is finished is not trained again, so that the same command goes on after an interruption. reading: how
     the test slides are read. Raises `ConfigError` as `train` does, before the first fold where a fold lacks a class.
     """
+    refuse_several("a cross-validation", ONE_BY_ONE)
     for rows in folds:  # what the last one lacks is told before the first is trained
         refuse_lacking(ask(config, rows), rows_by(config.train.by, [row for row in rows if row.split]))
     make_folder(out)

@@ -15,6 +15,7 @@ from wsi_ats.features.store import FeatureStore
 from wsi_ats.model import AttentionSampler
 from wsi_ats.train.data import Examples
 from wsi_ats.train.epoch_checkpoint import Say
+from wsi_ats.train.processes import ALONE, Processes
 
 FOLDER = "frozen-features"
 """Name of the folder, beside the run's, so that all runs of a study share it."""
@@ -37,12 +38,17 @@ def cache_for(config: Config, out: Path, say: Say) -> TileCache:
 
 
 @torch.no_grad()
-def embed_all(model: AttentionSampler, sets: Sequence[Examples], say: Say) -> None:
+def embed_all(
+    model: AttentionSampler, sets: Sequence[Examples], say: Say, processes: Processes = ALONE
+) -> None:
     """Make the frozen features of every tissue tile, a fixed number at a time, where they are not kept already.
 
+    Processes share out the slides where a store keeps the features; what each keeps in memory, no other one sees.
     Raises `SlideError` where a tile cannot be read.
     """
     examples = [(some, i) for some in sets for i in range(len(some))]
+    if model.cache.store is not None:
+        examples = [*processes.share(examples)]
     for done, (some, i) in enumerate(examples, 1):
         attention = model.attend(some[i].prepared, uniform=True)
         attention.exceeds(sys.maxsize)  # with two levels, opens every region
@@ -51,10 +57,14 @@ def embed_all(model: AttentionSampler, sets: Sequence[Examples], say: Say) -> No
             model.raw_features([part])
         if done % max(1, len(examples) // TELL) == 0:
             say(f"features of all tissue tiles: {done} of {len(examples)} slides")
+    processes.gather(None)
 
 
-def tell_store(cache: TileCache, say: Say) -> None:
+def tell_store(cache: TileCache, say: Say, processes: Processes = ALONE) -> None:
     """Say what the store spared, and where it is."""
-    if isinstance(cache.store, FeatureStore) and cache.store.folder.is_dir():
-        found, made = cache.store.hits, cache.store.misses
+    if not isinstance(cache.store, FeatureStore):
+        return
+    counts = processes.gather((cache.store.hits, cache.store.misses))
+    if cache.store.folder.is_dir():
+        found, made = (sum(numbers) for numbers in zip(*counts, strict=True))
         say(f"frozen features: {found} found in {cache.store.folder}, {made} made")

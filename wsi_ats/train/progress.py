@@ -89,11 +89,12 @@ def within(on_progress: OnProgress, what: str, number: int, of: int) -> OnProgre
 class TellProgress(Callback):  # type: ignore[misc]
     """Tells after every step of training and of validation how far the epoch is.
 
-    total: number of slides, or patients, of an epoch, those of validation included. by: what these are.
+    total: number of slides, or patients, of an epoch, those of validation included. by: what these are. processes:
+    number of those that take as many a step.
     """
 
-    def __init__(self, on_progress: OnProgress, total: int, by: str) -> None:
-        self._tell, self._total, self._by = on_progress, total, by
+    def __init__(self, on_progress: OnProgress, total: int, by: str, processes: int = 1) -> None:
+        self._tell, self._total, self._by, self._processes = on_progress, total, by, processes
         self._done, self._start = 0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -103,14 +104,17 @@ class TellProgress(Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, *_: int) -> None:
         """Count the slides of a step."""
-        self._done += len(batch)
-        self._told(trainer)
+        self._count(len(batch), trainer)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, *_: int
     ) -> None:
         """Count the slides of a step of validation."""
-        self._done += len(batch)
+        self._count(len(batch), trainer)
+
+    def _count(self, slides: int, trainer: pl.Trainer) -> None:
+        # A last batch may have fewer for others.
+        self._done = min(self._done + slides * self._processes, self._total)
         self._told(trainer)
 
     def _told(self, trainer: pl.Trainer) -> None:

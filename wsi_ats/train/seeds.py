@@ -23,6 +23,7 @@ from wsi_ats.train.figures import final_figures, metric_label, plain_figures
 from wsi_ats.train.folder import SEED, read_failures, read_record, refuse_other_kind, write_table
 from wsi_ats.train.folds import answered, train_unless_done
 from wsi_ats.train.frozen import cache_for
+from wsi_ats.train.processes import ONE_BY_ONE, refuse_several
 from wsi_ats.train.progress import OnProgress, within
 from wsi_ats.train.targets import ask, targets_of
 
@@ -103,6 +104,7 @@ def train_seeds(
     A run that is finished is not trained again, so that the same command goes on after an interruption. reading: how
     the test slides are read. Raises `ConfigError` as `train` does, and for fewer than 2 seeds.
     """
+    refuse_several("a training with several seeds", ONE_BY_ONE)
     first = config.train.seed
     if count < 2 or first + count - 1 > MAX_SEED:
         raise ConfigError(

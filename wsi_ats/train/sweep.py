@@ -19,6 +19,7 @@ from wsi_ats.manifest import Row
 from wsi_ats.output import writing
 from wsi_ats.train.epoch_checkpoint import Say
 from wsi_ats.train.folder import alone_in
+from wsi_ats.train.processes import ONE_BY_ONE, refuse_several
 from wsi_ats.train.run import train
 
 STUDY, TRIALS, BEST = "study.db", "trials.csv", "best.toml"
@@ -63,6 +64,7 @@ def sweep(
     run goes on after its last whole epoch. Raises `ConfigError` where Optuna is missing, a setting cannot be searched
     like that, or `out` holds another sweep, and what `train` raises.
     """
+    refuse_several("a sweep", ONE_BY_ONE)
     if find_spec("optuna") is None:
         raise ConfigError("optuna is not installed, which a sweep needs", "pip install 'wsi-ats[sweep]'")
     if trials < 1 or not space:
