@@ -4,7 +4,7 @@
 
 Every slide is read whole once, then with each tolerance and each fixed number of tiles under several seeds: draws are
 random. A slide's view is read once, and the vectors of its tiles are kept from reading to reading (their pixels where
-the network was trained). The model's main task must be one of classes, named in the manifest's column label;
+the network was trained); `--features` is a folder of kept features, as of train. The model's main task must be one of classes, named in the manifest's column label;
 mosaic.py's test slides are the split val of its manifest.
 
 "error" is |p - p_exact|, of several classes the largest, over slides and seeds; "beyond" is the share of stops with an
@@ -30,6 +30,7 @@ import torch
 
 from wsi_ats.cache import TileCache
 from wsi_ats.errors import ConfigError
+from wsi_ats.features.store import FeatureStore
 from wsi_ats.lowres.prepare import prepare
 from wsi_ats.manifest import Row, read_manifest
 from wsi_ats.model import AttentionSampler
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, nargs="*", default=TILES, help="fixed readings")
     parser.add_argument("--budget", type=int, help="tiles with a tolerance at most, instead of the default")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--features", type=Path, help="folder of kept features of frozen networks")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "adaptive")
     parser.add_argument("--picture", type=Path, default=HERE.parent / "docs" / "adaptive.png")
     given = parser.parse_args()
@@ -108,9 +110,11 @@ def main() -> None:
     rows = rows_of(given.manifest, given.split, model)
     slides = known(given.out, rows, model, readings, given.seeds)
     done = {slide["slide"] for slide in slides}
+    store = None if given.features is None else FeatureStore(given.features, 1 << 40)
     for row in rows:
         if row.slide in done:
             continue
+        model.cache = TileCache(4 << 30, store)
         slides.append(read(model, row, readings, given.seeds))
         print(f"{row.slide}: {len(slides)}/{len(rows)}", flush=True)
         keep(slides, given.out)
@@ -136,7 +140,6 @@ def rows_of(manifest: Path, split: str, model: AttentionSampler) -> list[Row]:
 
 def read(model: AttentionSampler, row: Row, readings: Iterable[Reading], seeds: int) -> Record:
     """What each reading of one slide answers."""
-    model.cache = TileCache(4 << 30)
     with open_slide(row.path, mpp=row.mpp, srgb=model.srgb) as slide:
         prepared = prepare(slide, model.config, keep_open=True)
         exact = predict_prepared(model, prepared, Budget.of(sampler="all"))
