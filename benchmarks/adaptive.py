@@ -4,8 +4,8 @@
 
 Every slide is read whole once, then with each tolerance and each fixed number of tiles under several seeds: draws are
 random. A slide's view is read once, and the vectors of its tiles are kept from reading to reading (their pixels where
-the network was trained); `--features` is a folder of kept features, as of train. The model's main task must be one of classes, named in the manifest's column label;
-mosaic.py's test slides are the split val of its manifest.
+the network was trained); `--features` is a folder of kept features, as of train. The model's main task must be one of
+classes, named in the manifest's column label; mosaic.py's test slides are the split val of its manifest.
 
 "error" is |p - p_exact|, of several classes the largest, over slides and seeds; "beyond" is the share of stops with an
 error of more than twice the tolerance, "spent" of those that ended above the tolerance, the budget spent. The
