@@ -156,7 +156,10 @@ def test_answers_are_found_from_any_working_folder(tmp_path: Path, monkeypatch: 
 def test_few_patients_are_told(tmp_path: Path) -> None:
     said = "\n".join(cautions(cohort_of(tmp_path, slides=24)))
     assert "Too few patients for intervals (fewer than 10): normal 6, tumour 6." in said
-    assert "No band: 6 patients with slides of tumour" in page(find(tmp_path), MADE)
+    text = page(find(tmp_path), MADE)
+    assert "No band: 6 patients with slides of tumour" in text
+    (decision,) = re.findall(r"<figcaption>(Decision curve.*?)</figcaption>", text)
+    assert "No band: 12 patients: too few" in decision
 
 
 def test_every_figure_stands_with_its_interval(tmp_path: Path) -> None:

@@ -108,9 +108,12 @@ def _curves_of(curve: Values, of: str, task: Values, part: Alternative, by: str)
     caption = f"Stated probabilities of {of} by the truth: {n}."
     threshold = task["threshold"] if task["positive"] == of else None
     yield Plot(Image(plots.histogram(held, threshold, of), caption), caption)
+    limits = [point["model"] for point in curve["decision"]]
+    has_band = any(point["low"] is not None for point in limits)
+    note = "" if has_band else next((point["note"] for point in limits if point["note"]), "")
     caption = (
-        f"Decision curve for {of}: {n}. Net benefit of acting as the model says, with a pointwise 95 % band over "
-        f"patients, against acting on all {by}s or on none; the model is of use where its line is the highest."
+        f"Decision curve for {of}: {n}. Net benefit of acting as the model says, against acting on all {by}s or on "
+        f"none; the model is of use where its line is the highest. {_band_words({'note': note})}"
     )
     yield Plot(Image(plots.decision(curve["decision"]), caption), caption)
 
