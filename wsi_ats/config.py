@@ -384,6 +384,24 @@ def to_values(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True)
 
 
+def differences(before: Config, now: Config) -> list[str]:
+    """Words for every setting that is another one.
+
+    >>> differences(Config(), load_config(None, ["train.batch=8", "tile.px=112"]))
+    ['tile.px was 256 and is 112', 'train.batch was 4 and is 8']
+    """
+    old, new = (_flat(config.model_dump(mode="json")) for config in (before, now))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in sorted(names)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
 def save_config(config: Config, path: Path) -> None:
     """Write the settings as TOML."""
     path.write_text(tomli_w.dumps(to_values(config)), encoding="utf-8")

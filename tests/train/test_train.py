@@ -256,7 +256,7 @@ def test_a_finished_run_is_not_touched(rows: list[Row], copy: Path) -> None:
     with pytest.raises(ConfigError, match="holds a finished run") as caught:
         train(rows, settings(), copy, say=silent)
     assert "--overwrite" in caught.value.remedy
-    with pytest.raises(ConfigError, match="holds a run with other settings"):
+    with pytest.raises(ConfigError, match=r"holds a run with other settings: train\.seed was 0 and is 1 \("):
         train(rows, settings("train.seed=1"), copy, say=silent)
     other = [replace(rows[0], label="tumour"), *rows[1:]]
     with pytest.raises(ConfigError, match="holds a run on other slides, labels or splits"):

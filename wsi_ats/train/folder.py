@@ -20,7 +20,7 @@ from jaxtyping import Float64
 
 from wsi_ats import __version__
 from wsi_ats.atomic import remove_temporaries, write_atomic
-from wsi_ats.config import Config, load_config, save_config, to_values
+from wsi_ats.config import Config, differences, load_config, save_config, to_values
 from wsi_ats.errors import ConfigError, Failure
 from wsi_ats.manifest import Row
 from wsi_ats.manifest.patients import unit_of
@@ -55,6 +55,8 @@ OWN = (
 )
 """Names of what a run writes, in that order. With `run.json` it is finished; the report and the slides that it shows
 come after that."""
+LISTED = 3
+"""Number of settings that a message names."""
 FOLDERS = ("checkpoints", "tensorboard", "mlflow", "model", "examples")
 """Those that are folders."""
 COLUMNS = [field.name for field in fields(Failure)]
@@ -89,7 +91,10 @@ def prepare_run(out: Path, rows: Sequence[Row], config: Config, *, overwrite: bo
                 f"{out} holds a run of which it cannot be read what it is of: {what}", remedy
             ) from error
         if before != config:
-            raise ConfigError(f"{out} holds a run with other settings (see {settings})", remedy)
+            changed = differences(before, config)
+            more = f" and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+            words = "; ".join(changed[:LISTED]) + more
+            raise ConfigError(f"{out} holds a run with other settings: {words} (see {settings})", remedy)
         if of != table:
             raise ConfigError(f"{out} holds a run on other slides, labels or splits (see {slides})", remedy)
         if (out / RECORD).exists():
