@@ -107,21 +107,17 @@ def evaluate(
     with_report: WithReport = True,
 ) -> None:
     """Say what answers are worth on labelled slides, each figure with an interval over patients."""
-    from wsi_ats.batch.settings import PredictSettings
     from wsi_ats.evaluate.files import write_evaluation
     from wsi_ats.evaluate.join import Chosen
     from wsi_ats.evaluate.run import How
     from wsi_ats.evaluate.run import evaluate as run
-    from wsi_ats.reading import Reading
 
     if out is not None:
         check_folder(out, what, manifest)
     how = How(Chosen(target, split, site, patient, slides_dir, positive), resamples, method, seed)
     places, failed = [what], False
     if not _has_answers(what):
-        settings = PredictSettings(
-            **asdict(Reading.of(tiles, seed=seed)), heatmap=False, mpp=mpp, override_mpp=override_mpp
-        )
+        settings = _settings(tiles, seed, mpp, override_mpp)
         summaries = _predict(
             what, manifest, out, how.chosen, settings, seeds, by, workers, device_named(device)
         )
@@ -178,19 +174,15 @@ def compare(
     device: Device = "auto",
 ) -> None:
     """Say whether one of two models is better on the same slides, or whether it may be chance."""
-    from wsi_ats.batch.settings import PredictSettings
     from wsi_ats.evaluate.compare import compare as run
     from wsi_ats.evaluate.files import write_comparison
     from wsi_ats.evaluate.join import Chosen
     from wsi_ats.evaluate.run import How
-    from wsi_ats.reading import Reading
 
     if out is not None:
         check_folder(out, first, second, manifest)
     how = How(Chosen(target, split, "none", patient, slides_dir, positive), resamples, method, seed)
-    settings = PredictSettings(
-        **asdict(Reading.of(tiles, seed=seed)), heatmap=False, mpp=mpp, override_mpp=override_mpp
-    )
+    settings = _settings(tiles, seed, mpp, override_mpp)
     places, failed = {"A": first, "B": second}, False
     _check_models([place for place in places.values() if not _has_answers(place)])
     for name, model in places.items():
@@ -212,6 +204,15 @@ def compare(
         say(f"all figures: {out / 'comparison.json'}")
     if failed:
         raise typer.Exit(1)
+
+
+def _settings(tiles: int | None, seed: int, mpp: float | None, override_mpp: float | None) -> PredictSettings:
+    """How slides are predicted where a model is given: as `predict` does, without heatmaps."""
+    from wsi_ats.batch.settings import PredictSettings
+    from wsi_ats.reading import Reading
+
+    reading = asdict(Reading.of(tiles, seed=seed))
+    return PredictSettings(**reading, heatmap=False, mpp=mpp, override_mpp=override_mpp)
 
 
 def _check_models(models: Sequence[Path]) -> None:

@@ -91,15 +91,13 @@ def _curves_of(curve: Values, of: str, task: Values, part: Alternative, by: str)
     n = f"{counted(len(happened), by)}, {int(happened.sum())} of them {of}"
     if curve["roc"]:
         area = valued(areas["auroc"])
-        caption = f"ROC curve for {of}: {n}. Area {area}. {_band_words(curve['roc']['band'])}"
+        caption = f"ROC curve for {of}: {n}. Area {area}. {_band_words(curve['roc']['band']['note'])}"
         yield Plot(
             Image(plots.roc(curve["roc"], f"area {number(areas['auroc']['value'])}"), caption), caption
         )
         area, share = valued(areas["auprc"]), float(happened.mean())
         band = curve["precision_recall"]["band"]
-        caption = (
-            f"Precision and recall for {of}: {n}. Area {area}; {share:.3f} is chance. {_band_words(band)}"
-        )
+        caption = f"Precision and recall for {of}: {n}. Area {area}; {share:.3f} is chance. {_band_words(band['note'])}"
         image = plots.precision_recall(
             curve["precision_recall"], share, f"area {number(areas['auprc']['value'])}"
         )
@@ -113,14 +111,15 @@ def _curves_of(curve: Values, of: str, task: Values, part: Alternative, by: str)
     note = "" if has_band else next((point["note"] for point in limits if point["note"]), "")
     caption = (
         f"Decision curve for {of}: {n}. Net benefit of acting as the model says, against acting on all {by}s or on "
-        f"none; the model is of use where its line is the highest. {_band_words({'note': note})}"
+        f"none; the model is of use where its line is the highest. {_band_words(note)}"
     )
     yield Plot(Image(plots.decision(curve["decision"]), caption), caption)
 
 
-def _band_words(band: Values) -> str:
-    if band["note"]:
-        return f"No band: {band['note']}."
+def _band_words(note: str) -> str:
+    """Words on the band of a curve; `note`: why there is none."""
+    if note:
+        return f"No band: {note}."
     return "Shaded: 95 % of the resamples of the patients, place by place."
 
 
@@ -215,7 +214,7 @@ def _roc_by_site(task: Values, by: str) -> Iterator[Block]:
         of, sites = curve["of"] or task["positive"], curve.get("sites", ())
         drawn = []
         for site in sites[:MOST_SITES]:
-            n, band = counted(site["slides"], by), _band_words(site["band"])
+            n, band = counted(site["slides"], by), _band_words(site["band"]["note"])
             caption = f"ROC curve for {of} at {site['site']}: {n}. {band}"
             drawn.append(Plot(Image(plots.roc(site, plots.short(site["site"])), caption), caption))
         if drawn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,23 +27,19 @@ def predict_examples(run: Path, rows: Sequence[Row], *, device: str = "cpu") -> 
     """
     found = find(run)
     tasks = found.evaluation.get("tasks", ())
-    fold = {
-        s["slide"]: s.get("fold", "") for task in tasks[:1] for mine in choose(task).values() for s in mine
-    }
-    if (
-        found.folds
-    ):  # each of these was trained on in other folds, and is answered by the one that has not seen it
+    shown = [slide for task in tasks[:1] for mine in choose(task).values() for slide in mine]
+    fold = {slide["slide"]: slide.get("fold", "") for slide in shown}
+    if found.folds:
+        # Each of these was trained on in other folds, and is answered by the one that has not seen it.
         rows = [replace(row, split="test") for row in rows]
-    chosen = [row for row in rows_by(found.by, rows) if row.split != "train" and cell(row.slide) in fold]
-    for number, default in dict.fromkeys((fold[cell(row.slide)], _default_mpp(row)) for row in chosen):
-        mine = [row for row in chosen if (fold[cell(row.slide)], _default_mpp(row)) == (number, default)]
+    batches: dict[tuple[str, float | None], list[SlideItem]] = defaultdict(list)
+    for row in rows_by(found.by, rows):
+        if row.split != "train" and cell(row.slide) in fold:
+            batches[fold[cell(row.slide)], row.of_slides[0].default_mpp].append(_item(row))
+    for (number, default), items in batches.items():
         folder = run / FOLD.format(number) if found.folds else run
         how = PredictSettings(heatmap=False, mpp=default, by=found.by)
-        run_batch(list(map(_item, mine)), folder / EXAMPLES, how, model=folder / RUN_MODEL, device=device)
-
-
-def _default_mpp(row: Row) -> float | None:
-    return row.of_slides[0].default_mpp
+        run_batch(items, folder / EXAMPLES, how, model=folder / RUN_MODEL, device=device)
 
 
 def _item(row: Row) -> SlideItem:

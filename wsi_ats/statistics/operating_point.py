@@ -127,6 +127,8 @@ def _between(
     probability: Float64[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], rule: Rule, wished: float
 ) -> float:
     """The threshold: of one in each gap between different probabilities, and one beyond each end, the best."""
+    from scipy.special import logit  # takes a while to import
+
     below, above, candidates = _candidates(probability)
     sensitivity = (probability[positive] >= candidates[:, None]).mean(1)
     specificity = (probability[~positive] < candidates[:, None]).mean(1)
@@ -142,25 +144,22 @@ def _between(
     # Of equals the one nearest to one half; of a gap that holds it, one half itself.
     if ((below[best] < 0.5) & (above[best] >= 0.5)).any():
         return 0.5
-    return float(candidates[best[np.argmin(np.abs(_logit(candidates[best])))]])
+    return float(candidates[best[np.argmin(np.abs(logit(candidates[best])))]])
 
 
 def _candidates(probability: Float64[np.ndarray, " n"]) -> tuple[Float64[np.ndarray, " m"], ...]:
     """Of every gap between different probabilities its ends and the middle, in logits; likewise beyond both ends."""
+    from scipy.special import expit, logit
+
     values = np.unique(probability)
-    edges = np.concatenate([[-FARTHEST - 2], _logit(values).clip(-FARTHEST, FARTHEST), [FARTHEST + 2]])
-    middles = 1 / (1 + np.exp(-(edges[1:] + edges[:-1]) / 2))
+    edges = np.concatenate([[-FARTHEST - 2], logit(values).clip(-FARTHEST, FARTHEST), [FARTHEST + 2]])
+    middles = expit((edges[1:] + edges[:-1]) / 2)
     below, above = np.insert(values, 0, 0.0), np.append(values, 1.0)
     # Of what is too close, or too near to 0 or 1, the least number above the lower end parts it as well.
     between = (middles > below) & (middles <= above)
     candidates = np.where(between, middles, np.nextafter(below, 1))
     possible = (candidates > 0) & (candidates < 1)
     return below[possible], above[possible], candidates[possible]
-
-
-def _logit(p: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    logits: Float64[np.ndarray, " n"] = np.log(p.clip(1e-300)) - np.log1p(-p.clip(0, 1 - 1e-16))
-    return logits
 
 
 def _in_words(rule: Rule, wished: float | None) -> str:
